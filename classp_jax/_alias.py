@@ -1,0 +1,263 @@
+"""The three readings of CLASSP, each a chain of the parts."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from classp_jax import _hyperparameters, _transforms
+
+
+def classp(
+    learning_rate: optax.ScalarOrSchedule,
+    threshold: optax.ScalarOrSchedule = 0.0,
+    power: float = 1.0,
+    eps: optax.ScalarOrSchedule = 1e-5,
+    apply_decay: bool | optax.ScalarOrSchedule = True,
+    *,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""CLASSP as Algorithm 1 prints it.
+
+    With the mask :math:`m_t = [g_t^2 > \theta]`, element by element:
+
+    .. math::
+
+      s_t = s_{t-1} + m_t |g_t|^p, \qquad
+      w_{t+1} = w_t - \alpha\, m_t \begin{cases}
+        g_t / (\varepsilon + s_t)^{1/p} & \text{while the decay is applied} \\
+        g_t & \text{while it is not} \end{cases}
+
+    On a first task, keep ``apply_decay`` off: plain gradient descent, while the sum
+    is collected. On the next, turn it on: weights with a large sum, those that the
+    first task used most, move least. A schedule or :func:`optax.inject_hyperparams`
+    changes any hyperparameter but ``power`` without a new optimizer or compilation.
+
+    An element of the gradient that isn't finite touches neither weight nor sum.
+
+    Args:
+      learning_rate: :math:`\alpha`; a number, an injected value or a schedule.
+      threshold: :math:`\theta \ge 0`, compared with the squared gradient; a number,
+        an injected value or a schedule.
+      power: :math:`p > 0`; a Python number (``static_args="power"`` when injecting).
+      eps: :math:`\varepsilon > 0`, added to the sum; a number, an injected value or a
+        schedule.
+      apply_decay: whether to divide by the root of the sum; a bool, a number, an
+        injected number or a schedule.
+      accumulator_dtype: a floating dtype for the sum; by default float32, and float64
+        for float64 parameters.
+
+    Returns:
+      The corresponding :class:`optax.GradientTransformationExtraArgs`. Its state is
+      one accumulator a weight, 4 bytes by default.
+
+    Raises:
+      ValueError: if ``threshold`` is negative, ``power`` or ``eps`` not above 0, or
+        any hyperparameter not finite or not a scalar.
+      TypeError: if ``power`` is an array or a schedule, another hyperparameter
+        neither a number nor a schedule, or ``accumulator_dtype`` not a floating one.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from classp_jax import classp
+      >>> def f(x): return jnp.sum(x ** 2)  # simple quadratic function
+      >>> solver = classp(learning_rate=0.5)
+      >>> params = jnp.array([1., 2., 3.])
+      >>> print('Objective function: ', f(params))
+      Objective function:  14.0
+      >>> opt_state = solver.init(params)
+      >>> for _ in range(5):
+      ...  grad = jax.grad(f)(params)
+      ...  updates, opt_state = solver.update(grad, opt_state, params)
+      ...  params = optax.apply_updates(params, updates)
+      ...  print('Objective function: {:.2E}'.format(f(params)))
+      Objective function: 8.75E+00
+      Objective function: 6.93E+00
+      Objective function: 5.91E+00
+      Objective function: 5.22E+00
+      Objective function: 4.72E+00
+
+    References:
+      Ludwig, `CLASSP <https://arxiv.org/abs/2405.09637>`_, 2024: Algorithm 1.
+
+    .. seealso:: :func:`classp_equation1`, :func:`classp_released`
+    """
+    return optax.chain(
+        _transforms.threshold_mask(threshold),
+        _transforms.decay_gate(
+            _transforms.scale_by_accumulated_power_norm(
+                power, eps, accumulator_dtype=accumulator_dtype
+            ),
+            apply_decay,
+        ),
+        _scale_by_learning_rate(learning_rate),
+    )
+
+
+def classp_equation1(
+    learning_rate: optax.ScalarOrSchedule,
+    threshold: optax.ScalarOrSchedule = 0.0,
+    power: float = 1.0,
+    eps: optax.ScalarOrSchedule = 1e-5,
+    apply_decay: bool | optax.ScalarOrSchedule = True,
+    *,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""CLASSP as Equation 1 prints it.
+
+    With the mask :math:`m_t = [g_t^2 > \theta]`, element by element:
+
+    .. math::
+
+      s_t = s_{t-1} + |g_t|^p, \qquad
+      w_{t+1} = w_t - \alpha\, m_t \begin{cases}
+        g_t / (\varepsilon + s_{t-1})^{1/p} & \text{while the decay is applied} \\
+        g_t & \text{while it is not} \end{cases}
+
+    It differs from :func:`classp` in two ways: the sum takes in every finite
+    gradient, whatever the mask, and the divisor holds the earlier ones alone. The
+    first decayed step of a weight without history is therefore
+    :math:`\alpha g / \varepsilon^{1/p}`, which is large: collect a sum before the
+    decay is turned on, or choose a larger ``eps``.
+
+    Args:
+      learning_rate: as for :func:`classp`.
+      threshold: as for :func:`classp`.
+      power: as for :func:`classp`. (The equation's square root is read as the p-th
+        root of Algorithm 1; at :math:`p = 2` they agree.)
+      eps: as for :func:`classp`.
+      apply_decay: as for :func:`classp`.
+      accumulator_dtype: as for :func:`classp`.
+
+    Returns:
+      The corresponding :class:`optax.GradientTransformationExtraArgs`. Its state is
+      one accumulator a weight, 4 bytes by default.
+
+    Raises:
+      ValueError: as :func:`classp`.
+      TypeError: as :func:`classp`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from classp_jax import classp_equation1
+      >>> solver = classp_equation1(0.1, threshold=1.0, eps=1.0)
+      >>> gradient = jnp.array([0.5, 2.0])
+      >>> opt_state = solver.init(gradient)
+      >>> for _ in range(2):
+      ...     updates, opt_state = solver.update(gradient, opt_state)
+      ...     print(updates)
+      [-0.  -0.2]
+      [-0.         -0.06666667]
+
+    References:
+      Ludwig, `CLASSP <https://arxiv.org/abs/2405.09637>`_, 2024: Equation 1.
+    """
+    return optax.chain(
+        _transforms.threshold_mask(
+            threshold,
+            inner=_transforms.decay_gate(
+                _transforms.scale_by_accumulated_power_norm(
+                    power,
+                    eps,
+                    include_current=False,
+                    accumulator_dtype=accumulator_dtype,
+                ),
+                apply_decay,
+            ),
+        ),
+        _scale_by_learning_rate(learning_rate),
+    )
+
+
+def classp_released(
+    learning_rate: optax.ScalarOrSchedule,
+    threshold: optax.ScalarOrSchedule = 0.0,
+    power: float = 1.0,
+    eps: optax.ScalarOrSchedule = 1e-5,
+    apply_decay: bool | optax.ScalarOrSchedule = True,
+    *,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""CLASSP as the author's released PyTorch class computes it.
+
+    With one mask a tensor, :math:`m_t = [\,b_t > \theta\,]`, where :math:`b_t` is 1 if
+    any squared gradient of the tensor is non-zero and 0 otherwise:
+
+    .. math::
+
+      s_t = s_{t-1} + m_t |g_t|, \qquad
+      w_{t+1} = w_t - \alpha\, m_t \begin{cases}
+        g_t / (\varepsilon + s_t)^{1/p} & \text{while the decay is applied} \\
+        g_t & \text{while it is not} \end{cases}
+
+    So the threshold is inert below 1 and stops all learning from 1 on, and ``power``
+    changes the root but not the sum. The paper's published numbers were made with
+    this arithmetic.
+
+    A gradient that isn't finite reaches weight and sum, as it does there; the other
+    readings leave such elements out.
+
+    Args:
+      learning_rate: as for :func:`classp`.
+      threshold: as for :func:`classp`, but compared with :math:`b_t`.
+      power: as for :func:`classp`, but used for the root alone.
+      eps: as for :func:`classp`.
+      apply_decay: as for :func:`classp`; ``apply_scaling`` in the released class.
+      accumulator_dtype: as for :func:`classp`.
+
+    Returns:
+      The corresponding :class:`optax.GradientTransformationExtraArgs`. Its state is
+      one accumulator a weight, 4 bytes by default.
+
+    Raises:
+      ValueError: as :func:`classp`.
+      TypeError: as :func:`classp`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from classp_jax import classp_released
+      >>> gradient = jnp.array([0.5, 2.0])
+      >>> for threshold in (0.9, 1.0):
+      ...     solver = classp_released(0.5, threshold, apply_decay=False)
+      ...     updates, _ = solver.update(gradient, solver.init(gradient))
+      ...     print(updates)
+      [-0.25 -1.  ]
+      [-0. -0.]
+
+    References:
+      Ludwig, `CLASSP's released code <https://github.com/oswaldoludwig/CLASSP>`_.
+    """
+    _hyperparameters.check_not_negative("threshold", threshold)
+    _hyperparameters.check_static_positive("power", power)
+    return optax.chain(
+        _transforms.mask_updates(
+            lambda g, theta: jnp.any(jnp.square(g) != 0).astype(jnp.float32) > theta,
+            threshold,
+        ),
+        _transforms.decay_gate(
+            _transforms.accumulate_and_scale(
+                sum_power=1.0,
+                root_power=power,
+                eps=eps,
+                include_current=True,
+                accumulator_dtype=accumulator_dtype,
+                clean=lambda g: g,
+            ),
+            apply_decay,
+        ),
+        _scale_by_learning_rate(learning_rate),
+    )
+
+
+def _scale_by_learning_rate(
+    learning_rate: optax.ScalarOrSchedule,
+) -> optax.GradientTransformation:
+    _hyperparameters.check_number("learning_rate", learning_rate)
+    # As a schedule, since Optax then casts the rate to each update's dtype; an
+    # injected float32 rate would turn bfloat16 updates into float32.
+    return optax.scale_by_learning_rate(
+        lambda step: _hyperparameters.at_step(learning_rate, step)
+    )

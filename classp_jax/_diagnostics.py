@@ -1,0 +1,144 @@
+"""What the accumulators and updates of CLASSP say about a network.
+
+All of these are cheap, work inside ``jax.jit``, and find the accumulators wherever
+they sit in a chained, masked, partitioned or injected state.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from classp_jax import _transforms
+
+
+def average_grad_sum(
+    opt_state: optax.OptState, *, per_tensor: bool = False
+) -> jax.Array | dict[str, jax.Array]:
+    """The mean of the accumulator ``grad_sum`` over all weights.
+
+    Args:
+      opt_state: any optimizer state that holds at least one
+        :class:`ScaleByAccumulatedPowerNormState`.
+      per_tensor: whether to return a dictionary with one mean a tensor, keyed by the
+        tensor's path in the parameters (``"Dense_0.kernel"``).
+
+    Returns:
+      A float32 scalar, or a dictionary of them.
+
+    Raises:
+      ValueError: if there is no accumulator in ``opt_state``.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import classp_jax
+      >>> solver = classp_jax.classp(0.1)
+      >>> gradient = {"bias": jnp.array([1.0, 3.0]), "scale": jnp.array(8.0)}
+      >>> _, opt_state = solver.update(gradient, solver.init(gradient))
+      >>> print(classp_jax.average_grad_sum(opt_state))
+      4.0
+    """
+    return _mean(_grad_sums(opt_state), per_tensor)
+
+
+def unassigned_share(
+    opt_state: optax.OptState, *, per_tensor: bool = False
+) -> jax.Array | dict[str, jax.Array]:
+    """The share of weights whose accumulator is still zero.
+
+    With :func:`classp` these are the weights that no step has updated, left
+    "unassigned for future tasks" (Section 3). :func:`classp_equation1` collects the
+    gradients below the threshold as well, so there it is the share of weights that
+    have not yet had a gradient.
+
+    Args:
+      opt_state: any optimizer state that holds at least one
+        :class:`ScaleByAccumulatedPowerNormState`.
+      per_tensor: whether to return a dictionary with one share a tensor, keyed by the
+        tensor's path in the parameters.
+
+    Returns:
+      A float32 scalar between 0 and 1, or a dictionary of them.
+
+    Raises:
+      ValueError: if there is no accumulator in ``opt_state``.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import classp_jax
+      >>> solver = classp_jax.classp(0.1, threshold=4.0)
+      >>> gradient = jnp.array([1.0, 2.0, 3.0, 4.0])
+      >>> _, opt_state = solver.update(gradient, solver.init(gradient))
+      >>> print(classp_jax.unassigned_share(opt_state))
+      0.5
+    """
+    grad_sums = _grad_sums(opt_state)
+    return _mean({path: s == 0 for path, s in grad_sums.items()}, per_tensor)
+
+
+def update_density(
+    updates: optax.Updates, *, per_tensor: bool = False
+) -> jax.Array | dict[str, jax.Array]:
+    """The share of weights that a step updates.
+
+    Args:
+      updates: what the optimizer's ``update`` returned; any pytree of arrays.
+      per_tensor: whether to return a dictionary with one share a tensor, keyed by the
+        tensor's path in the updates.
+
+    Returns:
+      A float32 scalar between 0 and 1, or a dictionary of them.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from classp_jax import update_density
+      >>> updates = {"bias": jnp.array([0.0, 0.1]), "scale": jnp.array([0.2, 0.3])}
+      >>> print(update_density(updates))
+      0.75
+      >>> {path: float(share) for path, share in
+      ...  update_density(updates, per_tensor=True).items()}
+      {'bias': 0.5, 'scale': 1.0}
+    """
+    return _mean({path: u != 0 for path, u in _by_path(updates).items()}, per_tensor)
+
+
+def _grad_sums(opt_state: optax.OptState) -> dict[str, jax.Array]:
+    def is_accumulator(node: Any) -> bool:
+        return isinstance(node, _transforms.ScaleByAccumulatedPowerNormState)
+
+    found = [
+        node
+        for node in jax.tree.leaves(opt_state, is_leaf=is_accumulator)
+        if is_accumulator(node)
+    ]
+    if not found:
+        raise ValueError(
+            "There is no CLASSP accumulator (ScaleByAccumulatedPowerNormState) in"
+            f" this optimizer state: {jax.tree.structure(opt_state)}."
+        )
+    grad_sums: dict[str, jax.Array] = {}
+    for number, state in enumerate(found):
+        for path, grad_sum in _by_path(state.grad_sum).items():
+            # optax.partition keeps disjoint paths; a chain of two accumulators not.
+            grad_sums[f"{path}#{number}" if path in grad_sums else path] = grad_sum
+    return grad_sums
+
+
+def _by_path(tree: Any) -> dict[str, jax.Array]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): jnp.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _mean(
+    arrays: dict[str, jax.Array], per_tensor: bool
+) -> jax.Array | dict[str, jax.Array]:
+    sums = {path: jnp.sum(x, dtype=jnp.float32) for path, x in arrays.items()}
+    if per_tensor:
+        return {path: sums[path] / max(x.size, 1) for path, x in arrays.items()}
+    size = sum(x.size for x in arrays.values())
+    return jnp.asarray(sum(sums.values()), jnp.float32) / max(size, 1)

@@ -1,0 +1,373 @@
+"""The three parts of CLASSP, each an Optax transformation of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from classp_jax import _hyperparameters
+
+
+class ThresholdMaskState(NamedTuple):
+    """State of :func:`threshold_mask`.
+
+    Attributes:
+      step: number of updates so far; shape ``()``, dtype ``int32``.
+      inner_state: the state of the inner transformation.
+    """
+
+    step: jax.Array
+    inner_state: optax.OptState
+
+
+class ScaleByAccumulatedPowerNormState(NamedTuple):
+    """State of :func:`scale_by_accumulated_power_norm`.
+
+    Attributes:
+      step: number of updates so far; shape ``()``, dtype ``int32``.
+      grad_sum: the sum of ``|g|^p`` so far, shaped like the parameters; 4 bytes a
+        weight unless another accumulator dtype was asked for.
+    """
+
+    step: jax.Array
+    grad_sum: optax.Updates
+
+
+class DecayGateState(NamedTuple):
+    """State of :func:`decay_gate`.
+
+    Attributes:
+      step: number of updates so far; shape ``()``, dtype ``int32``.
+      inner_state: the state of the inner transformation.
+    """
+
+    step: jax.Array
+    inner_state: optax.OptState
+
+
+def threshold_mask(
+    threshold: optax.ScalarOrSchedule,
+    *,
+    scope: Literal["element", "tensor"] = "element",
+    inner: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Zeroes every update whose square is not strictly above a threshold.
+
+    .. math::
+
+      u_i \leftarrow \begin{cases}
+        u_i & \text{if } u_i^2 > \theta \\ 0 & \text{otherwise} \end{cases}
+
+    The square is taken in float32 for float16 and bfloat16 updates, so that it
+    doesn't underflow. A threshold of 0 lets every finite update pass, however small.
+    An element that isn't finite is never above the threshold.
+
+    With ``inner``, the mask is still read off the incoming updates but laid over the
+    updates that ``inner`` makes of them: ``inner`` then sees, and may accumulate,
+    every gradient.
+
+    Args:
+      threshold: :math:`\theta \ge 0`, compared with the squared update; a number, an
+        injected value or a schedule.
+      scope: ``"element"`` decides element by element; ``"tensor"`` opens a whole
+        tensor if any of its elements is above the threshold.
+      inner: the transformation to mask; :func:`optax.identity` if not given.
+
+    Returns:
+      The corresponding :class:`optax.GradientTransformationExtraArgs`. Its own state
+      is one step counter, whatever the number of weights.
+
+    Raises:
+      ValueError: if ``threshold`` is negative, not finite or not a scalar, or
+        ``scope`` is unknown.
+      TypeError: if ``threshold`` is neither a number nor a schedule.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from classp_jax import threshold_mask
+      >>> mask = threshold_mask(0.25)
+      >>> gradient = jnp.array([0.1, -0.5, 0.6])
+      >>> updates, _ = mask.update(gradient, mask.init(gradient))
+      >>> print(updates)
+      [0.  0.  0.6]
+
+    References:
+      Ludwig, `CLASSP <https://arxiv.org/abs/2405.09637>`_, 2024: Equation 1 and
+      Algorithm 1, line 9.
+    """
+    _hyperparameters.check_not_negative("threshold", threshold)
+    if scope not in ("element", "tensor"):
+        raise ValueError(f"scope must be 'element' or 'tensor', got {scope!r}.")
+
+    def above(g: jax.Array, theta: jax.typing.ArrayLike) -> jax.Array:
+        g = g.astype(_at_least_float32(g.dtype))
+        theta = jnp.asarray(theta, g.dtype)
+        finite = jnp.isfinite(g)
+        # At 0 the square must not decide: it underflows where the gradient doesn't.
+        passes = finite & ((jnp.square(g) > theta) | (theta == 0))
+        return finite & jnp.any(passes) if scope == "tensor" else passes
+
+    return mask_updates(above, threshold, inner)
+
+
+def scale_by_accumulated_power_norm(
+    power: float = 1.0,
+    eps: optax.ScalarOrSchedule = 1e-5,
+    *,
+    include_current: bool = True,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Divides each update by the p-norm of its history.
+
+    .. math::
+
+      s_t = s_{t-1} + |g_t|^p, \qquad u_t = \frac{g_t}{(\varepsilon + s_t)^{1/p}}
+
+    With ``include_current=False`` the divisor is
+    :math:`(\varepsilon + s_{t-1})^{1/p}`. With :math:`p = 2` this is AdaGrad whose
+    accumulator starts at :math:`\varepsilon`.
+
+    An element that isn't finite adds nothing to the sum, and its update is 0.
+
+    Args:
+      power: :math:`p > 0`; a Python number, as the compiled program depends on it
+        (1 and 2 never call ``pow``).
+      eps: :math:`\varepsilon > 0`, added to the sum; a number, an injected value or a
+        schedule.
+      include_current: whether the divisor includes the present gradient
+        (Algorithm 1, line 14) or only the earlier ones (Equation 1).
+      accumulator_dtype: a floating dtype for the sum. By default float32, also for
+        float16 and bfloat16 parameters, and float64 for float64 ones: a bfloat16 sum
+        of equal terms stops growing after 256 of them.
+
+    Returns:
+      The corresponding :class:`optax.GradientTransformationExtraArgs`, with the state
+      :class:`ScaleByAccumulatedPowerNormState`: one accumulator a weight, 4 bytes by
+      default. Updates keep the gradient's dtype. ``init`` raises a ``ValueError``
+      that names a complex parameter.
+
+    Raises:
+      ValueError: if ``power`` or ``eps`` is not above 0, not finite or not a scalar.
+      TypeError: if ``power`` is an array or a schedule, ``eps`` neither a number nor
+        a schedule, or ``accumulator_dtype`` not a floating dtype.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from classp_jax import scale_by_accumulated_power_norm
+      >>> scale = scale_by_accumulated_power_norm(power=1.0)
+      >>> gradient = jnp.array([0.5, -2.0])
+      >>> state = scale.init(gradient)
+      >>> for _ in range(2):
+      ...     updates, state = scale.update(gradient, state)
+      ...     print(updates, state.grad_sum)
+      [ 0.99998  -0.999995] [0.5 2. ]
+      [ 0.499995   -0.49999875] [1. 4.]
+
+    References:
+      Ludwig, `CLASSP <https://arxiv.org/abs/2405.09637>`_, 2024: Equation 1 and
+      Algorithm 1, lines 11 and 14.
+    """
+    _hyperparameters.check_static_positive("power", power)
+
+    def finite(g: jax.Array) -> jax.Array:
+        return jnp.where(jnp.isfinite(g), g, 0)
+
+    return accumulate_and_scale(
+        power, power, eps, include_current, accumulator_dtype, clean=finite
+    )
+
+
+def decay_gate(
+    inner: optax.GradientTransformation, apply_decay: bool | optax.ScalarOrSchedule
+) -> optax.GradientTransformationExtraArgs:
+    r"""Hands on the updates of a transformation only while a gate is open.
+
+    .. math::
+
+      u_t = \begin{cases}
+        \mathrm{inner}(g_t) & \text{while the gate is open} \\
+        g_t & \text{while it is closed} \end{cases}
+
+    ``inner`` runs and keeps its new state at every step, so a sum goes on being
+    collected behind a closed gate. :func:`optax.conditionally_transform`, in
+    contrast, holds the state back as well.
+
+    Args:
+      inner: the transformation behind the gate.
+      apply_decay: whether the gate is open; a bool, a number (0 is closed), an
+        injected value or a schedule of either. :func:`optax.inject_hyperparams`
+        keeps a Python bool static: inject a number or ``jnp.asarray(False)``.
+
+    Returns:
+      The corresponding :class:`optax.GradientTransformationExtraArgs`. Its own state
+      is one step counter, whatever the number of weights.
+
+    Raises:
+      TypeError: if ``apply_decay`` is neither a bool, a number nor a schedule.
+      ValueError: if ``apply_decay`` is not a scalar.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from classp_jax import decay_gate
+      >>> gate = decay_gate(optax.scale(0.1), apply_decay=lambda step: step >= 1)
+      >>> gradient = jnp.array([1.0])
+      >>> state = gate.init(gradient)
+      >>> for _ in range(2):
+      ...     updates, state = gate.update(gradient, state)
+      ...     print(updates)
+      [1.]
+      [0.1]
+
+    References:
+      Ludwig, `CLASSP <https://arxiv.org/abs/2405.09637>`_, 2024: Algorithm 1, line
+      12, and Section 4.1, which trains on the first dataset with the decay off. (Read
+      literally, Algorithm 1 makes no update at all while the decay is off.)
+    """
+    _hyperparameters.check_switch("apply_decay", apply_decay)
+    inner = optax.with_extra_args_support(inner)
+
+    def init_fn(params: optax.Params) -> DecayGateState:
+        return DecayGateState(jnp.zeros([], jnp.int32), inner.init(params))
+
+    def update_fn(
+        updates: optax.Updates,
+        state: DecayGateState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, DecayGateState]:
+        is_open = jnp.asarray(
+            _hyperparameters.at_step(apply_decay, state.step), jnp.bool_
+        )
+        decayed, inner_state = inner.update(
+            updates, state.inner_state, params, **extra_args
+        )
+        # A select fuses with the arithmetic around it; a branch would copy.
+        updates = jax.tree.map(lambda u, g: jnp.where(is_open, u, g), decayed, updates)
+        step = optax.safe_increment(state.step)
+        return updates, DecayGateState(step, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def mask_updates(
+    is_open: Callable[[jax.Array, jax.typing.ArrayLike], jax.Array],
+    threshold: optax.ScalarOrSchedule,
+    inner: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Lays the mask ``is_open(update, threshold)`` over the updates of ``inner``."""
+    inner = optax.with_extra_args_support(inner or optax.identity())
+
+    def init_fn(params: optax.Params) -> ThresholdMaskState:
+        return ThresholdMaskState(jnp.zeros([], jnp.int32), inner.init(params))
+
+    def update_fn(
+        updates: optax.Updates,
+        state: ThresholdMaskState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, ThresholdMaskState]:
+        theta = _hyperparameters.at_step(threshold, state.step)
+        mask = jax.tree.map(lambda g: is_open(jnp.asarray(g), theta), updates)
+        updates, inner_state = inner.update(
+            updates, state.inner_state, params, **extra_args
+        )
+        updates = jax.tree.map(lambda m, u: jnp.where(m, u, 0), mask, updates)
+        step = optax.safe_increment(state.step)
+        return updates, ThresholdMaskState(step, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def accumulate_and_scale(
+    sum_power: float,
+    root_power: float,
+    eps: optax.ScalarOrSchedule,
+    include_current: bool,
+    accumulator_dtype: jax.typing.DTypeLike | None,
+    clean: Callable[[jax.Array], jax.Array],
+) -> optax.GradientTransformationExtraArgs:
+    """Divides by the ``root_power``-th root of a sum of ``sum_power``-th powers."""
+    _hyperparameters.check_positive("eps", eps)
+    if accumulator_dtype is not None and not jnp.issubdtype(
+        accumulator_dtype, jnp.floating
+    ):
+        raise TypeError(
+            f"accumulator_dtype must be a floating dtype, got {accumulator_dtype!r}."
+        )
+
+    def init_fn(params: optax.Params) -> ScaleByAccumulatedPowerNormState:
+        _refuse_complex(params)
+        grad_sum = jax.tree.map(
+            lambda p: jnp.zeros_like(
+                p, dtype=accumulator_dtype or _at_least_float32(jnp.result_type(p))
+            ),
+            params,
+        )
+        return ScaleByAccumulatedPowerNormState(jnp.zeros([], jnp.int32), grad_sum)
+
+    def update_fn(
+        updates: optax.Updates,
+        state: ScaleByAccumulatedPowerNormState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, ScaleByAccumulatedPowerNormState]:
+        del params, extra_args
+        epsilon = _hyperparameters.at_step(eps, state.step)
+
+        def accumulate(g: jax.typing.ArrayLike, s: jax.Array) -> jax.Array:
+            dtype = jnp.promote_types(s.dtype, _at_least_float32(jnp.result_type(g)))
+            g = clean(jnp.asarray(g, dtype))
+            # Algorithm 1, line 11.
+            total: jax.Array = s.astype(dtype) + _raise_to(jnp.abs(g), sum_power)
+            return total.astype(s.dtype)
+
+        def scale(g: jax.typing.ArrayLike, s: jax.Array) -> jax.Array:
+            dtype = jnp.promote_types(s.dtype, _at_least_float32(jnp.result_type(g)))
+            total = jnp.asarray(epsilon, dtype) + s.astype(dtype)
+            # Algorithm 1, line 14, less the learning rate.
+            u = _divide_by_root(clean(jnp.asarray(g, dtype)), total, root_power)
+            return u.astype(jnp.result_type(g))
+
+        grad_sum = jax.tree.map(accumulate, updates, state.grad_sum)
+        updates = jax.tree.map(
+            scale, updates, grad_sum if include_current else state.grad_sum
+        )
+        step = optax.safe_increment(state.step)
+        return updates, ScaleByAccumulatedPowerNormState(step, grad_sum)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _raise_to(x: jax.Array, power: float) -> jax.Array:
+    if power == 1:
+        return x
+    if power == 2:
+        return jnp.square(x)
+    return jnp.power(x, power)
+
+
+def _divide_by_root(g: jax.Array, x: jax.Array, power: float) -> jax.Array:
+    if power == 1:
+        return g / x
+    if power == 2:
+        return g * jax.lax.rsqrt(x)
+    return g * jnp.power(x, -1.0 / power)
+
+
+def _at_least_float32(dtype: jax.typing.DTypeLike) -> Any:
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _refuse_complex(params: optax.Params) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if jnp.iscomplexobj(leaf):
+            raise ValueError(
+                "CLASSP is defined for real parameters; the parameter"
+                f" {jax.tree_util.keystr(path) or 'tree'} is complex"
+                f" ({jnp.result_type(leaf)})."
+            )

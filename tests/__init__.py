@@ -1,0 +1,1 @@
+"""Tests; they mirror classp_jax and examples."""

@@ -1,0 +1,1 @@
+"""PyTorch twins, written from the paper."""

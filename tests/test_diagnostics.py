@@ -1,0 +1,92 @@
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import classp_jax
+
+PARAMS = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones((2,))}
+GRADIENTS = {"kernel": jnp.array([[1.0, 2.0], [3.0, 0.0]]), "bias": jnp.array([6.0, 0])}
+
+
+def kernel_only(params):
+    return {name: name == "kernel" for name in params}
+
+
+WRAPPED = {
+    "plain": lambda tx: tx,
+    "chained": lambda tx: optax.chain(optax.clip_by_global_norm(1e6), tx),
+    "masked": lambda tx: optax.masked(tx, {"kernel": True, "bias": True}),
+    "multi_steps": lambda tx: optax.MultiSteps(tx, 1).gradient_transformation(),
+    "apply_if_finite": lambda tx: optax.apply_if_finite(tx, 3),
+    "partition": lambda tx: optax.partition(
+        {"a": tx, "b": tx}, {"kernel": "a", "bias": "b"}
+    ),
+}
+
+
+def state_after_one_step(optimizer):
+    _, opt_state = optimizer.update(GRADIENTS, optimizer.init(PARAMS), PARAMS)
+    return opt_state
+
+
+@pytest.mark.parametrize("wrap", WRAPPED)
+def test_found_inside_any_state(wrap):
+    opt_state = state_after_one_step(WRAPPED[wrap](classp_jax.classp(0.1)))
+    assert classp_jax.average_grad_sum(opt_state) == 2.0
+    assert classp_jax.unassigned_share(opt_state) == pytest.approx(2 / 6)
+    chex.assert_trees_all_equal(
+        classp_jax.average_grad_sum(opt_state, per_tensor=True),
+        {"kernel": jnp.float32(1.5), "bias": jnp.float32(3)},
+    )
+    chex.assert_trees_all_equal(
+        classp_jax.unassigned_share(opt_state, per_tensor=True),
+        {"kernel": jnp.float32(0.25), "bias": jnp.float32(0.5)},
+    )
+
+
+def test_found_inside_injected_state():
+    make = optax.inject_hyperparams(classp_jax.classp, static_args="power")
+    assert classp_jax.average_grad_sum(state_after_one_step(make(0.1))) == 2.0
+
+
+def test_masked_out_tensors_do_not_count():
+    optimizer = optax.masked(classp_jax.classp(0.1), kernel_only)
+    opt_state = state_after_one_step(optimizer)
+    assert classp_jax.average_grad_sum(opt_state) == 1.5
+    per_tensor = classp_jax.average_grad_sum(opt_state, per_tensor=True)
+    assert list(per_tensor) == ["kernel"]
+
+
+def test_two_accumulators_in_one_chain_are_both_reported():
+    scale = classp_jax.scale_by_accumulated_power_norm()
+    opt_state = optax.chain(scale, scale).init(jnp.ones(3))
+    assert len(classp_jax.average_grad_sum(opt_state, per_tensor=True)) == 2
+
+
+def test_states_without_an_accumulator_are_an_error():
+    with pytest.raises(ValueError, match="no CLASSP accumulator"):
+        classp_jax.average_grad_sum(optax.adam(0.1).init(PARAMS))
+
+
+def test_update_density():
+    optimizer = classp_jax.classp(0.1, threshold=1.0)
+    updates, _ = optimizer.update(GRADIENTS, optimizer.init(PARAMS))
+    assert classp_jax.update_density(updates) == pytest.approx(3 / 6)
+    chex.assert_trees_all_equal(
+        classp_jax.update_density(updates, per_tensor=True),
+        {"kernel": jnp.float32(0.5), "bias": jnp.float32(0.5)},
+    )
+
+
+def test_empty_tensors_and_jit():
+    params = {"empty": jnp.zeros((0, 3)), "full": jnp.ones(2)}
+    optimizer = classp_jax.classp(0.1)
+    opt_state = optimizer.init(params)
+    share = jax.jit(classp_jax.unassigned_share, static_argnames="per_tensor")
+    assert share(opt_state) == 1.0
+    chex.assert_trees_all_equal(
+        share(opt_state, per_tensor=True),
+        {"empty": jnp.float32(0), "full": jnp.float32(1)},
+    )

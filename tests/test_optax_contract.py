@@ -1,0 +1,393 @@
+"""CLASSP inside everything that Optax, Flax and Equinox wrap around an optimizer."""
+
+import chex
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from flax.training import train_state
+from jax.sharding import NamedSharding, PartitionSpec
+
+import classp_jax
+from tests import helpers
+
+PARAMS = {"kernel": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "bias": jnp.ones(4)}
+INPUTS = jnp.asarray(np.random.default_rng(0).normal(size=(16, 3)), jnp.float32)
+TARGETS = jnp.asarray(np.random.default_rng(1).normal(size=(16, 4)), jnp.float32)
+
+
+def loss_fn(params):
+    predictions = INPUTS @ params["kernel"] + params["bias"]
+    return jnp.mean((predictions - TARGETS) ** 2)
+
+
+def train(optimizer, params=PARAMS, steps=5, opt_state=None):
+    opt_state = optimizer.init(params) if opt_state is None else opt_state
+
+    @jax.jit
+    def step(params, opt_state):
+        grads = jax.grad(loss_fn)(params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    for _ in range(steps):
+        params, opt_state = step(params, opt_state)
+    return params, opt_state
+
+
+def make(reading, **hyperparameters):
+    return helpers.READINGS[reading](
+        **{"learning_rate": 0.1, "threshold": 1e-4, "eps": 1e-2, **hyperparameters}
+    )
+
+
+def inject(reading, **hyperparameters):
+    return optax.inject_hyperparams(helpers.READINGS[reading], static_args="power")(
+        **{"learning_rate": 0.1, "threshold": 1e-4, "eps": 1e-2, **hyperparameters}
+    )
+
+
+all_readings = pytest.mark.parametrize("reading", helpers.READINGS)
+
+
+@all_readings
+def test_chain_with_clipping(reading):
+    clip = optax.clip_by_global_norm(0.01)
+    optimizer = make(reading)
+    actual, _ = train(optax.chain(clip, optimizer), steps=1)
+    clipped, _ = clip.update(jax.grad(loss_fn)(PARAMS), clip.init(PARAMS))
+    updates, _ = optimizer.update(clipped, optimizer.init(PARAMS))
+    chex.assert_trees_all_close(actual, optax.apply_updates(PARAMS, updates), rtol=1e-6)
+
+
+@all_readings
+def test_masked_and_partition_leave_the_rest_alone(reading):
+    only_kernel = {"kernel": True, "bias": False}
+    masked = optax.chain(
+        optax.masked(make(reading), only_kernel),
+        optax.masked(optax.set_to_zero(), {"kernel": False, "bias": True}),
+    )
+    partition = optax.partition(
+        {"train": make(reading), "freeze": optax.set_to_zero()},
+        {"kernel": "train", "bias": "freeze"},
+    )
+    results = [train(optimizer)[0] for optimizer in (masked, partition)]
+    chex.assert_trees_all_close(*results)
+    chex.assert_trees_all_equal(results[0]["bias"], PARAMS["bias"])
+    assert np.any(results[0]["kernel"] != PARAMS["kernel"])
+
+
+@all_readings
+def test_multi_steps_accumulates_gradients(reading):
+    averaged = optax.MultiSteps(make(reading), every_k_schedule=2)
+    actual, opt_state = train(averaged.gradient_transformation(), steps=2)
+    expected, expected_state = train(make(reading), steps=1)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-6)
+    chex.assert_trees_all_close(
+        classp_jax.average_grad_sum(opt_state),
+        classp_jax.average_grad_sum(expected_state),
+        rtol=1e-6,
+    )
+
+
+@all_readings
+def test_apply_if_finite_skips_a_bad_step(reading):
+    optimizer = optax.apply_if_finite(make(reading), max_consecutive_errors=2)
+    opt_state = optimizer.init(PARAMS)
+    bad = jax.tree.map(lambda p: p.at[0].set(jnp.nan), PARAMS)
+    updates, opt_state = optimizer.update(bad, opt_state, PARAMS)
+    chex.assert_trees_all_equal(updates, jax.tree.map(jnp.zeros_like, PARAMS))
+    assert classp_jax.average_grad_sum(opt_state) == 0
+    assert opt_state.total_notfinite == 1
+
+
+@all_readings
+def test_injected_values_equal_the_plain_optimizer(reading):
+    actual, _ = train(inject(reading, apply_decay=1.0))
+    expected, _ = train(make(reading))
+    chex.assert_trees_all_close(actual, expected, rtol=1e-6)
+
+
+@all_readings
+def test_changing_an_injected_value_does_not_recompile(reading):
+    optimizer = inject(reading, apply_decay=0.0)
+    traces = []
+
+    @jax.jit
+    def step(params, opt_state):
+        traces.append(None)
+        updates, opt_state = optimizer.update(
+            jax.grad(loss_fn)(params), opt_state, params
+        )
+        return optax.apply_updates(params, updates), opt_state
+
+    params, opt_state = step(PARAMS, optimizer.init(PARAMS))
+    opt_state = optax.tree.set(
+        opt_state,
+        learning_rate=jnp.float32(0.3),
+        threshold=jnp.float32(1e-3),
+        eps=jnp.float32(1e-1),
+        apply_decay=jnp.float32(1.0),
+    )
+    before = params, opt_state
+    actual, _ = step(*before)
+    assert len(traces) == 1
+
+    plain = make(reading, learning_rate=0.3, threshold=1e-3, eps=1e-1)
+    plain_state = optax.tree.set(
+        plain.init(PARAMS), grad_sum=optax.tree.get(opt_state, "grad_sum")
+    )
+    expected, _ = train(plain, params, 1, plain_state)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-6)
+
+
+@all_readings
+def test_schedules_equal_injected_schedules_and_changes_by_hand(reading):
+    schedules = dict(
+        learning_rate=optax.piecewise_constant_schedule(0.1, {3: 0.5}),
+        threshold=lambda step: jnp.where(step < 3, 1e-3, 0.0),
+        eps=lambda step: jnp.where(step < 3, 1e-2, 1e-1),
+        apply_decay=lambda step: step >= 3,
+    )
+    scheduled, scheduled_state = train(make(reading, **schedules), steps=6)
+    injected, _ = train(inject(reading, **schedules), steps=6)
+    chex.assert_trees_all_close(scheduled, injected, rtol=1e-6)
+
+    first = dict(learning_rate=0.1, threshold=1e-3, eps=1e-2, apply_decay=False)
+    then = dict(learning_rate=0.05, threshold=0.0, eps=1e-1, apply_decay=True)
+    params, opt_state = train(make(reading, **first), steps=3)
+    # A number and a schedule make states of one structure: the state carries over.
+    params, by_hand_state = train(make(reading, **then), params, 3, opt_state)
+    chex.assert_trees_all_close(scheduled, params, rtol=1e-6)
+    chex.assert_trees_all_close(scheduled_state, by_hand_state, rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrapper", [lambda x: x, jnp.asarray])
+def test_injected_power_is_refused_with_the_way_out(wrapper):
+    optimizer = optax.inject_hyperparams(classp_jax.classp)(0.1, power=wrapper(1.0))
+    with pytest.raises(TypeError, match="static_args='power'"):
+        optimizer.init(PARAMS)
+
+
+def test_injected_learning_rate_keeps_the_dtypes_of_a_mixed_tree():
+    params = {"half": jnp.ones(3, jnp.bfloat16), "single": jnp.ones(3)}
+    optimizer = inject("algorithm1")
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+
+
+@all_readings
+def test_map_params(reading):
+    optimizer = make(reading)
+    doubled = optax.tree.map_params(
+        optimizer, lambda s: s + 2, optimizer.init(PARAMS), transform_non_params=str
+    )
+    chex.assert_trees_all_equal(
+        optax.tree.get(doubled, "grad_sum"),
+        jax.tree.map(lambda p: jnp.full_like(p, 2), PARAMS),
+    )
+
+
+@all_readings
+def test_scan_and_cond_over_states(reading):
+    optimizer = make(reading)
+
+    def step(carry, skip):
+        def update(carry):
+            params, opt_state = carry
+            updates, opt_state = optimizer.update(
+                jax.grad(loss_fn)(params), opt_state, params
+            )
+            return optax.apply_updates(params, updates), opt_state
+
+        return jax.lax.cond(skip, lambda carry: carry, update, carry), None
+
+    skip = jnp.array([False, True, False, True, False])
+    (actual, _), _ = jax.lax.scan(step, (PARAMS, optimizer.init(PARAMS)), skip)
+    expected, _ = train(optimizer, steps=3)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-6)
+
+
+@all_readings
+def test_vmap_over_seeds_and_learning_rates(reading):
+    def run(scale, learning_rate):
+        params = jax.tree.map(lambda p: scale * p, PARAMS)
+        optimizer = make(reading, learning_rate=learning_rate)
+        opt_state = optimizer.init(params)
+        for _ in range(3):
+            updates, opt_state = optimizer.update(
+                jax.grad(loss_fn)(params), opt_state, params
+            )
+            params = optax.apply_updates(params, updates)
+        return params
+
+    scales, learning_rates = jnp.array([0.5, 1.0]), jnp.array([0.01, 0.1, 1.0])
+    over_seeds = jax.vmap(run, (0, None))
+    actual = jax.vmap(over_seeds, (None, 0))(scales, learning_rates)
+    for i, rate in enumerate(learning_rates):
+        for j, scale in enumerate(scales):
+            chex.assert_trees_all_close(
+                jax.tree.map(lambda x, i=i, j=j: x[i, j], actual),
+                run(scale, rate),
+                rtol=1e-4,
+                atol=1e-6,
+            )
+
+
+@all_readings
+def test_donation_reuses_every_buffer_of_the_state(reading):
+    optimizer = make(reading)
+
+    def step(params, opt_state, grads):
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    params = jax.tree.map(jnp.copy, PARAMS)
+    opt_state = optimizer.init(params)
+    grads = jax.grad(loss_fn)(params)
+    # An unusable donation is a warning, and pytest turns warnings into errors here.
+    new = jax.jit(step, donate_argnums=(0, 1))(params, opt_state, grads)
+    assert all(x.is_deleted() for x in jax.tree.leaves((params, opt_state)))
+    assert not any(x.is_deleted() for x in jax.tree.leaves(new))
+
+
+@all_readings
+def test_state_keeps_each_parameters_sharding_over_eight_devices(reading):
+    mesh = jax.make_mesh((4, 2), ("data", "model"))
+    shardings = {
+        "kernel": NamedSharding(mesh, PartitionSpec("data", "model")),
+        "bias": NamedSharding(mesh, PartitionSpec()),
+    }
+    params = {"kernel": jnp.ones((8, 6)), "bias": jnp.arange(6.0)}
+    expected, _ = one_step(make(reading), params)
+    params = jax.device_put(params, shardings)
+    actual, opt_state = one_step(make(reading), params)
+    chex.assert_trees_all_close(actual, expected)
+    for tree in (actual, optax.tree.get(opt_state, "grad_sum")):
+        for name, sharding in shardings.items():
+            assert tree[name].sharding.is_equivalent_to(sharding, tree[name].ndim)
+
+
+def one_step(optimizer, params):
+    """With eager ``init``, jitted ``update``, and sharding left to propagate."""
+    opt_state = optimizer.init(params)
+    for name, grad_sum in optax.tree.get(opt_state, "grad_sum").items():
+        assert grad_sum.sharding == params[name].sharding
+
+    @jax.jit
+    def step(params, opt_state):
+        updates, opt_state = optimizer.update(params, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    return step(params, opt_state)
+
+
+@all_readings
+def test_second_call_does_not_recompile(reading):
+    optimizer = make(reading)
+    traced = chex.assert_max_traces(n=1)(optimizer.update)
+    chex.clear_trace_counter()
+    update = jax.jit(traced)
+    opt_state = optimizer.init(PARAMS)
+    for _ in range(3):
+        _, opt_state = update(PARAMS, opt_state)
+
+
+@all_readings
+def test_nnx_optimizer(reading):
+    model = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    params = {"kernel": model.kernel[...], "bias": model.bias[...]}
+    optimizer = nnx.Optimizer(model, make(reading), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer):
+        def loss(model):
+            return jnp.mean((model(INPUTS) - TARGETS) ** 2)
+
+        optimizer.update(model, nnx.grad(loss)(model))
+
+    for _ in range(5):
+        step(model, optimizer)
+    expected, expected_state = train(make(reading), params)
+    chex.assert_trees_all_close(model.kernel[...], expected["kernel"], rtol=1e-5)
+    chex.assert_trees_all_close(
+        classp_jax.average_grad_sum(nnx.to_pure_dict(nnx.state(optimizer)))
+        if False
+        else classp_jax.average_grad_sum(optimizer.opt_state),
+        classp_jax.average_grad_sum(expected_state),
+        rtol=1e-5,
+    )
+
+
+@all_readings
+def test_linen_train_state(reading):
+    model = nn.Dense(4)
+    variables = model.init(jax.random.key(0), INPUTS)
+    state = train_state.TrainState.create(
+        apply_fn=model.apply, params=variables["params"], tx=make(reading)
+    )
+
+    @jax.jit
+    def step(state):
+        def loss(params):
+            return jnp.mean((state.apply_fn({"params": params}, INPUTS) - TARGETS) ** 2)
+
+        return state.apply_gradients(grads=jax.grad(loss)(state.params))
+
+    for _ in range(5):
+        state = step(state)
+    expected, _ = train(make(reading), dict(variables["params"]))
+    chex.assert_trees_all_close(dict(state.params), expected, rtol=1e-5)
+
+
+@all_readings
+def test_equinox_module_filtered_to_arrays(reading):
+    model = eqx.nn.MLP(3, 4, width_size=5, depth=1, key=jax.random.key(0))
+    optimizer = make(reading)
+    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+
+    @eqx.filter_jit
+    def step(model, opt_state):
+        loss, grads = eqx.filter_value_and_grad(
+            lambda model: jnp.mean((jax.vmap(model)(INPUTS) - TARGETS) ** 2)
+        )(model)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        return eqx.apply_updates(model, updates), opt_state, loss
+
+    losses = []
+    for _ in range(10):
+        model, opt_state, loss = step(model, opt_state)
+        losses.append(loss)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 1.5, 2.0, 3.0])
+@all_readings
+def test_quadratic_converges(reading, power):
+    curvature = jnp.array([1.0, 10.0, 0.1])
+    target = jnp.array([1.0, -2.0, 3.0])
+
+    def loss(params):
+        return jnp.sum(curvature * (params - target) ** 2)
+
+    optimizer = helpers.READINGS[reading](
+        optax.exponential_decay(0.5, 1000, 0.5), power=power, eps=1.0
+    )
+
+    @jax.jit
+    def run(params):
+        def step(_, carry):
+            params, opt_state = carry
+            updates, opt_state = optimizer.update(
+                jax.grad(loss)(params), opt_state, params
+            )
+            return optax.apply_updates(params, updates), opt_state
+
+        carry = params, optimizer.init(params)
+        return jax.lax.fori_loop(0, 5000, step, carry)[0]
+
+    chex.assert_trees_all_close(run(jnp.zeros(3)), target, rtol=1e-2)

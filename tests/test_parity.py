@@ -1,0 +1,171 @@
+"""The JAX transformations against the PyTorch reference and the identities."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+
+import classp_jax
+from tests import helpers
+
+STEPS = 1000
+POWERS = [0.5, 1.0, 1.5, 2.0, 3.0]
+THRESHOLDS = [0.0, 1e-6, 1e-2, 0.5]
+
+
+def tolerance(dtype, power):
+    if dtype == np.float64:
+        return 1e-12
+    return 1e-6 if power in (1.0, 2.0) else 1e-5
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("power", POWERS)
+@pytest.mark.parametrize("reading", helpers.READINGS)
+def test_trajectory_equals_pytorch(reading, power, dtype):
+    is_open = np.arange(STEPS) >= STEPS // 2
+    with jax.enable_x64(dtype == np.float64):
+        run = helpers.jax_trajectory(reading, power)
+        for threshold in THRESHOLDS:
+            params = helpers.random_params(0, dtype)
+            gradients = helpers.gradient_stream(1, STEPS, threshold, dtype)
+            hyperparameters = dict(learning_rate=0.1, threshold=threshold, eps=1e-5)
+            arguments = (hyperparameters, params, gradients, is_open)
+            actual = run(*arguments)
+            expected = helpers.torch_trajectory(reading, power, *arguments)
+            chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)
+            for name in params:
+                for a, e in zip(actual, expected, strict=True):
+                    error = helpers.relative_error(a[name], e[name])
+                    assert error <= tolerance(dtype, power), (threshold, name)
+
+
+@pytest.mark.parametrize("apply_decay", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("power", [1.0, 2.0])
+@pytest.mark.parametrize("reading", helpers.READINGS)
+def test_one_step_within_four_units_in_the_last_place(
+    reading, power, dtype, apply_decay
+):
+    """From equal weights and sums: what one step alone differs by.
+
+    The weight's unit is that of the larger of the old and the new weight, as the
+    subtraction of an update from a weight of its own size cancels leading digits.
+    """
+    hyperparameters = dict(learning_rate=0.1, threshold=1e-2, eps=1e-5)
+    warm_up, steps = 20, 21
+    is_open = np.arange(steps) >= (warm_up if apply_decay else steps)
+    params = helpers.random_params(2, dtype)
+    gradients = helpers.gradient_stream(3, steps, 1e-2, dtype)
+    weights, sums = helpers.torch_trajectory(
+        reading, power, hyperparameters, params, gradients, is_open
+    )
+    before = {k: w[-2] for k, w in weights.items()}
+    with jax.enable_x64(dtype == np.float64):
+        optimizer = helpers.READINGS[reading](
+            power=power, apply_decay=apply_decay, **hyperparameters
+        )
+        opt_state = optax.tree.set(
+            optimizer.init(before),
+            grad_sum={k: jnp.asarray(s[-2]) for k, s in sums.items()},
+        )
+
+        @jax.jit
+        def step(grads, opt_state, params):
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state
+
+        after, opt_state = step(
+            {k: g[-1] for k, g in gradients.items()}, opt_state, before
+        )
+        for name, old in before.items():
+            new = weights[name][-1]
+            unit_at = np.maximum(np.abs(old), np.abs(new))
+            assert helpers.ulp_distance(after[name], new, unit_at) <= 4
+            grad_sum = optax.tree.get(opt_state, "grad_sum")[name]
+            assert helpers.ulp_distance(grad_sum, sums[name][-1]) <= 4
+
+
+def algorithm1_in_numpy(
+    params, gradients, learning_rate, threshold, power, eps, apply_decay
+):
+    """Algorithm 1 line by line, one weight at a time."""
+    w, grad_sum = params.copy(), np.zeros_like(params)
+    for step, grads in enumerate(gradients):
+        for i, grad in np.ndenumerate(grads):
+            if grad**2 > threshold:  # line 9
+                grad_sum[i] += abs(grad) ** power  # line 11
+                scaling_factor = learning_rate  # the gate closed: Section 4.1
+                if apply_decay[step]:  # line 12
+                    scaling_factor /= (eps + grad_sum[i]) ** (1 / power)  # line 14
+                w[i] -= scaling_factor * grad  # line 15
+    return w, grad_sum
+
+
+class IdentitiesTest(chex.TestCase):
+    """What the paper says CLASSP is in special cases."""
+
+    def setUp(self):
+        super().setUp()
+        rng = np.random.default_rng(5)
+        self.params = np.asarray(rng.normal(size=(4, 5)), np.float32)
+        self.gradients = np.asarray(rng.normal(size=(50, 4, 5)), np.float32)
+
+    def run_jax(self, optimizer):
+        @self.variant
+        def step(grads, opt_state, params):
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state
+
+        params, opt_state = jnp.asarray(self.params), optimizer.init(self.params)
+        for grads in self.gradients:
+            params, opt_state = step(grads, opt_state, params)
+        return params, opt_state
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_power_two_is_adagrad(self):
+        eps = 1e-3
+        actual, _ = self.run_jax(classp_jax.classp(0.1, power=2, eps=eps))
+        adagrad = optax.adagrad(0.1, initial_accumulator_value=eps, eps=0.0)
+        expected, _ = self.run_jax(adagrad)
+        chex.assert_trees_all_close(actual, expected, rtol=1e-6)
+
+        weight = torch.tensor(self.params, requires_grad=True)
+        optimizer = torch.optim.Adagrad(
+            [weight], lr=0.1, initial_accumulator_value=eps, eps=0.0
+        )
+        for grads in self.gradients:
+            weight.grad = torch.tensor(grads)
+            optimizer.step()
+        chex.assert_trees_all_close(
+            np.asarray(actual), weight.detach().numpy(), rtol=1e-5, atol=1e-7
+        )
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_closed_gate_is_sgd(self):
+        actual, _ = self.run_jax(classp_jax.classp(0.1, apply_decay=False))
+        expected, _ = self.run_jax(optax.sgd(0.1))
+        chex.assert_trees_all_equal(actual, expected)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_chain_equals_a_loop_written_from_algorithm_1(self):
+        is_open = np.arange(len(self.gradients)) >= 20
+        arguments = dict(learning_rate=0.1, threshold=0.3, power=1.5, eps=1e-3)
+        optimizer = classp_jax.classp(**arguments, apply_decay=lambda step: step >= 20)
+        actual, opt_state = self.run_jax(optimizer)
+        expected, grad_sum = algorithm1_in_numpy(
+            self.params, self.gradients, **arguments, apply_decay=is_open
+        )
+        chex.assert_trees_all_close(np.asarray(actual), expected, rtol=1e-5)
+        chex.assert_trees_all_close(
+            np.asarray(optax.tree.get(opt_state, "grad_sum")), grad_sum, rtol=1e-6
+        )
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_without_threshold_released_equals_algorithm_1_at_power_one(self):
+        actual, _ = self.run_jax(classp_jax.classp_released(0.1))
+        expected, _ = self.run_jax(classp_jax.classp(0.1))
+        chex.assert_trees_all_close(actual, expected, rtol=1e-6)

@@ -1,0 +1,333 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import classp_jax
+from tests import helpers
+
+TRANSFORMS = {
+    "threshold_mask": lambda: classp_jax.threshold_mask(0.1),
+    "threshold_mask_tensor": lambda: classp_jax.threshold_mask(0.1, scope="tensor"),
+    "scale": classp_jax.scale_by_accumulated_power_norm,
+    "decay_gate": lambda: classp_jax.decay_gate(
+        classp_jax.scale_by_accumulated_power_norm(), True
+    ),
+    **{
+        name: lambda reading=reading: reading(0.1)
+        for name, reading in helpers.READINGS.items()
+    },
+}
+
+
+class ThresholdMaskTest(chex.TestCase):
+    def update(self, mask, gradient):
+        update = self.variant(mask.update)
+        return update(gradient, mask.init(gradient))[0]
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_is_strict_to_the_bit(self):
+        threshold = np.float32(0.3) ** 2
+        below, at, above = (np.nextafter(np.float32(0.3), d) for d in (0, 0.3, 1))
+        gradient = jnp.array([below, at, above, -at, -above], jnp.float32)
+        updates = self.update(classp_jax.threshold_mask(threshold), gradient)
+        chex.assert_trees_all_equal(
+            np.asarray(updates), np.array([0, 0, above, 0, -above], np.float32)
+        )
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_threshold_zero_lets_every_finite_element_pass(self):
+        gradient = jnp.array([1e-30, -1e-22, 0.0, 1e30, jnp.nan, -jnp.inf])
+        updates = self.update(classp_jax.threshold_mask(0.0), gradient)
+        expected = jnp.array([1e-30, -1e-22, 0.0, 1e30, 0.0, 0.0])
+        chex.assert_trees_all_equal(updates, expected)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_float16_square_does_not_underflow(self):
+        gradient = jnp.array([1e-4, 3e-4], jnp.float16)  # squares: 1e-8 and 9e-8
+        updates = self.update(classp_jax.threshold_mask(2e-8), gradient)
+        chex.assert_trees_all_equal(updates, gradient.at[0].set(0))
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_scope_tensor(self):
+        gradients = {
+            "one above": jnp.array([0.1, 2.0, jnp.nan]),
+            "none above": jnp.array([0.1, 1.0, 0.0]),
+            "only infinity above": jnp.array([0.1, jnp.inf]),
+            "empty": jnp.zeros((0,)),
+        }
+        mask = classp_jax.threshold_mask(1.0, scope="tensor")
+        expected = {k: jnp.zeros_like(g) for k, g in gradients.items()}
+        expected["one above"] = jnp.array([0.1, 2.0, 0.0])
+        chex.assert_trees_all_equal(self.update(mask, gradients), expected)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_inner_sees_every_gradient(self):
+        mask = classp_jax.threshold_mask(1.0, inner=optax.trace(decay=1.0))
+        gradient = jnp.array([0.5, 2.0])
+        update = self.variant(mask.update)
+        updates, state = update(gradient, mask.init(gradient))
+        updates, state = update(gradient, state)
+        chex.assert_trees_all_equal(updates, jnp.array([0.0, 4.0]))
+        chex.assert_trees_all_equal(state.inner_state.trace, jnp.array([1.0, 4.0]))
+
+
+class ScaleByAccumulatedPowerNormTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_sum_before_or_after_this_step(self):
+        gradient = jnp.array([2.0, -4.0])
+        for include_current, expected in (
+            (True, [[2 / 3, -4 / 5], [2 / 5, -4 / 9]]),
+            (False, [[2.0, -4.0], [2 / 3, -4 / 5]]),
+        ):
+            scale = classp_jax.scale_by_accumulated_power_norm(
+                eps=1.0, include_current=include_current
+            )
+            update, state = self.variant(scale.update), scale.init(gradient)
+            for step in range(2):
+                updates, state = update(gradient, state)
+                chex.assert_trees_all_close(updates, jnp.array(expected[step]))
+            chex.assert_trees_all_equal(state.grad_sum, jnp.array([4.0, 8.0]))
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_float32_accumulator_goes_on_where_bfloat16_stops(self):
+        gradient = jnp.ones((3,), jnp.bfloat16)
+        for dtype, total in ((None, 300), (jnp.bfloat16, 256)):
+            scale = classp_jax.scale_by_accumulated_power_norm(accumulator_dtype=dtype)
+            update, state = self.variant(scale.update), scale.init(gradient)
+            for _ in range(300):
+                updates, state = update(gradient, state)
+            assert updates.dtype == jnp.bfloat16
+            assert np.all(np.asarray(state.grad_sum, np.float32) == total)
+
+
+@pytest.mark.parametrize(
+    ("power", "calls"), [(1, False), (1.0, False), (2, False), (2.0, False), (3, True)]
+)
+@pytest.mark.parametrize("reading", helpers.READINGS)
+def test_powers_one_and_two_never_call_pow(reading, power, calls):
+    optimizer = helpers.READINGS[reading](0.1, power=power)
+    gradient = jnp.ones(3)
+    jaxpr = str(jax.make_jaxpr(optimizer.update)(gradient, optimizer.init(gradient)))
+    assert ("pow" in jaxpr) == calls
+
+
+class DecayGateTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_collects_while_closed(self):
+        for apply_decay in (False, 0, 0.0, jnp.asarray(False), lambda step: step < 0):
+            gate = classp_jax.decay_gate(
+                classp_jax.scale_by_accumulated_power_norm(), apply_decay
+            )
+            gradient = jnp.array([3.0])
+            updates, state = self.variant(gate.update)(gradient, gate.init(gradient))
+            chex.assert_trees_all_equal(updates, gradient)
+            chex.assert_trees_all_equal(state.inner_state.grad_sum, gradient)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_hands_params_and_extra_arguments_on(self):
+        def update_fn(updates, state, params=None, *, value):
+            return jax.tree.map(lambda g, p: g + p + value, updates, params), state
+
+        inner = optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)
+        gate = classp_jax.decay_gate(inner, True)
+        one = jnp.array(1.0)
+        update = self.variant(gate.update)
+        updates, _ = update(one, gate.init(one), one, value=jnp.array(5.0))
+        chex.assert_trees_all_equal(updates, jnp.array(7.0))
+
+
+class AllTransformsTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_any_pytree(self):
+        for name, make in TRANSFORMS.items():
+            with self.subTest(name):
+                transform, tree = make(), helpers.tree_of_everything()
+                state = transform.init(tree)
+                update = self.variant(transform.update)
+                updates, new_state = update(tree, state)
+                chex.assert_trees_all_equal_shapes_and_dtypes(updates, tree)
+                chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
+
+    def test_python_and_numpy_leaves(self):
+        for name, make in TRANSFORMS.items():
+            with self.subTest(name):
+                transform, tree = make(), {"a": 1.0, "b": np.ones((2,), np.float32)}
+                state = transform.init(tree)
+                for _ in range(2):
+                    updates, state = transform.update(tree, state, tree)
+                chex.assert_trees_all_equal_shapes(
+                    updates, jax.tree.map(jnp.asarray, tree)
+                )
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_params_optional_and_extra_arguments_ignored(self):
+        gradient = jnp.array([0.5, 2.0])
+        for name, make in TRANSFORMS.items():
+            with self.subTest(name):
+                transform = make()
+                state = transform.init(gradient)
+                update = self.variant(transform.update)
+                alone = update(gradient, state)
+                chex.assert_trees_all_equal(alone, update(gradient, state, gradient))
+                extra = update(gradient, state, gradient, value=1.0, unknown=2)
+                chex.assert_trees_all_equal(alone, extra)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_state_keeps_dtype_shape_and_weak_type(self):
+        for name, make in TRANSFORMS.items():
+            for dtype in (jnp.float16, jnp.bfloat16, jnp.float32):
+                with self.subTest(f"{name} {dtype.__name__}"):
+                    transform = make()
+                    tree = {"strong": jnp.ones((2,), dtype), "weak": jnp.asarray(1.0)}
+                    state = transform.init(tree)
+                    updates, new_state = self.variant(transform.update)(tree, state)
+                    assert updates["strong"].dtype == dtype
+                    for old, new in zip(
+                        jax.tree.leaves(state), jax.tree.leaves(new_state), strict=True
+                    ):
+                        assert old.aval == new.aval
+                        assert not new.weak_type
+
+
+@pytest.mark.parametrize("reading", helpers.READINGS)
+@pytest.mark.parametrize(
+    ("dtype", "requested", "expected"),
+    [
+        (jnp.float16, None, jnp.float32),
+        (jnp.bfloat16, None, jnp.float32),
+        (jnp.float32, None, jnp.float32),
+        (jnp.float64, None, jnp.float64),
+        (jnp.float32, jnp.bfloat16, jnp.bfloat16),
+        (jnp.float64, "float32", jnp.float32),
+        (jnp.bfloat16, jnp.float64, jnp.float64),
+    ],
+)
+def test_dtypes(reading, dtype, requested, expected):
+    with jax.enable_x64(True):
+        optimizer = helpers.READINGS[reading](0.1, accumulator_dtype=requested)
+        params = jnp.ones((3,), dtype)
+        opt_state = optimizer.init(params)
+        assert optax.tree.get(opt_state, "grad_sum").dtype == expected
+        updates, new_state = optimizer.update(params, opt_state)
+        assert updates.dtype == dtype
+        chex.assert_trees_all_equal_shapes_and_dtypes(new_state, opt_state)
+
+
+class NonFiniteTest(chex.TestCase):
+    BAD = jnp.array([jnp.nan, jnp.inf, -jnp.inf])
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_bad_elements_touch_nothing(self):
+        for reading in ("algorithm1", "equation1"):
+            for apply_decay in (False, True):
+                for threshold in (0.0, 0.1):
+                    with self.subTest(f"{reading} {apply_decay} {threshold}"):
+                        optimizer = helpers.READINGS[reading](
+                            0.1, threshold, apply_decay=apply_decay
+                        )
+                        good = jnp.array([0.5, -2.0])
+                        mixed = jnp.concatenate([good, self.BAD])
+                        update = self.variant(optimizer.update)
+                        updates, opt_state = update(mixed, optimizer.init(mixed))
+                        alone, alone_state = update(good, optimizer.init(good))
+                        zeros = jnp.zeros(3)
+                        chex.assert_trees_all_equal(
+                            updates, jnp.concatenate([alone, zeros])
+                        )
+                        chex.assert_trees_all_equal(
+                            optax.tree.get(opt_state, "grad_sum"),
+                            jnp.concatenate(
+                                [optax.tree.get(alone_state, "grad_sum"), zeros]
+                            ),
+                        )
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_released_keeps_the_released_arithmetic(self):
+        optimizer = classp_jax.classp_released(0.1)
+        updates, opt_state = self.variant(optimizer.update)(
+            self.BAD, optimizer.init(self.BAD)
+        )
+        chex.assert_trees_all_equal(jnp.isnan(updates), jnp.array([True] * 3))
+        chex.assert_trees_all_equal(
+            optax.tree.get(opt_state, "grad_sum"), jnp.abs(self.BAD)
+        )
+
+
+class ReleasedTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_threshold_is_inert_below_one_and_closes_everything_from_one_on(self):
+        gradient = {"small": jnp.array([1e-6, 0.0]), "large": jnp.array([1e3, 2.0])}
+
+        def run(threshold):
+            optimizer = classp_jax.classp_released(0.1, threshold)
+            update = self.variant(optimizer.update)
+            return update(gradient, optimizer.init(gradient))
+
+        inert = run(0.0)
+        for threshold in (0.5, 0.99):
+            chex.assert_trees_all_equal(run(threshold), inert)
+        for threshold in (1.0, 2.0):
+            updates, opt_state = run(threshold)
+            for leaf in jax.tree.leaves(updates):
+                assert not np.any(leaf)
+            assert classp_jax.unassigned_share(opt_state) == 1
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_power_changes_the_root_and_not_the_sum(self):
+        optimizer = classp_jax.classp_released(1.0, power=2.0, eps=1.0)
+        gradient = jnp.array([3.0])
+        update = self.variant(optimizer.update)
+        updates, opt_state = update(gradient, optimizer.init(gradient))
+        chex.assert_trees_all_close(updates, jnp.array([-1.5]))
+        chex.assert_trees_all_equal(optax.tree.get(opt_state, "grad_sum"), gradient)
+
+
+WRONG_EVERYWHERE = [
+    ("learning_rate", "0.1", TypeError),
+    ("learning_rate", float("nan"), ValueError),
+    ("threshold", -1e-9, ValueError),
+    ("threshold", float("nan"), ValueError),
+    ("threshold", float("inf"), ValueError),
+    ("threshold", np.ones(2), ValueError),
+    ("threshold", True, TypeError),
+    ("threshold", None, TypeError),
+    ("power", 0, ValueError),
+    ("power", -1.0, ValueError),
+    ("power", float("inf"), ValueError),
+    ("power", jnp.float32(1), TypeError),
+    ("power", lambda step: 1.0, TypeError),
+    ("eps", 0.0, ValueError),
+    ("eps", -1e-5, ValueError),
+    ("eps", jnp.float32(-1e-5), ValueError),
+    ("eps", float("nan"), ValueError),
+    ("eps", 1j, TypeError),
+    ("apply_decay", "yes", TypeError),
+    ("apply_decay", None, TypeError),
+    ("apply_decay", np.array([True, False]), TypeError),
+    ("accumulator_dtype", jnp.int32, TypeError),
+    ("accumulator_dtype", jnp.complex64, TypeError),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "error"), WRONG_EVERYWHERE)
+@pytest.mark.parametrize("reading", helpers.READINGS)
+def test_wrong_arguments_are_named_at_construction(reading, name, value, error):
+    with pytest.raises(error) as info:
+        helpers.READINGS[reading](**{"learning_rate": 0.1, name: value})
+    assert name in str(info.value)
+    assert "shape" in str(info.value) or repr(value) in str(info.value)
+
+
+def test_unknown_scope():
+    with pytest.raises(ValueError, match="scope must be .* got 'layer'"):
+        classp_jax.threshold_mask(0.1, scope="layer")
+
+
+@pytest.mark.parametrize("reading", helpers.READINGS)
+def test_complex_parameters_are_refused_by_name(reading):
+    params = {"real": jnp.ones(2), "spectrum": jnp.ones(2, jnp.complex64)}
+    with pytest.raises(ValueError, match="'spectrum'.*complex64"):
+        helpers.READINGS[reading](0.1).init(params)
