@@ -315,9 +315,7 @@ def test_nnx_optimizer(reading):
     expected, expected_state = train(make(reading), params)
     chex.assert_trees_all_close(model.kernel[...], expected["kernel"], rtol=1e-5)
     chex.assert_trees_all_close(
-        classp_jax.average_grad_sum(nnx.to_pure_dict(nnx.state(optimizer)))
-        if False
-        else classp_jax.average_grad_sum(optimizer.opt_state),
+        classp_jax.average_grad_sum(optimizer.opt_state),
         classp_jax.average_grad_sum(expected_state),
         rtol=1e-5,
     )
@@ -347,7 +345,7 @@ def test_linen_train_state(reading):
 @all_readings
 def test_equinox_module_filtered_to_arrays(reading):
     model = eqx.nn.MLP(3, 4, width_size=5, depth=1, key=jax.random.key(0))
-    optimizer = make(reading)
+    optimizer = make(reading, eps=1.0)
     opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
 
     @eqx.filter_jit
@@ -365,29 +363,25 @@ def test_equinox_module_filtered_to_arrays(reading):
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("power", [0.5, 1.0, 1.5, 2.0, 3.0])
+# Below p = 1 the steps along a constant gradient have a finite sum: there is no rate
+# that reaches every minimum.
+@pytest.mark.parametrize(
+    ("power", "learning_rate"), [(1.0, 3.0), (1.5, 1.0), (2.0, 1.0), (3.0, 0.3)]
+)
 @all_readings
-def test_quadratic_converges(reading, power):
-    curvature = jnp.array([1.0, 10.0, 0.1])
-    target = jnp.array([1.0, -2.0, 3.0])
-
-    def loss(params):
-        return jnp.sum(curvature * (params - target) ** 2)
-
-    optimizer = helpers.READINGS[reading](
-        optax.exponential_decay(0.5, 1000, 0.5), power=power, eps=1.0
-    )
+def test_quadratic_converges(reading, power, learning_rate):
+    curvature, target = jnp.array([1.0, 2.0, 0.5]), jnp.array([1.0, -2.0, 3.0])
+    optimizer = helpers.READINGS[reading](learning_rate, power=power, eps=1.0)
 
     @jax.jit
     def run(params):
         def step(_, carry):
             params, opt_state = carry
-            updates, opt_state = optimizer.update(
-                jax.grad(loss)(params), opt_state, params
-            )
+            grads = 2 * curvature * (params - target)
+            updates, opt_state = optimizer.update(grads, opt_state, params)
             return optax.apply_updates(params, updates), opt_state
 
         carry = params, optimizer.init(params)
-        return jax.lax.fori_loop(0, 5000, step, carry)[0]
+        return jax.lax.fori_loop(0, 2000, step, carry)[0]
 
-    chex.assert_trees_all_close(run(jnp.zeros(3)), target, rtol=1e-2)
+    chex.assert_trees_all_close(run(jnp.zeros(3)), target, rtol=1e-5)
