@@ -244,7 +244,7 @@ def classp_released(
                 eps=eps,
                 include_current=True,
                 accumulator_dtype=accumulator_dtype,
-                clean=lambda g: g,
+                finite_only=False,
             ),
             apply_decay,
         ),

@@ -173,11 +173,8 @@ def scale_by_accumulated_power_norm(
     """
     _hyperparameters.check_static_positive("power", power)
 
-    def finite(g: jax.Array) -> jax.Array:
-        return jnp.where(jnp.isfinite(g), g, 0)
-
     return accumulate_and_scale(
-        power, power, eps, include_current, accumulator_dtype, clean=finite
+        power, power, eps, include_current, accumulator_dtype, finite_only=True
     )
 
 
@@ -289,7 +286,7 @@ def accumulate_and_scale(
     eps: optax.ScalarOrSchedule,
     include_current: bool,
     accumulator_dtype: jax.typing.DTypeLike | None,
-    clean: Callable[[jax.Array], jax.Array],
+    finite_only: bool,
 ) -> optax.GradientTransformationExtraArgs:
     """Divides by the ``root_power``-th root of a sum of ``sum_power``-th powers."""
     _hyperparameters.check_positive("eps", eps)
@@ -321,16 +318,21 @@ def accumulate_and_scale(
 
         def accumulate(g: jax.typing.ArrayLike, s: jax.Array) -> jax.Array:
             dtype = jnp.promote_types(s.dtype, _at_least_float32(jnp.result_type(g)))
-            g = clean(jnp.asarray(g, dtype))
+            size = jnp.abs(jnp.asarray(g, dtype))
+            term = _raise_to(size, sum_power)
+            if finite_only:
+                term = jnp.where(size < jnp.inf, term, 0)
             # Algorithm 1, line 11.
-            total: jax.Array = s.astype(dtype) + _raise_to(jnp.abs(g), sum_power)
-            return total.astype(s.dtype)
+            return (s.astype(dtype) + term).astype(s.dtype)
 
         def scale(g: jax.typing.ArrayLike, s: jax.Array) -> jax.Array:
             dtype = jnp.promote_types(s.dtype, _at_least_float32(jnp.result_type(g)))
             total = jnp.asarray(epsilon, dtype) + s.astype(dtype)
             # Algorithm 1, line 14, less the learning rate.
-            u = _divide_by_root(clean(jnp.asarray(g, dtype)), total, root_power)
+            gradient = jnp.asarray(g, dtype)
+            u = _divide_by_root(gradient, total, root_power)
+            if finite_only:
+                u = jnp.where(jnp.abs(gradient) < jnp.inf, u, 0)
             return u.astype(jnp.result_type(g))
 
         grad_sum = jax.tree.map(accumulate, updates, state.grad_sum)

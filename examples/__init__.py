@@ -1,0 +1,1 @@
+"""Experiments with classp_jax; a folder an experiment, what they share beside them."""

@@ -1,0 +1,1 @@
+"""A first look at CLASSP: digits, then the same digits with their pixels permuted."""

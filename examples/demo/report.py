@@ -1,0 +1,77 @@
+"""The demo's table and figure."""
+
+import pathlib
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from examples.demo.run import Run
+
+_COLOURS = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"]
+
+
+def table(runs: dict[str, list[Run]]) -> str:
+    """A Markdown table with one row a label, accuracies in per cent.
+
+    Args:
+      runs: the runs, one a seed, behind each row's label; several make a mean and,
+        behind it, the standard deviation.
+
+    Returns:
+      The table; the rows as they came.
+    """
+    header = (
+        "| optimizer | A after A | A after B | B after B | mean A, B | forgetting |"
+        " seconds | bytes a weight |"
+    )
+    lines = [header, "|---|" + "---:|" * 7]
+    for label, of_label in runs.items():
+        final = np.array([run.accuracy[-1] for run in of_label])
+        a_after_a = np.array([run.a_after_a for run in of_label])
+        columns = [a_after_a, *final.T, final.mean(1), a_after_a - final[:, 0]]
+        cells = [_cell(100 * column, 1) for column in columns]
+        cells.append(_cell(np.array([run.seconds for run in of_label]), 0))
+        cells.append(_cell(np.array([run.bytes_per_weight for run in of_label]), 1))
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(values: np.ndarray, digits: int) -> str:
+    cell = f"{values.mean():.{digits}f}"
+    deviation = values.std(ddof=1) if len(values) > 1 else 0.0
+    return f"{cell} ± {deviation:.{digits}f}" if deviation else cell
+
+
+def save_figure(runs: dict[str, list[Run]], path: pathlib.Path) -> None:
+    """Draws the accuracy on both tasks along training, a line a label.
+
+    Args:
+      runs: as for :func:`table`; several seeds make their mean.
+      path: where to save the PNG.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2, sharex=True)
+    for index, (label, of_label) in enumerate(runs.items()):
+        accuracy = 100 * np.mean([run.accuracy for run in of_label], axis=0)
+        colour = _COLOURS[index % len(_COLOURS)]
+        width = 2.4 if label.startswith("CLASSP") else 1.4
+        for task, ax in enumerate(axes):
+            ax.plot(
+                of_label[0].steps,
+                accuracy[:, task],
+                label=label,
+                color=colour,
+                lw=width,
+            )
+    boundary = next(iter(runs.values()))[0].task_b_start
+    titles = ("Task A: digits", "Task B: the same digits, pixels permuted")
+    for ax, title in zip(axes, titles, strict=True):
+        ax.axvline(boundary, color="0.5", ls=":", lw=1)
+        ax.set(title=title, xlabel="step (dotted: task B begins)", ylim=(0, 100))
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel("held-out accuracy, %")
+    # Away from the curves of task A, which all start low and end high.
+    axes[0].legend(loc="lower right", fontsize="small")
+    # A closer look at what was forgotten; the whole curve would hide it.
+    axes[0].set_ylim(60, 100)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,113 @@
+"""Trains one method on task A and then on task B."""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from tqdm import tqdm
+
+from examples.cnn import CNN
+from examples.demo.data import Task
+from examples.demo.methods import TITLES, make_optimizer
+from examples.training import Trainer
+
+
+class Run(NamedTuple):
+    """What one training run gave.
+
+    Attributes:
+      steps: the steps at which accuracy was measured, (points,).
+      accuracy: on the held-out images of tasks A and B, (points, 2), 0 to 1.
+      task_b_start: the step at which task B began.
+      seconds: time spent in training steps, after compilation.
+      bytes_per_weight: size of the optimizer's state by the number of weights.
+    """
+
+    steps: np.ndarray
+    accuracy: np.ndarray
+    task_b_start: int
+    seconds: float
+    bytes_per_weight: float
+
+    @property
+    def a_after_a(self) -> float:
+        """Accuracy on task A when task B begins."""
+        return float(self.accuracy[self.steps == self.task_b_start][0, 0])
+
+
+def train(
+    method: str,
+    hyperparameters: dict[str, Any],
+    tasks: tuple[Task, Task],
+    epochs: tuple[int, int],
+    batch_size: int,
+    seed: int,
+) -> Run:
+    """Trains the paper's CNN on two tasks, one after the other.
+
+    Args:
+      method: a key of :data:`examples.demo.methods.METHODS`.
+      hyperparameters: what to pass to the method's constructor.
+      tasks: tasks A and B.
+      epochs: how many passes over each.
+      batch_size: images a step.
+      seed: of the initial weights, the dropout and the order of the images.
+
+    Returns:
+      Its accuracies along training and what they cost.
+    """
+    steps_per_epoch = len(tasks[0].train_labels) // batch_size
+    task_b_start = epochs[0] * steps_per_epoch
+    total = task_b_start + epochs[1] * steps_per_epoch
+    optimizer = make_optimizer(method, hyperparameters, task_b_start)
+    trainer = Trainer(CNN(nnx.Rngs(seed)), optimizer)
+    state = trainer.init(seed)
+    weights = sum(p.size for p in jax.tree.leaves(state.params))
+    state_bytes = sum(s.nbytes for s in jax.tree.leaves(state.opt_state))
+    train_data, test_data = (
+        [jax.device_put((task[i], task[i + 1])) for task in tasks] for i in (1, 3)
+    )
+
+    def measure() -> list[float]:
+        return [float(trainer.accuracy(state.params, *data)) for data in test_data]
+
+    rng = np.random.default_rng(seed)
+    order = np.concatenate(
+        [
+            rng.permutation(len(tasks[0].train_labels))[: steps_per_epoch * batch_size]
+            for _ in range(sum(epochs))
+        ]
+    ).reshape(total, batch_size)
+
+    # Compiled before the clock starts; the state is made anew.
+    state, _ = trainer.train_step(state, *train_data[0], order[0])
+    state = trainer.init(seed)
+    steps, accuracy, seconds = [0], [measure()], 0.0
+    # Ten measurements a task, whatever its length, its end among them.
+    stops = {
+        start + (stop - start) * i // 10
+        for start, stop in ((0, task_b_start), (task_b_start, total))
+        for i in range(1, 11)
+    }
+    with tqdm(total=total, desc=TITLES[method], unit="step") as bar:
+        start = time.perf_counter()
+        for step in range(1, total + 1):
+            data = train_data[step > task_b_start]
+            state, _ = trainer.train_step(state, *data, order[step - 1])
+            bar.update()
+            if step in stops:
+                jax.block_until_ready(state)
+                seconds += time.perf_counter() - start
+                steps.append(step)
+                accuracy.append(measure())
+                bar.set_postfix(A=f"{accuracy[-1][0]:.1%}", B=f"{accuracy[-1][1]:.1%}")
+                start = time.perf_counter()
+    return Run(
+        np.array(steps),
+        np.array(accuracy),
+        task_b_start,
+        seconds,
+        state_bytes / weights,
+    )
