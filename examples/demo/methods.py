@@ -6,12 +6,12 @@ import optax
 
 import classp_jax
 
-# Each learning rate is the best of a sweep: results/demo_learning_rates.md.
+# Each learning rate is the best of its neighbours: results/demo_sweep/demo.md.
 METHODS: dict[str, dict[str, Any]] = {
     "sgd": dict(learning_rate=0.1),
     "adam": dict(learning_rate=0.001),
     "adagrad": dict(learning_rate=0.1),
-    "classp": dict(learning_rate=0.2, threshold=0.0, power=1.0, eps=1e-5),
+    "classp": dict(learning_rate=0.05, threshold=0.0, power=1.0, eps=1e-5),
 }
 
 TITLES = {"sgd": "SGD", "adam": "Adam", "adagrad": "AdaGrad", "classp": "CLASSP"}

@@ -85,17 +85,19 @@ def train(
     state, _ = trainer.train_step(state, *train_data[0], order[0])
     state = trainer.init(seed)
     steps, accuracy, seconds = [0], [measure()], 0.0
-    # Ten measurements a task, whatever its length, its end among them.
+    # Eight measurements a task, whatever its length, its end among them.
     stops = {
-        start + (stop - start) * i // 10
+        start + (stop - start) * i // 8
         for start, stop in ((0, task_b_start), (task_b_start, total))
-        for i in range(1, 11)
+        for i in range(1, 9)
     }
     with tqdm(total=total, desc=TITLES[method], unit="step") as bar:
         start = time.perf_counter()
         for step in range(1, total + 1):
             data = train_data[step > task_b_start]
-            state, _ = trainer.train_step(state, *data, order[step - 1])
+            state, loss = trainer.train_step(state, *data, order[step - 1])
+            if step % 10 == 0:  # Or the bar would run ahead of the device.
+                loss.block_until_ready()
             bar.update()
             if step in stops:
                 jax.block_until_ready(state)

@@ -1,0 +1,131 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import classp_jax
+from examples.cnn import CNN
+from examples.demo import report
+from examples.demo.__main__ import main
+from examples.demo.data import digits_then_permuted_digits
+from examples.demo.run import Run
+from examples.training import Trainer
+
+
+def test_tasks_are_the_same_digits_with_their_pixels_permuted():
+    a, b = digits_then_permuted_digits(seed=0)
+    assert a.train_images.shape == b.train_images.shape == (4000, 28, 28, 1)
+    assert a.test_images.shape == (1000, 28, 28, 1)
+    for labels, count in ((a.train_labels, 400), (a.test_labels, 100)):
+        np.testing.assert_array_equal(np.bincount(labels), [count] * 10)
+    np.testing.assert_array_equal(a.train_labels, b.train_labels)
+    flat_a, flat_b = (t.train_images.reshape(4000, 784) for t in (a, b))
+    assert np.any(flat_a != flat_b)
+    # One permutation for all images: the pixels' columns are the same, reordered.
+    columns_a, columns_b = (sorted(c.tobytes() for c in f.T) for f in (flat_a, flat_b))
+    assert columns_a == columns_b
+
+
+def test_split_holds_the_test_images_out():
+    a, _ = digits_then_permuted_digits(seed=0)
+    train, test = ({i.tobytes() for i in x} for x in (a.train_images, a.test_images))
+    assert not train & test
+    other, _ = digits_then_permuted_digits(seed=1)
+    assert np.any(a.test_images != other.test_images)
+
+
+def test_cnn_has_the_papers_shapes_and_pytorchs_initial_distribution():
+    model = CNN(nnx.Rngs(0))
+    params = nnx.to_pure_dict(nnx.state(model))
+    shapes = {
+        "conv1": ((3, 3, 1, 32), 9),
+        "conv2": ((3, 3, 32, 64), 288),
+        "dense1": ((9216, 128), 9216),
+        "dense2": ((128, 10), 128),
+    }
+    assert set(params) == set(shapes)
+    for name, (shape, fan_in) in shapes.items():
+        assert params[name]["kernel"].shape == shape
+        for leaf in params[name].values():
+            bound = fan_in**-0.5
+            assert np.abs(leaf).max() <= bound
+            # A uniform distribution's deviation, to what so many samples leave open.
+            sampling = 4 / leaf.size**0.5
+            assert abs(leaf.std() / (bound / 3**0.5) - 1) < sampling
+
+
+def test_dropout_is_off_unless_given_a_stream():
+    model, images = CNN(nnx.Rngs(0)), jnp.ones((2, 28, 28, 1))
+    np.testing.assert_array_equal(model(images), model(images))
+    dropped = model(images, dropout_rngs=nnx.Rngs(dropout=1))
+    assert np.any(dropped != model(images))
+
+
+def test_train_step_learns_and_draws_new_dropout_each_step():
+    trainer = Trainer(CNN(nnx.Rngs(0)), classp_jax.classp(0.0))
+    rng = np.random.default_rng(0)
+    data = jnp.asarray(rng.normal(size=(8, 28, 28, 1)), jnp.float32), jnp.arange(8)
+    state, batch, losses = trainer.init(0), jnp.arange(8), []
+    for _ in range(2):
+        state, loss = trainer.train_step(state, *data, batch)
+        losses.append(loss)
+    assert losses[0] != losses[1]  # The rate is 0: only the dropout has changed.
+
+    trainer = Trainer(CNN(nnx.Rngs(0)), classp_jax.classp(0.1, apply_decay=False))
+    state = trainer.init(0)
+    for _ in range(30):
+        state, _ = trainer.train_step(state, *data, batch)
+    assert trainer.accuracy(state.params, *data) == 1.0
+
+
+def test_demo_prints_its_table_and_writes_its_figure(tmp_path, capsys):
+    arguments = "--methods sgd classp --epochs 1 1 --batch-size 2000 --out"
+    main([*arguments.split(), str(tmp_path / "new" / "folder")])
+    output = capsys.readouterr().out
+    figure = tmp_path / "new" / "folder" / "demo.png"
+    assert str(figure) in output
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert figure.with_suffix(".md").read_text() in output
+    rows = [line for line in output.splitlines() if line.startswith("|")][2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| SGD", "| CLASSP"]
+    assert [row.split(" | ")[-1] for row in rows] == ["0.0 |", "4.0 |"]
+
+
+def test_table_means_over_seeds():
+    def run(*accuracy):
+        return Run(np.array([0, 5, 9]), np.array(accuracy), 5, 7.0, 8.0)
+
+    one = run([0.1, 0.1], [0.9, 0.2], [0.7, 0.8])
+    two = run([0.1, 0.1], [0.8, 0.2], [0.7, 0.9])
+    single, mean = report.table({"one": [one], "both": [one, two]}).splitlines()[2:]
+    assert single == "| one | 90.0 | 70.0 | 80.0 | 75.0 | 20.0 | 7 | 8.0 |"
+    assert mean == (
+        "| both | 85.0 ± 7.1 | 70.0 | 85.0 ± 7.1 | 77.5 ± 3.5 | 15.0 ± 7.1 | 7 | 8.0 |"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--methods rmsprop", "invalid choice: 'rmsprop'"),
+        ("--epochs 0 1", "must be 1 or more, got 0"),
+        ("--batch-size 4001", "at most 4000"),
+        ("--threshold -1", "threshold must be finite and at least 0"),
+        ("--learning-rate nan", "must be finite and above 0, got nan"),
+    ],
+)
+def test_demo_names_what_is_wrong(arguments, message, capsys):
+    with pytest.raises(SystemExit) as info:
+        main(arguments.split())
+    assert info.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_lists_every_option(capsys):
+    with pytest.raises(SystemExit) as info:
+        main(["--help"])
+    assert info.value.code == 0
+    text = capsys.readouterr().out
+    options = "methods epochs batch-size seed learning-rate threshold power eps out"
+    for option in options.split():
+        assert f"--{option}" in text

@@ -1,0 +1,66 @@
+"""What a user installs: the import, the metadata, the wheel."""
+
+import importlib.metadata
+import pathlib
+import subprocess
+import sys
+import venv
+import zipfile
+
+import pytest
+
+import classp_jax
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def test_import_brings_in_jax_and_optax_alone():
+    heavy = ["flax", "torch", "tensorflow", "matplotlib", "mlxtend", "tqdm", "chex"]
+    code = (
+        "import sys, jax, optax; before = set(sys.modules); import classp_jax;"
+        f"heavy = {heavy};"
+        "print([m for m in heavy if m in sys.modules and m not in before])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_public_names_are_documented_and_all_there_is():
+    for name in classp_jax.__all__:
+        assert getattr(classp_jax, name).__doc__
+    public = {n for n in vars(classp_jax) if not n.startswith("_")}
+    assert public == set(classp_jax.__all__)
+
+
+def test_core_dependencies():
+    requirements = importlib.metadata.requires("classp_jax")
+    core = [r.split(">")[0] for r in requirements if "extra ==" not in r]
+    assert sorted(core) == ["jax", "optax"]
+
+
+@pytest.mark.slow
+def test_wheel_installs_into_an_empty_environment(tmp_path):
+    def run(*command):
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=tmp_path
+        ).stdout
+
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", tmp_path, ROOT)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "classp_jax/py.typed" in names
+    assert {n.split("/")[0].split("-")[0] for n in names} == {"classp_jax"}
+
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", wheel)
+    code = (
+        "import sys, jax.numpy as jnp, classp_jax;"
+        "o = classp_jax.classp(0.1);"
+        "u, s = o.update(jnp.ones(3), o.init(jnp.ones(3)));"
+        "print([m for m in ('flax', 'torch', 'tensorflow') if m in sys.modules],"
+        " classp_jax.average_grad_sum(s))"
+    )
+    assert run(python, "-c", code).strip() == "[] 1.0"
