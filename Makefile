@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow lint format docs clean
 
 help:
 	@echo "make demo       CLASSP against SGD, Adam and AdaGrad on real digits, 3 minutes"
@@ -11,6 +11,7 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make lint       style and types"
 	@echo "make format     fix the style"
+	@echo "make docs       the documentation, as a web page under out/docs"
 	@echo "make clean      remove .venv and build products"
 
 demo: $(VENV)/examples-installed
@@ -30,6 +31,10 @@ lint: $(VENV)/test-installed
 format: $(VENV)/test-installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/docs-installed
+	$(BIN)/python -m sphinx -W --keep-going docs out/docs
+	@echo "Open out/docs/index.html"
 
 clean:
 	rm -rf $(VENV) build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -18,7 +18,7 @@ from tqdm import trange
 import classp_jax
 from examples.cnn import CNN
 from examples.training import Trainer
-from tests.reference.cnn import cnn
+from tests.reference import cnn
 from tests.reference.optimizer import Classp
 
 HYPERPARAMETERS = {"threshold": 0.0, "power": 1.0, "eps": 1e-5, "apply_decay": True}
@@ -42,7 +42,7 @@ def jax_loop(images, labels, batches):
 def torch_loop(images, labels, batches):
     """The same in PyTorch."""
     torch.manual_seed(0)
-    model = cnn().train()
+    model = cnn.CNN().train()
     optimizer = Classp(model.parameters(), lr=0.01, **HYPERPARAMETERS)
     images = torch.tensor(images).permute(0, 3, 1, 2).contiguous()
     labels = torch.tensor(labels, dtype=torch.long)

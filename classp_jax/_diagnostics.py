@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from classp_jax import _transforms
+from classp_jax import _paths, _transforms
 
 
 def average_grad_sum(
@@ -102,13 +102,15 @@ def update_density(
       ...  update_density(updates, per_tensor=True).items()}
       {'bias': 0.5, 'scale': 1.0}
     """
-    return _mean({path: u != 0 for path, u in _by_path(updates).items()}, per_tensor)
+    return _mean(
+        {path: u != 0 for path, u in _paths.by_path(updates).items()}, per_tensor
+    )
 
 
-def _grad_sums(opt_state: optax.OptState) -> dict[str, jax.Array]:
-    def is_accumulator(node: Any) -> bool:
-        return isinstance(node, _transforms.ScaleByAccumulatedPowerNormState)
-
+def accumulators(
+    opt_state: optax.OptState,
+) -> list[_transforms.ScaleByAccumulatedPowerNormState]:
+    """Every accumulator in a state; a ``ValueError`` where there is none."""
     found = [
         node
         for node in jax.tree.leaves(opt_state, is_leaf=is_accumulator)
@@ -119,24 +121,25 @@ def _grad_sums(opt_state: optax.OptState) -> dict[str, jax.Array]:
             "There is no CLASSP accumulator (ScaleByAccumulatedPowerNormState) in"
             f" this optimizer state: {jax.tree.structure(opt_state)}."
         )
-    grad_sums: dict[str, jax.Array] = {}
-    for number, state in enumerate(found):
-        for path, grad_sum in _by_path(state.grad_sum).items():
+    return found
+
+
+def is_accumulator(node: Any) -> bool:
+    """Whether a node of a state is an accumulator."""
+    return isinstance(node, _transforms.ScaleByAccumulatedPowerNormState)
+
+
+def _grad_sums(opt_state: optax.OptState) -> dict[str, Any]:
+    grad_sums: dict[str, Any] = {}
+    for number, state in enumerate(accumulators(opt_state)):
+        for path, grad_sum in _paths.by_path(state.grad_sum).items():
             # optax.partition keeps disjoint paths; a chain of two accumulators not.
             grad_sums[f"{path}#{number}" if path in grad_sums else path] = grad_sum
     return grad_sums
 
 
-def _by_path(tree: Any) -> dict[str, jax.Array]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): jnp.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _mean(
-    arrays: dict[str, jax.Array], per_tensor: bool
-) -> jax.Array | dict[str, jax.Array]:
+def _mean(leaves: dict[str, Any], per_tensor: bool) -> jax.Array | dict[str, jax.Array]:
+    arrays = {path: jnp.asarray(leaf) for path, leaf in leaves.items()}
     sums = {path: jnp.sum(x, dtype=jnp.float32) for path, x in arrays.items()}
     if per_tensor:
         return {path: sums[path] / max(x.size, 1) for path, x in arrays.items()}

@@ -1,10 +1,10 @@
 """The paper's convolutional network (Section 4.1) in Flax NNX."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from examples.initializers import uniform
 
 
 class CNN(nnx.Module):
@@ -20,15 +20,15 @@ class CNN(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, classes: int = 10):
         self.conv1 = nnx.Conv(
-            1, 32, (3, 3), padding="VALID", rngs=rngs, **_uniform(fan_in=9)
+            1, 32, (3, 3), padding="VALID", rngs=rngs, **uniform(fan_in=9)
         )
         self.conv2 = nnx.Conv(
-            32, 64, (3, 3), padding="VALID", rngs=rngs, **_uniform(fan_in=9 * 32)
+            32, 64, (3, 3), padding="VALID", rngs=rngs, **uniform(fan_in=9 * 32)
         )
         self.dropout1 = nnx.Dropout(0.25)
-        self.dense1 = nnx.Linear(9216, 128, rngs=rngs, **_uniform(fan_in=9216))
+        self.dense1 = nnx.Linear(9216, 128, rngs=rngs, **uniform(fan_in=9216))
         self.dropout2 = nnx.Dropout(0.5)
-        self.dense2 = nnx.Linear(128, classes, rngs=rngs, **_uniform(fan_in=128))
+        self.dense2 = nnx.Linear(128, classes, rngs=rngs, **uniform(fan_in=128))
 
     def __call__(
         self, images: jax.Array, *, dropout_rngs: nnx.Rngs | None = None
@@ -56,13 +56,3 @@ def _max_pool(x: jax.Array) -> jax.Array:
     batch, height, width, channels = x.shape
     windows = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
     return jnp.max(windows, axis=(2, 4))
-
-
-def _uniform(fan_in: int) -> dict[str, jax.nn.initializers.Initializer]:
-    bound = 1 / math.sqrt(fan_in)
-
-    def init(key, shape, dtype=jnp.float32, out_sharding=None):
-        del out_sharding
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return {"kernel_init": init, "bias_init": init}

@@ -1,0 +1,1 @@
+"""The verification command, ``python -m classp_jax.verify``; needs PyTorch."""

@@ -1,0 +1,94 @@
+"""How far the tensors of two runs are apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Differences(NamedTuple):
+    """The largest differences of one tensor at each step, (steps,) each.
+
+    Attributes:
+      absolute: the largest difference.
+      relative: the largest difference by the larger of the value and the root mean
+        square of its tensor; a weight on its way through zero has no scale of its own.
+      ulp: the same in units in the last place of that scale.
+    """
+
+    absolute: np.ndarray
+    relative: np.ndarray
+    ulp: np.ndarray
+
+
+def differences(
+    actual: np.ndarray, expected: np.ndarray, smallest_scale: float = 0.0
+) -> Differences:
+    """Compares two arrays (steps, *shape) of one floating dtype, step by step."""
+    actual, expected = (np.reshape(x, (len(x), -1)) for x in (actual, expected))
+    difference = np.abs(np.subtract(actual, expected, dtype=np.float64))
+    # What is not a number on both sides agrees; on one side alone it does not.
+    nan = np.isnan(actual), np.isnan(expected)
+    difference = np.where(nan[0] & nan[1], 0.0, difference)
+    difference = np.where(nan[0] ^ nan[1], np.inf, difference)
+    rms = np.maximum(root_mean_square(expected), smallest_scale)
+    scale = np.maximum(np.abs(expected), rms)
+    tiny = np.finfo(expected.dtype).tiny
+    unit = np.spacing(np.maximum(scale, tiny).astype(expected.dtype))
+    return Differences(
+        *(
+            np.max(values, axis=1, initial=0.0)
+            for values in (
+                difference,
+                difference / np.where(scale > 0, scale, 1.0),
+                difference / unit.astype(np.float64),
+            )
+        )
+    )
+
+
+def root_mean_square(array: np.ndarray) -> np.ndarray:
+    """Over all axes but the first, which is kept beside one of length 1."""
+    squares = np.square(np.reshape(array, (len(array), -1)), dtype=np.float64)
+    mean = np.sum(squares, axis=1, keepdims=True) / max(squares.shape[1], 1)
+    return np.asarray(np.sqrt(mean))
+
+
+@dataclasses.dataclass
+class Distance:
+    """The largest differences of one tensor over a run.
+
+    The root mean square that they are relative to is the largest that the tensor has
+    had so far: rounding errors don't shrink with a bias that starts at zero, grows and
+    comes back.
+
+    Attributes:
+      shape: the tensor's shape.
+      absolute: as in :class:`Differences`, the largest of all steps.
+      relative: likewise.
+      ulp: likewise.
+      first_over: the first step, from 1, at which ``relative`` was over the tolerance.
+      ulp_by_step: ``ulp`` at each step.
+      scale: the largest root mean square so far.
+    """
+
+    shape: tuple[int, ...]
+    absolute: float = 0.0
+    relative: float = 0.0
+    ulp: float = 0.0
+    first_over: int | None = None
+    ulp_by_step: list[float] = dataclasses.field(default_factory=list)
+    scale: float = 0.0
+
+    def add(self, actual: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+        """Takes in the tensors after one more step."""
+        self.scale = max(self.scale, float(root_mean_square(expected[None])[0, 0]))
+        new = differences(actual[None], expected[None], self.scale)
+        self.ulp_by_step.append(float(new.ulp[0]))
+        self.absolute = max(self.absolute, float(new.absolute[0]))
+        self.relative = max(self.relative, float(new.relative[0]))
+        self.ulp = max(self.ulp, self.ulp_by_step[-1])
+        if self.first_over is None and self.relative > tolerance:
+            self.first_over = len(self.ulp_by_step)

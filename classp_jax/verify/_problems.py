@@ -1,0 +1,187 @@
+"""The problems: what both frameworks train, from the same weights and batches."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+
+from classp_jax import _paths, interop
+from classp_jax.verify._streams import gradient_stream, random_params
+from classp_jax.verify._torch_optimizer import InputError
+
+
+class Twin(NamedTuple):
+    """A problem's weights and loss in PyTorch.
+
+    Attributes:
+      parameters: its parameters by PyTorch's names.
+      loss: the loss of a batch at the parameters' present values.
+      to_jax: tensors by those names, as arrays by JAX's names, in JAX's layout.
+    """
+
+    parameters: dict[str, torch.nn.Parameter]
+    loss: Callable[[Any], torch.Tensor]
+    to_jax: Callable[[Mapping[str, torch.Tensor]], dict[str, np.ndarray]]
+
+
+class Problem(NamedTuple):
+    """A problem in JAX, and how to make its twin in PyTorch.
+
+    Attributes:
+      params: the initial weights, a pytree.
+      loss: the loss of weights and a batch.
+      batch: the batch of a step, a pytree of arrays.
+      stream: for each weight the gradients of all steps, to use in lockstep; None
+        where the loss has gradients enough.
+      twin: makes the twin, at the initial weights.
+    """
+
+    params: Any
+    loss: Callable[[Any, Any], jax.Array]
+    batch: Callable[[int], Any]
+    stream: dict[str, np.ndarray] | None
+    twin: Callable[[], Twin]
+
+
+def plain_twin(params: Any) -> Twin:
+    """Bare parameters in JAX's names and layout, and a least-squares loss."""
+    arrays = _paths.by_path(params)
+    parameters = {
+        k: torch.nn.Parameter(torch.tensor(np.asarray(p))) for k, p in arrays.items()
+    }
+
+    def loss(targets: Mapping[str, np.ndarray]) -> torch.Tensor:
+        squares = [(p - torch.tensor(targets[k])) ** 2 for k, p in parameters.items()]
+        return torch.stack([square.sum() for square in squares]).sum() / 2
+
+    def to_jax(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+        return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+    return Twin(parameters, loss, to_jax)
+
+
+def random_problem(
+    seed: int, steps: int, thresholds: tuple[float, float], dtype: Any
+) -> Problem:
+    """Gradients that reach an optimizer's corners; free-running, least squares."""
+    params = random_params(seed, dtype)
+    rng = np.random.default_rng(seed + 1)
+    targets = {
+        name: np.asarray(rng.normal(size=(steps, *p.shape)), dtype)
+        for name, p in params.items()
+    }
+
+    def loss(params: dict[str, jax.Array], targets: Any) -> jax.Array:
+        squares = [jnp.sum((p - targets[name]) ** 2) for name, p in params.items()]
+        return jnp.sum(jnp.stack(squares)) / 2
+
+    return Problem(
+        params,
+        loss,
+        lambda step: {name: target[step] for name, target in targets.items()},
+        gradient_stream(seed + 2, steps, thresholds, dtype),
+        lambda: plain_twin(params),
+    )
+
+
+def cnn_problem(seed: int, dtype: Any) -> Problem:
+    """The paper's CNN (Section 4.1), dropout off, on images with MNIST's statistics."""
+
+    def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([seed, step])
+        # As in MNIST a fifth of the pixels hold ink, in a patch of the class's own.
+        labels = rng.integers(0, 10, 32)
+        ink = rng.uniform(size=(32, 28, 28, 1))
+        for image, label in zip(ink, labels, strict=True):
+            top, left = 4 + 8 * (label // 4), 2 + 6 * (label % 4)
+            image *= 0.1
+            image[top : top + 10, left : left + 10] *= 10
+        return np.asarray((ink - 0.1307) / 0.3081, dtype), labels
+
+    cnn = _from_checkout("examples.cnn").CNN
+    twin = _from_checkout("tests.reference.cnn").CNN
+
+    def to_torch(inputs: np.ndarray) -> torch.Tensor:
+        return torch.tensor(inputs).permute(0, 3, 1, 2)
+
+    return _model_problem(cnn, twin, interop.CNN_LAYOUT, batch, to_torch, seed, dtype)
+
+
+def transformer_problem(seed: int, dtype: Any) -> Problem:
+    """The paper's encoder (Section 4.2), dropout off, on tokens of 1,000 words."""
+    words = 1000
+
+    def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([seed, step])
+        return rng.integers(0, words, (32, 30)), rng.integers(0, 3, 32)
+
+    transformer = _from_checkout("examples.transformer").Transformer
+    twin = _from_checkout("tests.reference.transformer").Transformer
+    return _model_problem(
+        lambda rngs: transformer(rngs, words),
+        lambda: twin(words),
+        interop.TRANSFORMER_LAYOUT,
+        batch,
+        torch.tensor,
+        seed,
+        dtype,
+    )
+
+
+def _model_problem(
+    make: Callable[[Any], Any],
+    make_twin: Callable[[], torch.nn.Module],
+    layout: interop.Layout,
+    batch: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    to_torch: Callable[[np.ndarray], torch.Tensor],
+    seed: int,
+    dtype: Any,
+) -> Problem:
+    nnx = importlib.import_module("flax.nnx")
+    graphdef, params = nnx.split(make(nnx.Rngs(seed)))
+    params = jax.tree.map(lambda p: jnp.asarray(p, dtype), params)
+
+    def loss(params: Any, batch: Any) -> jax.Array:
+        inputs, labels = batch
+        logits = nnx.merge(graphdef, params)(inputs)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+    def twin() -> Twin:
+        module = make_twin().to(torch.float64 if dtype == np.float64 else torch.float32)
+        module.load_state_dict(interop.params_to_torch(params, layout))
+        module.eval()
+
+        def twin_loss(batch: Any) -> torch.Tensor:
+            inputs, labels = batch
+            logits = module(to_torch(inputs))
+            return torch.nn.functional.cross_entropy(logits, torch.tensor(labels))
+
+        def to_jax(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+            return {
+                name: np.asarray(array)
+                for name, array in _paths.by_path(
+                    interop.params_from_torch(tensors, layout, params)
+                ).items()
+            }
+
+        return Twin(dict(module.named_parameters()), twin_loss, to_jax)
+
+    return Problem(params, loss, batch, None, twin)
+
+
+def _from_checkout(module: str) -> Any:
+    # The models are examples, and their twins tests: neither is in the wheel.
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"--problem cnn and transformer need {error.name!r}: run the command in a"
+            " checkout of classp_jax, with its extra 'test' installed"
+        ) from error

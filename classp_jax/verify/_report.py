@@ -1,0 +1,99 @@
+"""What the command shows of a comparison: a table, a JSON file, a figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import pathlib
+from typing import Any
+
+from classp_jax.verify._compare import Comparison
+from classp_jax.verify._distance import Distance
+
+
+def table(comparison: Comparison) -> str:
+    """A row for each tensor's weight and accumulator, aligned for a terminal."""
+    header = ["tensor", "shape", "", "max abs", "max rel", "max ULP", "first over"]
+    rows = [header]
+    for name, weight in comparison.weights.items():
+        rows.append([name, str(weight.shape), "weight", *_cells(weight)])
+        if comparison.accumulators:
+            rows.append(["", "", "grad_sum", *_cells(comparison.accumulators[name])])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i < 3 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    lines.insert(1, "─" * max(map(len, lines)))
+    return "\n".join(lines)
+
+
+def _cells(distance: Distance) -> list[str]:
+    first = "never" if distance.first_over is None else f"step {distance.first_over}"
+    return [
+        f"{distance.absolute:.1e}",
+        f"{distance.relative:.1e}",
+        f"{distance.ulp:.3g}",
+        first,
+    ]
+
+
+def first_over(comparison: Comparison) -> tuple[int, str] | None:
+    """The first step over the tolerance and what was over; None if nothing was."""
+    over = [
+        (distance.first_over, f"{kind} of {name}")
+        for kind, distances in zip(
+            ("the weight", "the accumulator"), comparison, strict=True
+        )
+        for name, distance in distances.items()
+        if distance.first_over is not None
+    ]
+    return min(over, default=None)
+
+
+def save_json(
+    comparison: Comparison, settings: dict[str, Any], path: pathlib.Path
+) -> None:
+    """Writes settings, verdict and every distance, with its ULP at each step."""
+    tensors = {
+        name: {
+            kind: dataclasses.asdict(distances[name])
+            for kind, distances in zip(("weight", "grad_sum"), comparison, strict=True)
+            if name in distances
+        }
+        for name in comparison.weights
+    }
+    passed = first_over(comparison) is None
+    record = {"settings": settings, "passed": passed, "tensors": tensors}
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def save_plot(comparison: Comparison, title: str, path: pathlib.Path) -> None:
+    """Draws the ULP difference of each tensor over the steps.
+
+    Raises:
+      ModuleNotFoundError: if Matplotlib is not installed.
+    """
+    figure = importlib.import_module("matplotlib.figure").Figure(
+        figsize=(9, 3.6), layout="constrained"
+    )
+    kinds = [("weights", comparison.weights)]
+    if comparison.accumulators:
+        kinds.append(("accumulators", comparison.accumulators))
+    axes = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False)[0]
+    for ax, (kind, distances) in zip(axes, kinds, strict=True):
+        for name, distance in distances.items():
+            steps = range(1, len(distance.ulp_by_step) + 1)
+            ax.plot(steps, distance.ulp_by_step, label=name, lw=1)
+        ax.set(title=kind, xlabel="step")
+        ax.grid(alpha=0.3)
+    axes[0].set_yscale("symlog", linthresh=1)
+    axes[0].set_ylim(bottom=0)
+    axes[0].set_ylabel("largest difference, ULP")
+    axes[-1].legend(fontsize="x-small", ncols=2)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,100 @@
+"""CLASSP in PyTorch, in its three readings, written from the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+
+class Classp(torch.optim.Optimizer):
+    """One readable function a reading, to hold the JAX transformations to.
+
+    Args:
+      params: parameters, as for any PyTorch optimizer.
+      lr: the learning rate.
+      threshold: compared with the squared gradient.
+      power: p.
+      eps: added to the sum inside the root.
+      apply_decay: whether to divide by the root of the sum; like all of these, it may
+        be changed between steps in ``param_groups``.
+      reading: "algorithm1", "equation1" or "released".
+    """
+
+    def __init__(
+        self,
+        params: Iterable[torch.nn.Parameter],
+        lr: float = 0.2,
+        threshold: float = 0.5,
+        power: float = 1.0,
+        eps: float = 1e-5,
+        apply_decay: bool = True,
+        reading: str = "algorithm1",
+    ) -> None:
+        defaults = dict(
+            lr=lr, threshold=threshold, power=power, eps=eps, apply_decay=apply_decay
+        )
+        super().__init__(params, defaults)
+        self._update = {
+            "algorithm1": _algorithm1,
+            "equation1": _equation1,
+            "released": _released,
+        }[reading]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Updates every parameter that has a gradient, in place."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for w in group["params"]:
+                if w.grad is None:
+                    continue
+                state = self.state[w]
+                if "grad_sum" not in state:
+                    state["grad_sum"] = torch.zeros_like(w)
+                self._update(w, w.grad, state["grad_sum"], group)
+        return loss
+
+
+def _root(x: torch.Tensor, power: float) -> torch.Tensor:
+    if power == 1:
+        return x
+    return x.sqrt() if power == 2 else x.pow(1 / power)
+
+
+def _algorithm1(
+    w: torch.Tensor, grad: torch.Tensor, grad_sum: torch.Tensor, group: dict[str, Any]
+) -> None:
+    # Line 9, element by element; an element that isn't finite is never above.
+    above = (grad**2 > group["threshold"]) & grad.isfinite()
+    grad = torch.where(above, grad, 0.0)
+    grad_sum += grad.abs() ** group["power"]  # Line 11.
+    if group["apply_decay"]:
+        grad = grad / _root(group["eps"] + grad_sum, group["power"])  # Line 14.
+    w -= group["lr"] * grad  # Line 15.
+
+
+def _equation1(
+    w: torch.Tensor, grad: torch.Tensor, grad_sum: torch.Tensor, group: dict[str, Any]
+) -> None:
+    above = (grad**2 > group["threshold"]) & grad.isfinite()
+    step = grad
+    if group["apply_decay"]:  # The sum runs to t - 1: this step's comes after.
+        step = grad / _root(group["eps"] + grad_sum, group["power"])
+    w -= group["lr"] * torch.where(above, step, 0.0)
+    grad_sum += torch.where(grad.isfinite(), grad.abs() ** group["power"], 0.0)
+
+
+def _released(
+    w: torch.Tensor, grad: torch.Tensor, grad_sum: torch.Tensor, group: dict[str, Any]
+) -> None:
+    # A bool is compared with the threshold, and |g| is summed whatever the power.
+    if bool((grad**2 != 0).any()) > group["threshold"]:
+        grad_sum += grad.abs()
+        if group["apply_decay"]:
+            grad = grad / _root(group["eps"] + grad_sum, group["power"])
+        w -= group["lr"] * grad

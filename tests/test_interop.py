@@ -1,0 +1,537 @@
+"""Weights and accumulators between PyTorch and JAX, and training that goes on."""
+
+import copy
+import functools
+import pickle
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+from flax import nnx
+
+import classp_jax
+from classp_jax import interop
+from examples.cnn import CNN
+from tests.reference import cnn
+from tests.reference.optimizer import Classp
+
+LAYOUT = {
+    **interop.kernel_and_bias("conv"),
+    **interop.kernel_and_bias("dense", "fc", flattened=(3, 2, 5)),
+    **interop.scale_and_bias("norm", "layers.norm"),
+    "embedding": interop.Tensor("words.weight"),
+}
+SHAPES = {
+    "conv": {"kernel": (5, 4, 2, 3), "bias": (3,)},
+    "dense": {"kernel": (30, 6), "bias": (6,)},
+    "norm": {"scale": (7,), "bias": (7,)},
+    "embedding": (8, 7),
+}
+TORCH_SHAPES = {
+    "conv.weight": (3, 2, 5, 4),
+    "conv.bias": (3,),
+    "fc.weight": (6, 30),
+    "fc.bias": (6,),
+    "layers.norm.weight": (7,),
+    "layers.norm.bias": (7,),
+    "words.weight": (8, 7),
+}
+NAMES = list(TORCH_SHAPES)
+
+
+def zeros(dtype=jnp.float32):
+    return jax.tree.map(
+        lambda shape: jnp.zeros(shape, dtype),
+        SHAPES,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+
+
+def random_tensors(dtype=torch.float32):
+    torch.manual_seed(0)
+    return {key: torch.rand(shape).to(dtype) for key, shape in TORCH_SHAPES.items()}
+
+
+def in_jax(tensors):
+    """What ``tensors`` are in JAX, the flattened weight spelled out row by row."""
+    fc = tensors["fc.weight"]
+    image = fc.reshape(6, 3, 2, 5)
+    dense = torch.empty(30, 6, dtype=fc.dtype)
+    for row, column, channel in np.ndindex(2, 5, 3):
+        dense[(row * 5 + column) * 3 + channel] = image[:, channel, row, column]
+    return {
+        "conv": {
+            "kernel": tensors["conv.weight"].permute(2, 3, 1, 0),
+            "bias": tensors["conv.bias"],
+        },
+        "dense": {"kernel": dense, "bias": tensors["fc.bias"]},
+        "norm": {
+            "scale": tensors["layers.norm.weight"],
+            "bias": tensors["layers.norm.bias"],
+        },
+        "embedding": tensors["words.weight"],
+    }
+
+
+# Weights.
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_params_move_their_axes_and_come_back_to_the_bit(dtype):
+    tensors = random_tensors(getattr(torch, dtype))
+    expected = jax.tree.map(
+        lambda t: t.double().numpy().astype(jnp.dtype(dtype)), in_jax(tensors)
+    )
+    with jax.enable_x64(dtype == "float64"):
+        params = interop.params_from_torch(tensors, LAYOUT, zeros(dtype))
+        chex.assert_trees_all_equal_shapes_and_dtypes(params, expected)
+        chex.assert_trees_all_equal(params, expected)
+        back = interop.params_to_torch(params, LAYOUT)
+    assert list(back) == NAMES
+    for key, tensor in tensors.items():
+        assert back[key].dtype == tensor.dtype
+        assert back[key].is_contiguous()
+        assert torch.equal(back[key], tensor)
+
+
+def test_params_keep_the_structure_dtype_and_placement_of_the_model():
+    tensors = random_tensors()
+    device = jax.devices()[1]
+    params = zeros()
+    params["embedding"] = jax.device_put(params["embedding"], device)
+    params["norm"] = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params["norm"])
+    params = nnx.State(jax.tree.map(nnx.Param, params))
+    new = interop.params_from_torch(tensors, LAYOUT, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(new, params)
+    assert new["embedding"][...].devices() == {device}
+    assert not new["conv"]["bias"][...].committed
+    back = interop.params_to_torch(new, LAYOUT)
+    assert torch.equal(back["fc.weight"], tensors["fc.weight"])
+
+    shapes = jax.eval_shape(zeros)  # The structure is enough.
+    chex.assert_trees_all_equal(
+        interop.params_from_torch(tensors, LAYOUT, shapes),
+        interop.params_from_torch(tensors, LAYOUT, zeros()),
+    )
+
+
+def test_what_is_converted_shares_no_memory():
+    tensors = random_tensors()
+    params = interop.params_from_torch(tensors, LAYOUT, zeros())
+    before = jax.tree.map(np.array, params)
+    back = interop.params_to_torch(params, LAYOUT)
+    for tensor in (*tensors.values(), *back.values()):
+        tensor += 1  # As an optimizer does, in place.
+    chex.assert_trees_all_equal(params, before)
+
+
+def without(mapping, key):
+    return {k: v for k, v in mapping.items() if k != key}
+
+
+@pytest.mark.parametrize(
+    ("changes", "messages"),
+    [
+        ({"fc.bias": None}, ["missing: ['fc.bias'], unexpected: none"]),
+        ({"head.bias": (3,)}, ["missing: none, unexpected: ['head.bias']"]),
+        ({"fc.bias": (5,)}, ["dense.bias", "(6,)", "(5,)"]),
+        (
+            {"conv.weight": (3, 2, 4, 5)},
+            ["conv.kernel", "(5, 4, 2, 3)", "(4, 5, 2, 3)"],
+        ),
+        ({"conv.weight": (3,)}, ["conv.weight", "two axes or more", "(3,)"]),
+        ({"fc.weight": (6, 31)}, ["fc.weight", "(3, 2, 5)", "30 inputs", "(6, 31)"]),
+    ],
+)
+def test_params_from_torch_names_a_wrong_tensor(changes, messages):
+    tensors = random_tensors()
+    for key, shape in changes.items():
+        tensors = without(tensors, key)
+        if shape is not None:
+            tensors[key] = torch.ones(shape)
+    with pytest.raises(ValueError) as info:
+        interop.params_from_torch(tensors, LAYOUT, zeros())
+    for message in messages:
+        assert message in str(info.value)
+
+
+def test_params_from_torch_names_an_array_that_the_layout_lacks():
+    params = {**zeros(), "head": jnp.zeros(3)}
+    with pytest.raises(ValueError, match=r"missing: \['head'\], unexpected: none"):
+        interop.params_from_torch(random_tensors(), LAYOUT, params)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"embedding": None}, r"missing: \['embedding'\], unexpected: none"),
+        ({"head": (3,)}, r"missing: none, unexpected: \['head'\]"),
+        ({"dense": {"kernel": (31, 6), "bias": (6,)}}, r"fc.weight .*got .*\(31, 6\)"),
+        ({"conv": {"kernel": (3,), "bias": (3,)}}, r"conv.weight .*got shape \(3,\)"),
+    ],
+)
+def test_params_to_torch_names_a_wrong_array(changes, message):
+    params = {k: v for k, v in {**SHAPES, **changes}.items() if v is not None}
+    params = jax.tree.map(np.zeros, params, is_leaf=lambda n: isinstance(n, tuple))
+    with pytest.raises(ValueError, match=message):
+        interop.params_to_torch(params, LAYOUT)
+
+
+def test_only_a_kernel_can_be_flattened():
+    with pytest.raises(ValueError, match=r"fc.bias is flattened"):
+        interop.Tensor("fc.bias", flattened=(3, 2))
+
+
+# Accumulators.
+
+
+def labels(params):
+    return {name: "a" if name in ("conv", "norm") else "b" for name in params}
+
+
+def all_but_embedding(params):
+    return {name: name != "embedding" for name in params}
+
+
+WRAPPED = {
+    "plain": lambda make: make(0.1),
+    "chained": lambda make: optax.chain(optax.clip_by_global_norm(1.0), make(0.1)),
+    "masked": lambda make: optax.masked(make(0.1), lambda p: dict.fromkeys(p, True)),
+    "partition": lambda make: optax.partition({"a": make(0.1), "b": make(0.2)}, labels),
+    "injected": lambda make: optax.inject_hyperparams(make, static_args="power")(0.1),
+    "multi_steps": lambda make: optax.MultiSteps(make(0.1), 2),
+}
+READINGS = [classp_jax.classp, classp_jax.classp_equation1, classp_jax.classp_released]
+
+
+def used_optimizer(tensors, names=NAMES):
+    """A PyTorch optimizer in two groups with a step behind it, and its sums."""
+    weights = [torch.nn.Parameter(tensors[name].clone()) for name in names]
+    optimizer = Classp([{"params": weights[:3]}, {"params": weights[3:], "lr": 0.1}])
+    for weight in weights:
+        weight.grad = torch.rand_like(weight) + 1
+    optimizer.step()
+    sums = [optimizer.state[weight]["grad_sum"] for weight in weights]
+    return optimizer, dict(zip(names, sums, strict=True))
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("wrap", WRAPPED)
+def test_grad_sum_round_trip(wrap, reading):
+    torch_optimizer, sums = used_optimizer(random_tensors())
+    state_dict = torch_optimizer.state_dict()
+    opt_state = WRAPPED[wrap](reading).init(zeros())
+    new = interop.grad_sum_from_torch(state_dict, NAMES, LAYOUT, opt_state)
+
+    chex.assert_trees_all_equal_shapes_and_dtypes(new, opt_state)
+    actual = classp_jax.average_grad_sum(new, per_tensor=True)
+    means = jax.tree.map(lambda s: s.mean().item(), in_jax(sums))
+    expected = {
+        jax.tree_util.keystr(path, simple=True, separator="."): mean
+        for path, mean in jax.tree_util.tree_leaves_with_path(means)
+    }
+    assert actual.keys() == expected.keys()
+    for path, mean in expected.items():
+        assert actual[path] == pytest.approx(mean)
+    # All else is as it was.
+    blank = lambda s: interop.with_grad_sum(s, zeros())  # noqa: E731
+    chex.assert_trees_all_equal(blank(new), opt_state)
+
+    fresh = Classp([{"params": g["params"]} for g in torch_optimizer.param_groups])
+    back = interop.grad_sum_to_torch(new, NAMES, LAYOUT, fresh.state_dict())
+    assert fresh.state_dict()["state"] == {}
+    fresh.load_state_dict(back)
+    for group in fresh.param_groups:
+        for weight in group["params"]:
+            assert torch.equal(
+                fresh.state[weight]["grad_sum"],
+                torch_optimizer.state[weight]["grad_sum"],
+            )
+
+
+def test_grad_sum_moves_its_axes_as_the_weights_do():
+    torch_optimizer, sums = used_optimizer(random_tensors())
+    solver = classp_jax.scale_by_accumulated_power_norm()
+    state = interop.grad_sum_from_torch(
+        torch_optimizer.state_dict(), NAMES, LAYOUT, solver.init(zeros())
+    )
+    chex.assert_trees_all_equal(
+        state.grad_sum, jax.tree.map(lambda s: s.numpy(), in_jax(sums))
+    )
+
+
+def test_parameters_left_out_of_both_optimizers():
+    names = [name for name in NAMES if name != "words.weight"]
+    torch_optimizer, sums = used_optimizer(random_tensors(), names)
+    optimizer = optax.masked(classp_jax.classp(0.1), all_but_embedding)
+    opt_state = optimizer.init(zeros())
+    state_dict = torch_optimizer.state_dict()
+    new = interop.grad_sum_from_torch(state_dict, names, LAYOUT, opt_state)
+    back = interop.grad_sum_to_torch(new, names, LAYOUT, state_dict)
+    for index, name in enumerate(names):
+        assert torch.equal(back["state"][index]["grad_sum"], sums[name])
+
+
+def test_a_parameter_without_state_counts_as_zeros():
+    torch_optimizer, _ = used_optimizer(random_tensors())
+    state_dict = torch_optimizer.state_dict()
+    del state_dict["state"][NAMES.index("fc.weight")]
+    opt_state = interop.with_grad_sum(
+        classp_jax.classp(0.1).init(zeros()), jax.tree.map(lambda z: z + 3, zeros())
+    )
+    new = interop.grad_sum_from_torch(state_dict, NAMES, LAYOUT, opt_state)
+    means = classp_jax.average_grad_sum(new, per_tensor=True)
+    assert means["dense.kernel"] == 0
+    assert all(mean >= 1 for path, mean in means.items() if path != "dense.kernel")
+
+
+def test_grad_sum_to_torch_keeps_what_else_the_state_holds():
+    torch_optimizer, _ = used_optimizer(random_tensors())
+    state_dict = torch_optimizer.state_dict()
+    state_dict["state"][0] = {**state_dict["state"][0], "step": 7}
+    before = copy.deepcopy(state_dict)
+    opt_state = classp_jax.classp(0.1).init(zeros())
+    back = interop.grad_sum_to_torch(opt_state, NAMES, LAYOUT, state_dict)
+    assert back["state"][0]["step"] == 7
+    assert back["param_groups"] == before["param_groups"]
+    assert not any(s["grad_sum"].any() for s in back["state"].values())
+    for index, state in state_dict["state"].items():
+        assert torch.equal(state["grad_sum"], before["state"][index]["grad_sum"])
+
+
+@pytest.mark.parametrize("to_torch", [False, True])
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (NAMES[1:], r"names must list the optimizer's 7 parameters, got 6: .*fc.bias"),
+        ([*NAMES[:-1], "head"], r"layout has no entry for head"),
+        (
+            [*NAMES[:-1], NAMES[0]],
+            r"missing: \['embedding'\]|unexpected: \['embedding'\]",
+        ),
+    ],
+)
+def test_grad_sum_names_wrong_names(names, message, to_torch):
+    state_dict = used_optimizer(random_tensors())[0].state_dict()
+    opt_state = classp_jax.classp(0.1).init(zeros())
+    with pytest.raises(ValueError, match=message):
+        if to_torch:
+            interop.grad_sum_to_torch(opt_state, names, LAYOUT, state_dict)
+        else:
+            interop.grad_sum_from_torch(state_dict, names, LAYOUT, opt_state)
+
+
+def test_grad_sum_from_torch_names_a_wrong_tensor():
+    opt_state = classp_jax.classp(0.1).init(zeros())
+    index = NAMES.index("fc.bias")
+
+    def convert(state):
+        state_dict = used_optimizer(random_tensors())[0].state_dict()
+        state_dict["state"][index] = state
+        return interop.grad_sum_from_torch(state_dict, NAMES, LAYOUT, opt_state)
+
+    with pytest.raises(ValueError, match=r"fc.bias must have a grad_sum.*'exp_avg'"):
+        convert({"exp_avg": torch.zeros(6)})
+    with pytest.raises(ValueError, match=r"dense.bias .*\(6,\), got \(1,\)"):
+        convert({"grad_sum": torch.zeros(1)})
+
+    partly = optax.masked(classp_jax.classp(0.1), all_but_embedding).init(zeros())
+    state_dict = used_optimizer(random_tensors())[0].state_dict()
+    with pytest.raises(ValueError, match=r"unexpected: \['embedding'\]"):
+        interop.grad_sum_from_torch(state_dict, NAMES, LAYOUT, partly)
+    with pytest.raises(ValueError, match=r"missing: \['embedding'\]"):
+        interop.grad_sum_to_torch(partly, NAMES, LAYOUT, state_dict)
+
+
+def test_with_grad_sum_takes_any_tree_with_the_paths():
+    opt_state = classp_jax.classp(0.1, accumulator_dtype="bfloat16").init(zeros())
+    nested = jax.tree.map(lambda z: z + 2, zeros())
+    flat = {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(nested)
+    }
+    variables = nnx.State(jax.tree.map(nnx.Param, nested))
+    for grad_sum in (nested, flat, variables):
+        new = interop.with_grad_sum(opt_state, grad_sum)
+        chex.assert_trees_all_equal_shapes_and_dtypes(new, opt_state)
+        assert classp_jax.average_grad_sum(new) == 2
+
+
+@pytest.mark.parametrize(
+    ("grad_sum", "message"),
+    [
+        ({"a": np.ones(2)}, r"missing: \['b'\], unexpected: none"),
+        ({"a": np.ones(2), "b": np.ones(3), "c": np.ones(1)}, r"unexpected: \['c'\]"),
+        ({"a": np.ones(2), "b": np.ones(1)}, r"b must have shape \(3,\), got \(1,\)"),
+    ],
+)
+def test_with_grad_sum_names_a_wrong_tensor(grad_sum, message):
+    opt_state = classp_jax.classp(0.1).init({"a": jnp.zeros(2), "b": jnp.zeros(3)})
+    with pytest.raises(ValueError, match=message):
+        interop.with_grad_sum(opt_state, grad_sum)
+
+
+def test_states_without_or_with_two_accumulators_are_an_error():
+    params = {"a": jnp.zeros(2)}
+    with pytest.raises(ValueError, match="no CLASSP accumulator"):
+        interop.with_grad_sum(optax.adam(0.1).init(params), params)
+    scale = classp_jax.scale_by_accumulated_power_norm()
+    with pytest.raises(ValueError, match="two accumulators of a"):
+        interop.with_grad_sum(optax.chain(scale, scale).init(params), params)
+
+
+# Files and the import.
+
+
+class Stranger:
+    """An object of a class that no checkpoint should hold."""
+
+
+def test_load_reads_tensors_and_refuses_other_objects(tmp_path):
+    torch.save({"weight": torch.arange(3.0), "step": 4}, tmp_path / "tensors.pt")
+    loaded = interop.load(tmp_path / "tensors.pt")
+    assert torch.equal(loaded["weight"], torch.arange(3.0)) and loaded["step"] == 4
+    torch.save(
+        {"weight": torch.arange(3.0), "extra": Stranger()}, tmp_path / "object.pt"
+    )
+    with pytest.raises(pickle.UnpicklingError, match="Stranger"):
+        interop.load(str(tmp_path / "object.pt"))
+
+
+def test_import_brings_in_neither_torch_nor_flax():
+    code = (
+        "import sys, classp_jax;"
+        "assert 'classp_jax.interop' not in sys.modules;"
+        "import classp_jax.interop;"
+        "print([m for m in ('torch', 'flax') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_without_torch_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # As if it weren't installed.
+    with pytest.raises(ImportError, match=r'pip install "classp_jax\[verify\]"'):
+        interop.load("weights.pt")
+    with pytest.raises(ImportError, match=r'pip install "classp_jax\[verify\]"'):
+        interop.params_to_torch(zeros(), LAYOUT)
+
+
+# Training begun in one framework and gone on with in the other.
+
+RATE, BATCH, FIRST_STEPS, SECOND_STEPS = 0.05, 8, 5, 10
+
+
+def random_task(rng, steps):
+    images = rng.normal(size=(steps, BATCH, 28, 28, 1)).astype(np.float32)
+    return images, rng.integers(0, 10, (steps, BATCH))
+
+
+class TorchRun:
+    """The CNN's training in PyTorch, dropout off."""
+
+    def __init__(self):
+        self.model = cnn.CNN().eval()
+        self.optimizer = Classp(self.model.parameters(), lr=RATE, threshold=0.0)
+        self.names = [name for name, _ in self.model.named_parameters()]
+
+    def train(self, task, apply_decay):
+        self.optimizer.param_groups[0]["apply_decay"] = apply_decay
+        for images, labels in zip(*task, strict=True):
+            self.optimizer.zero_grad()
+            logits = self.model(torch.tensor(images).permute(0, 3, 1, 2))
+            loss = torch.nn.functional.cross_entropy(logits, torch.tensor(labels))
+            loss.backward()
+            self.optimizer.step()
+
+
+class JaxRun:
+    """The same in JAX."""
+
+    optimizer = optax.inject_hyperparams(classp_jax.classp, static_args="power")(
+        RATE, apply_decay=0.0
+    )
+
+    def __init__(self, state_dict):
+        self.graphdef, params = nnx.split(CNN(nnx.Rngs(0)), nnx.Param)
+        self.params = interop.params_from_torch(state_dict, interop.CNN_LAYOUT, params)
+        self.opt_state = self.optimizer.init(self.params)
+
+    # The graph is static and the same for all runs: they share a compilation.
+    @staticmethod
+    @functools.partial(jax.jit, static_argnums=0)
+    def step(graphdef, params, opt_state, images, labels):
+        def loss_fn(params):
+            logits = nnx.merge(graphdef, params)(images)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return losses.mean()
+
+        grads = jax.grad(loss_fn)(params)
+        updates, opt_state = JaxRun.optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    def train(self, task, apply_decay):
+        self.opt_state.hyperparams["apply_decay"] = jnp.float32(apply_decay)
+        for batch in zip(*task, strict=True):
+            self.params, self.opt_state = JaxRun.step(
+                self.graphdef, self.params, self.opt_state, *batch
+            )
+
+
+def distance(torch_model, params):
+    """The largest of the tensors' relative differences, in the Euclidean norm."""
+    ours = interop.params_to_torch(params, interop.CNN_LAYOUT)
+    return max(
+        ((ours[key] - theirs).norm() / theirs.norm()).item()
+        for key, theirs in torch_model.state_dict().items()
+    )
+
+
+def test_second_task_goes_on_in_the_other_framework(tmp_path):
+    """Within what the frameworks differ by when each trains on both tasks itself."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    first, second = random_task(rng, FIRST_STEPS), random_task(rng, SECOND_STEPS)
+    in_torch = TorchRun()
+    in_jax = JaxRun(in_torch.model.state_dict())
+    in_torch.train(first, apply_decay=False)
+    in_jax.train(first, apply_decay=False)
+
+    torch.save(in_torch.model.state_dict(), tmp_path / "model.pt")
+    torch.save(in_torch.optimizer.state_dict(), tmp_path / "optimizer.pt")
+    saved = interop.load(tmp_path / "model.pt")
+    from_torch, without_sums = JaxRun(saved), JaxRun(saved)
+    from_torch.opt_state = interop.grad_sum_from_torch(
+        interop.load(tmp_path / "optimizer.pt"),
+        in_torch.names,
+        interop.CNN_LAYOUT,
+        from_torch.opt_state,
+    )
+
+    from_jax = TorchRun()
+    from_jax.model.load_state_dict(
+        interop.params_to_torch(in_jax.params, interop.CNN_LAYOUT)
+    )
+    from_jax.optimizer.load_state_dict(
+        interop.grad_sum_to_torch(
+            in_jax.opt_state,
+            from_jax.names,
+            interop.CNN_LAYOUT,
+            from_jax.optimizer.state_dict(),
+        )
+    )
+
+    for run in (in_torch, in_jax, from_torch, without_sums, from_jax):
+        run.train(second, apply_decay=True)
+    drift = distance(in_torch.model, in_jax.params)
+    assert 0 < drift < 1e-5
+    assert distance(in_torch.model, from_torch.params) < 10 * drift
+    assert distance(from_jax.model, in_jax.params) < 10 * drift
+    assert distance(in_torch.model, without_sums.params) > 0.1
