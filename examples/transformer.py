@@ -92,7 +92,7 @@ class EncoderLayer(nnx.Module):
         # One tensor for queries, keys and values, as in PyTorch: what CLASSP measures
         # a tensor (a mask, a mean) then means the same in both.
         self.in_proj = nnx.Linear(
-            width, 3 * width, kernel_init=nnx.initializers.xavieruniform(), rngs=rngs
+            width, 3 * width, kernel_init=nnx.initializers.xavier_uniform(), rngs=rngs
         )
         out_init = uniform(width)["kernel_init"]
         self.out_proj = nnx.Linear(width, width, kernel_init=out_init, rngs=rngs)

@@ -28,10 +28,12 @@ class Comparison(NamedTuple):
     Attributes:
       weights: a distance for each tensor.
       accumulators: likewise; empty where the PyTorch optimizer keeps none.
+      moved: whether any weight is not what it was.
     """
 
     weights: dict[str, Distance]
     accumulators: dict[str, Distance]
+    moved: bool
 
 
 def compare(
@@ -118,4 +120,10 @@ def compare(
         grad_sum = optax.tree.get(opt_state, "grad_sum")
         for name, leaf in _paths.by_path(grad_sum).items():
             accumulators[name].add(np.asarray(leaf), expected[name], tolerance)
-    return Comparison(weights, accumulators if found_accumulator else {})
+    moved = any(
+        np.any(np.asarray(new) != np.asarray(old))
+        for new, old in zip(
+            jax.tree.leaves(params), jax.tree.leaves(problem.params), strict=True
+        )
+    )
+    return Comparison(weights, accumulators if found_accumulator else {}, moved)

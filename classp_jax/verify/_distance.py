@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,25 +28,21 @@ def differences(
 ) -> Differences:
     """Compares two arrays (steps, *shape) of one floating dtype, step by step."""
     actual, expected = (np.reshape(x, (len(x), -1)) for x in (actual, expected))
-    difference = np.abs(np.subtract(actual, expected, dtype=np.float64))
-    # What is not a number on both sides agrees; on one side alone it does not.
-    nan = np.isnan(actual), np.isnan(expected)
-    difference = np.where(nan[0] & nan[1], 0.0, difference)
-    difference = np.where(nan[0] ^ nan[1], np.inf, difference)
     rms = np.maximum(root_mean_square(expected), smallest_scale)
     scale = np.maximum(np.abs(expected), rms)
     tiny = np.finfo(expected.dtype).tiny
-    unit = np.spacing(np.maximum(scale, tiny).astype(expected.dtype))
-    return Differences(
-        *(
-            np.max(values, axis=1, initial=0.0)
-            for values in (
-                difference,
-                difference / np.where(scale > 0, scale, 1.0),
-                difference / unit.astype(np.float64),
-            )
-        )
-    )
+    agree = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
+
+    def largest(unit: Any) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            difference = np.abs(np.subtract(actual, expected, dtype=np.float64))
+            quotient = np.where(agree, 0.0, difference / unit)
+        # Not a number where one side alone is not finite: as far apart as can be.
+        return np.max(np.nan_to_num(quotient, nan=np.inf), axis=1, initial=0.0)
+
+    with np.errstate(invalid="ignore"):
+        unit = np.spacing(np.maximum(scale, tiny).astype(expected.dtype))
+    return Differences(largest(1.0), largest(np.maximum(scale, tiny)), largest(unit))
 
 
 def root_mean_square(array: np.ndarray) -> np.ndarray:

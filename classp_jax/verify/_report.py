@@ -46,8 +46,9 @@ def first_over(comparison: Comparison) -> tuple[int, str] | None:
     """The first step over the tolerance and what was over; None if nothing was."""
     over = [
         (distance.first_over, f"{kind} of {name}")
-        for kind, distances in zip(
-            ("the weight", "the accumulator"), comparison, strict=True
+        for kind, distances in (
+            ("the weight", comparison.weights),
+            ("the accumulator", comparison.accumulators),
         )
         for name, distance in distances.items()
         if distance.first_over is not None
@@ -62,7 +63,10 @@ def save_json(
     tensors = {
         name: {
             kind: dataclasses.asdict(distances[name])
-            for kind, distances in zip(("weight", "grad_sum"), comparison, strict=True)
+            for kind, distances in (
+                ("weight", comparison.weights),
+                ("grad_sum", comparison.accumulators),
+            )
             if name in distances
         }
         for name in comparison.weights

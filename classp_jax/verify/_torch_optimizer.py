@@ -127,9 +127,9 @@ class PhasedOptimizer:
         try:
             self._optimizer = optimizer_class(parameters, **arguments)
         except Exception as error:
-            given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
             raise InputError(
-                f"{name}(params, {given}) fails: {type(error).__name__}: {error}"
+                f"{name}(params, {_listed(arguments)}) fails:"
+                f" {type(error).__name__}: {error}"
             ) from error
         for key, (first, then) in self._constructor.items():
             in_groups = all(key in group for group in self._optimizer.param_groups)
@@ -142,7 +142,7 @@ class PhasedOptimizer:
         if options["apply_decay"][0] != options["apply_decay"][1] and not decay:
             raise InputError(
                 f"{name} has no argument {' or '.join(NAMES['apply_decay'])} to open"
-                " the decay with; --decay-from 0 leaves it open throughout"
+                " the decay with; --decay-from 0 leaves it open from the start"
             )
 
     def step(self, phase: int) -> None:
@@ -151,7 +151,14 @@ class PhasedOptimizer:
             for key, values in self._constructor.items():
                 if key in group:
                     group[key] = values[phase]
-        self._optimizer.step(**{k: values[phase] for k, values in self._step.items()})
+        arguments = {key: values[phase] for key, values in self._step.items()}
+        try:
+            self._optimizer.step(**arguments)
+        except Exception as error:
+            raise InputError(
+                f"{type(self._optimizer).__name__}.step({_listed(arguments)}) fails:"
+                f" {type(error).__name__}: {error}"
+            ) from error
 
     def accumulator(
         self, parameter: torch.nn.Parameter, key: str
@@ -180,3 +187,7 @@ def _filled(
         if name in parameters
     }
     return {**filled, **given}
+
+
+def _listed(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())

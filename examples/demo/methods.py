@@ -9,8 +9,8 @@ import classp_jax
 # Each learning rate is the best of its neighbours: results/demo_sweep/demo.md.
 METHODS: dict[str, dict[str, Any]] = {
     "sgd": dict(learning_rate=0.1),
-    "adam": dict(learning_rate=0.001),
-    "adagrad": dict(learning_rate=0.1),
+    "adam": dict(learning_rate=0.0005),
+    "adagrad": dict(learning_rate=0.05),
     "classp": dict(learning_rate=0.05, threshold=0.0, power=1.0, eps=1e-5),
 }
 

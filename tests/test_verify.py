@@ -1,0 +1,210 @@
+"""The verification command, as a user calls it."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from classp_jax.verify.__main__ import main
+from classp_jax.verify._distance import Distance, differences
+from tests import helpers
+
+MINE = str(pathlib.Path(__file__).parent / "reference" / "mistakes.py")
+
+
+def verify(arguments, *more):
+    return main([*arguments.split(), *more])
+
+
+@pytest.mark.parametrize("mode", ["lockstep", "free-running"])
+@pytest.mark.parametrize("problem", ["random", "cnn", "transformer"])
+@pytest.mark.parametrize("reading", helpers.READINGS)
+def test_passes_for_every_reading_problem_and_mode(reading, problem, mode, capsys):
+    steps = 60 if problem == "random" else 6
+    arguments = f"--reading {reading} --problem {problem} --mode {mode} --steps {steps}"
+    assert verify(arguments) == 0
+    output = capsys.readouterr().out
+    assert "AGREE: every difference is within" in output
+    assert "grad_sum" in output
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("power", [0.5, 1, 1.5, 2, 3])
+@pytest.mark.parametrize("reading", helpers.READINGS)
+def test_passes_for_every_power_and_dtype(reading, power, dtype):
+    arguments = f"--reading {reading} --power {power} --dtype {dtype} --steps 60"
+    assert verify(arguments) == 0
+
+
+def test_passes_in_float64_on_a_model(capsys):
+    arguments = "--problem cnn --mode free-running --dtype float64 --steps 4"
+    assert verify(arguments) == 0
+    assert "within 1e-10" in capsys.readouterr().out
+
+
+def test_passes_with_values_that_change_with_the_phase():
+    arguments = "--threshold 0.25 0 --learning-rate 0.1 0.5 --eps 1e-5 1e-2 --steps 40"
+    assert verify(f"{arguments} --decay-from 10") == 0
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "InclusiveThreshold",
+        "CurrentStepLeftOut",
+        "PowerDropped",
+        "EpsilonOutsideTheRoot",
+        "MaskAfterAccumulation",
+    ],
+)
+def test_finds_each_small_mistake(mistake, capsys):
+    arguments = "--power 2 --eps 1e-3 --torch-optimizer"
+    assert verify(arguments, f"{MINE}:Right") == 0
+    assert verify(arguments, f"{MINE}:{mistake}") == 1
+    assert "DIFFERENT: the " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("problem", ["random", "cnn"])
+@pytest.mark.parametrize("power", [1, 2])
+def test_works_on_the_published_arguments(power, problem):
+    arguments = f"--reading released --power {power} --problem {problem} --steps 10"
+    assert verify(arguments, "--torch-optimizer", f"{MINE}:Published") == 0
+
+
+def test_published_class_is_not_algorithm_1(capsys):
+    assert verify("--torch-optimizer", f"{MINE}:Published") == 1
+    assert "from step 1 on" in capsys.readouterr().out
+
+
+def test_given_arguments_take_precedence_and_may_differ_by_phase():
+    optimizer = ("--torch-optimizer", f"{MINE}:Published")
+    arguments = "--reading released --steps 20 --learning-rate 0.1 0.3"
+    assert verify(arguments, *optimizer) == 0
+    same = ("--torch-args", "lr=7", "--torch-step-args", "lr=0.1,0.3")
+    assert verify(arguments, *optimizer, *same) == 0
+    other = ("--torch-step-args", "lr=0.1,0.4", "apply_scaling=False,True")
+    assert verify(arguments, *optimizer, *other) == 1
+
+
+def test_compares_weights_alone_where_there_is_no_accumulator(capsys):
+    arguments = "--threshold 0 --decay-from 1000 --steps 20 --torch-optimizer"
+    assert verify(arguments, f"{MINE}:NoAccumulator") == 0
+    output = capsys.readouterr().out
+    assert "the weights alone are compared" in output
+    assert "grad_sum  " not in output
+
+
+def test_a_run_in_which_nothing_moves_does_not_pass(capsys):
+    assert verify("--problem cnn --steps 2 --threshold 1e6") == 2
+    assert "no weight moved" in capsys.readouterr().err
+
+
+def test_writes_json_and_plot(tmp_path):
+    figures, plot = tmp_path / "figures.json", tmp_path / "drift.png"
+    assert verify("--steps 7 --json", str(figures), "--plot", str(plot)) == 0
+    record = json.loads(figures.read_text())
+    assert record["passed"] is True
+    assert record["settings"]["steps"] == 7
+    for tensor in record["tensors"].values():
+        for kind in ("weight", "grad_sum"):
+            assert len(tensor[kind]["ulp_by_step"]) == 7
+            assert tensor[kind]["first_over"] is None
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--torch-optimizer nowhere.py:A", "no file 'nowhere.py'"),
+        ("--torch-optimizer mine.py", "expected path/to/file.py:ClassName"),
+        (f"--torch-optimizer {MINE}:Absent", "no 'Absent' in"),
+        (f"--torch-optimizer {MINE}:not_a_class", "is not a torch.optim.Optimizer"),
+        (f"--torch-optimizer {MINE}:Right --torch-args mu=1", "no argument 'mu'"),
+        (f"--torch-optimizer {MINE}:Right --torch-step-args x=1", "no argument 'x'"),
+        (f"--torch-optimizer {MINE}:Right --torch-args lr", "expected name=value"),
+        (f"--torch-optimizer {MINE}:Right --torch-args lr=1,2,3", "one value or two"),
+        (
+            f"--torch-optimizer {MINE}:Right --torch-args lr='x'",
+            "Right.step() fails: TypeError",
+        ),
+        (f"--torch-optimizer {MINE}:NoDecay", "no argument apply_decay"),
+        (f"--torch-optimizer {MINE}:FixedDecay", "can't change 'apply_decay'"),
+        ("--threshold -1", "must be finite, 0 or more, got -1"),
+        ("--threshold 1 2 3", "one value or two, got 3"),
+        ("--power 0", "must be finite and above 0, got 0"),
+        ("--steps 0", "must be 1 or more, got 0"),
+        ("--steps many", "invalid _positive_int value"),
+        ("--reading equation2", "invalid choice: 'equation2'"),
+        ("--nonsense", "unrecognized arguments: --nonsense"),
+        ("--steps 2 --json /nowhere/at/all.json", "No such file or directory"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(arguments, message, capsys):
+    try:
+        code = verify(arguments)
+    except SystemExit as error:
+        code = error.code
+    assert code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    lines = [line for line in lines if "step/s" not in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+
+
+def test_a_file_that_cannot_be_imported_is_named(tmp_path, capsys):
+    broken = tmp_path / "broken.py"
+    broken.write_text("import nothing_of_the_kind\n")
+    assert verify("--torch-optimizer", f"{broken}:Any") == 2
+    assert "nothing_of_the_kind" in capsys.readouterr().err
+
+
+def test_missing_torch_is_one_clear_line():
+    code = (
+        "import sys; sys.modules['torch'] = None;"
+        "from classp_jax.verify.__main__ import main; sys.exit(main([]))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        "error: torch is not installed: pip install 'classp_jax[verify]'"
+    ]
+
+
+def test_runs_as_a_module():
+    command = [sys.executable, "-m", "classp_jax.verify", "--steps", "3"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip().splitlines()[-1].startswith("AGREE")
+
+
+def test_differences_are_relative_to_value_or_root_mean_square():
+    expected = np.array([[3.0, 0.0, 4.0, 0.0]], np.float32)
+    actual = expected + np.array([[0.0, 0.25, 0.0, 0.0]], np.float32)
+    absolute, relative, ulp = differences(actual, expected)
+    assert absolute[0] == 0.25
+    assert relative[0] == 0.25 / 2.5
+    assert ulp[0] == 0.25 / np.spacing(np.float32(2.5))
+
+
+def test_differences_see_what_is_not_finite():
+    nan, one = np.array([[np.nan]], np.float32), np.array([[1.0]], np.float32)
+    assert differences(nan, nan).absolute[0] == 0
+    assert differences(nan, one).relative[0] == np.inf
+    assert differences(one, nan).absolute[0] == np.inf
+    assert differences(one * np.inf, one * np.inf).relative[0] == 0
+    assert differences(one * np.inf, one).relative[0] == np.inf
+
+
+def test_distance_remembers_the_first_step_over_the_tolerance():
+    distance = Distance(())
+    for actual in (1.0, 1.5, 1.0):
+        distance.add(np.float32(actual), np.float32(1.0), tolerance=0.1)
+    assert distance.first_over == 2
+    assert distance.absolute == 0.5
+    assert distance.ulp_by_step[0] == distance.ulp_by_step[2] == 0
