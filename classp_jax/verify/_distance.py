@@ -38,7 +38,8 @@ def differences(
             difference = np.abs(np.subtract(actual, expected, dtype=np.float64))
             quotient = np.where(agree, 0.0, difference / unit)
         # Not a number where one side alone is not finite: as far apart as can be.
-        return np.max(np.nan_to_num(quotient, nan=np.inf), axis=1, initial=0.0)
+        quotient = np.where(np.isnan(quotient), np.inf, quotient)
+        return np.asarray(np.max(quotient, axis=1, initial=0.0))
 
     with np.errstate(invalid="ignore"):
         unit = np.spacing(np.maximum(scale, tiny).astype(expected.dtype))
