@@ -9,7 +9,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_python_snippets_run_as_written():
+def test_python_snippets_run_as_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(snippets) >= 4
     namespace = {}
@@ -17,7 +18,7 @@ def test_python_snippets_run_as_written():
         exec(snippet, namespace)
 
 
-@pytest.mark.parametrize("result", ["demo.md", "train_step.md"])
+@pytest.mark.parametrize("result", ["demo.md", "train_step.md", "verify.txt"])
 def test_tables_are_the_committed_results(result):
     assert (ROOT / "results" / result).read_text().strip() in README
 

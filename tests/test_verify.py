@@ -61,7 +61,7 @@ def test_passes_with_values_that_change_with_the_phase():
     ],
 )
 def test_finds_each_small_mistake(mistake, capsys):
-    arguments = "--power 2 --eps 1e-3 --torch-optimizer"
+    arguments = "--power 2 --torch-optimizer"
     assert verify(arguments, f"{MINE}:Right") == 0
     assert verify(arguments, f"{MINE}:{mistake}") == 1
     assert "DIFFERENT: the " in capsys.readouterr().out

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 _Number = TypeVar("_Number", int, float)
 _HYPERPARAMETERS = ("learning_rate", "threshold", "eps")
-# 0.25 has an exact root, which the gradient streams hit. On the models a threshold
-# makes two correct runs jump apart wherever a gradient is close to it, and so does
-# Equation 1 with a small eps, where a weight without history meets its first gradient.
+# 0.25 has an exact root, which the gradient streams hit, and an eps of 0.01 is large
+# enough for its place in the formula to show. On the models a threshold makes two
+# correct runs jump apart wherever a gradient is close to it, and so does Equation 1
+# with a small eps, where a weight without history meets its first gradient.
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "random": dict(steps=100, learning_rate=[0.1], threshold=[0.25], eps=[1e-5]),
+    "random": dict(steps=100, learning_rate=[0.1], threshold=[0.25], eps=[0.01]),
     "cnn": dict(steps=20, learning_rate=[0.01], threshold=[0.0], eps=[0.1]),
     "transformer": dict(steps=20, learning_rate=[0.01], threshold=[0.0], eps=[0.1]),
 }
