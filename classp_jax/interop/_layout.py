@@ -17,11 +17,11 @@ class Tensor:
     Attributes:
       key: its key in the PyTorch model's ``state_dict``.
       is_kernel: whether it is the weight of a linear layer or a convolution, which
-        PyTorch keeps as (out, in, *window) and JAX as (*window, in, out). Any other
-        tensor is the same in both.
+        PyTorch keeps as ``(out, in, *window)`` and JAX as ``(*window, in, out)``. Any
+        other tensor is the same in both.
       flattened: for the weight of a linear layer that reads a flattened image, the
-        image's (channels, *window), the order in which PyTorch flattens it; JAX
-        flattens (*window, channels).
+        image's ``(channels, *window)``, the order in which PyTorch flattens it; JAX
+        flattens ``(*window, channels)``.
 
     Raises:
       ValueError: if ``flattened`` is given for a tensor that is no kernel.
