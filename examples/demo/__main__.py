@@ -20,14 +20,17 @@ def main(argv: list[str] | None = None) -> None:
     parser = _parser()
     args = parser.parse_args(argv)
     configurations = _configurations(args)
-    try:  # Before the first hour of training, not after it.
+    try:  # All of them before the first is trained.
         for method, hyperparameters in configurations.values():
             make_optimizer(method, hyperparameters, task_b_start=0)
     except (TypeError, ValueError) as error:
         parser.error(str(error))
     if args.batch_size > TRAIN_SIZE:
         parser.error(f"--batch-size must be at most {TRAIN_SIZE}, the training images")
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out: {error}")
 
     runs = {
         label: [
@@ -103,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed",
         nargs="+",
-        type=int,
+        type=_natural_int,
         default=[0],
         help="of the data split, the permutation, the weights, the dropout and the"
         " order; several give means and deviations",
@@ -141,6 +144,13 @@ def _parser() -> argparse.ArgumentParser:
         help="folder for demo.md and demo.png",
     )
     return parser
+
+
+def _natural_int(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+    return value
 
 
 def _positive_int(text: str) -> int:

@@ -109,6 +109,8 @@ def test_table_means_over_seeds():
     [
         ("--methods rmsprop", "invalid choice: 'rmsprop'"),
         ("--epochs 0 1", "must be 1 or more, got 0"),
+        ("--seed -1", "must be 0 or more, got -1"),
+        ("--out pyproject.toml", "File exists"),
         ("--batch-size 4001", "at most 4000"),
         ("--threshold -1", "threshold must be finite and at least 0"),
         ("--learning-rate nan", "must be finite and above 0, got nan"),
