@@ -55,6 +55,18 @@ def check_switch(name: str, value: Any) -> None:
         check_number(name, value)
 
 
+def check_floating_dtype(name: str, value: Any) -> None:
+    """Raises unless ``value`` is a floating dtype or None."""
+    if value is None:
+        return
+    try:
+        is_floating = jnp.issubdtype(jnp.dtype(value), jnp.floating)
+    except TypeError:
+        is_floating = False
+    if not is_floating:
+        raise TypeError(f"{name} must be a floating dtype, got {value!r}.")
+
+
 def _known_number(name: str, value: Any) -> float | None:
     """``value`` as a float, or None where it is known only at run time."""
     if callable(value):

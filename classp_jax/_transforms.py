@@ -290,21 +290,18 @@ def accumulate_and_scale(
 ) -> optax.GradientTransformationExtraArgs:
     """Divides by the ``root_power``-th root of a sum of ``sum_power``-th powers."""
     _hyperparameters.check_positive("eps", eps)
-    if accumulator_dtype is not None and not jnp.issubdtype(
-        accumulator_dtype, jnp.floating
-    ):
-        raise TypeError(
-            f"accumulator_dtype must be a floating dtype, got {accumulator_dtype!r}."
-        )
+    _hyperparameters.check_floating_dtype("accumulator_dtype", accumulator_dtype)
 
     def init_fn(params: optax.Params) -> ScaleByAccumulatedPowerNormState:
         _refuse_complex(params)
-        grad_sum = jax.tree.map(
-            lambda p: jnp.zeros_like(
-                p, dtype=accumulator_dtype or _at_least_float32(jnp.result_type(p))
-            ),
-            params,
-        )
+
+        def zeros(p: jax.typing.ArrayLike) -> jax.Array:
+            dtype = accumulator_dtype
+            if dtype is None:
+                dtype = _at_least_float32(jnp.result_type(p))
+            return jnp.zeros_like(p, dtype=dtype)
+
+        grad_sum = jax.tree.map(zeros, params)
         return ScaleByAccumulatedPowerNormState(jnp.zeros([], jnp.int32), grad_sum)
 
     def update_fn(

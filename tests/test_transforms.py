@@ -202,6 +202,7 @@ class AllTransformsTest(chex.TestCase):
         (jnp.float64, None, jnp.float64),
         (jnp.float32, jnp.bfloat16, jnp.bfloat16),
         (jnp.float64, "float32", jnp.float32),
+        (jnp.float64, np.dtype(np.float32), jnp.float32),
         (jnp.bfloat16, jnp.float64, jnp.float64),
     ],
 )
@@ -309,6 +310,7 @@ WRONG_EVERYWHERE = [
     ("apply_decay", np.array([True, False]), TypeError),
     ("accumulator_dtype", jnp.int32, TypeError),
     ("accumulator_dtype", jnp.complex64, TypeError),
+    ("accumulator_dtype", "float33", TypeError),
 ]
 
 
