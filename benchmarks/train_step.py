@@ -25,15 +25,14 @@ HYPERPARAMETERS = {"threshold": 0.0, "power": 1.0, "eps": 1e-5, "apply_decay": T
 
 
 def jax_loop(images, labels, batches):
-    """A function that runs a step on each of the given batches."""
+    """A function that makes a step on each of the batches."""
     trainer = Trainer(CNN(nnx.Rngs(0)), classp_jax.classp(0.01, **HYPERPARAMETERS))
     state = trainer.init(0)
     images, labels = jax.device_put((images, labels))
 
     def run():
         nonlocal state
-        for batch in batches:
-            state, _ = trainer.train_step(state, images, labels, batch)
+        state, _ = trainer.train_steps(state, images, labels, batches)
         jax.block_until_ready(state)
 
     return run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -54,7 +56,8 @@ def classp(
 
     Raises:
       ValueError: if ``threshold`` is negative, ``power`` or ``eps`` not above 0, or
-        any hyperparameter not finite or not a scalar.
+        any hyperparameter not finite or not a scalar. (An injected value is checked
+        wherever it is known, so not inside a compiled step.)
       TypeError: if ``power`` is an array or a schedule, another hyperparameter
         neither a number nor a schedule, or ``accumulator_dtype`` not a floating one.
 
@@ -85,7 +88,8 @@ def classp(
 
     .. seealso:: :func:`classp_equation1`, :func:`classp_released`
     """
-    return optax.chain(
+    return _chain(
+        learning_rate,
         _transforms.threshold_mask(threshold),
         _transforms.decay_gate(
             _transforms.scale_by_accumulated_power_norm(
@@ -93,7 +97,6 @@ def classp(
             ),
             apply_decay,
         ),
-        _scale_by_learning_rate(learning_rate),
     )
 
 
@@ -155,7 +158,8 @@ def classp_equation1(
     References:
       Ludwig, `CLASSP <https://arxiv.org/abs/2405.09637>`_, 2024: Equation 1.
     """
-    return optax.chain(
+    return _chain(
+        learning_rate,
         _transforms.threshold_mask(
             threshold,
             inner=_transforms.decay_gate(
@@ -168,7 +172,6 @@ def classp_equation1(
                 apply_decay,
             ),
         ),
-        _scale_by_learning_rate(learning_rate),
     )
 
 
@@ -198,7 +201,8 @@ def classp_released(
     this arithmetic.
 
     A gradient that isn't finite reaches weight and sum, as it does there; the other
-    readings leave such elements out.
+    readings leave such elements out. Where the hardware flushes denormals to zero, as
+    XLA does on a CPU, a tensor whose gradients are all below 1e-19 counts as zero.
 
     Args:
       learning_rate: as for :func:`classp`.
@@ -232,7 +236,8 @@ def classp_released(
     """
     _hyperparameters.check_not_negative("threshold", threshold)
     _hyperparameters.check_static_positive("power", power)
-    return optax.chain(
+    return _chain(
+        learning_rate,
         _transforms.mask_updates(
             lambda g, theta: jnp.any(jnp.square(g) != 0).astype(jnp.float32) > theta,
             threshold,
@@ -248,16 +253,33 @@ def classp_released(
             ),
             apply_decay,
         ),
-        _scale_by_learning_rate(learning_rate),
     )
 
 
-def _scale_by_learning_rate(
+def _chain(
     learning_rate: optax.ScalarOrSchedule,
-) -> optax.GradientTransformation:
+    *transformations: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Chains them with the learning rate, in at least float32 from end to end.
+
+    Updates go back to the gradient's dtype once, at the end: g / eps may overflow
+    float16 where alpha * g / eps doesn't.
+    """
     _hyperparameters.check_number("learning_rate", learning_rate)
-    # As a schedule, since Optax then casts the rate to each update's dtype; an
-    # injected float32 rate would turn bfloat16 updates into float32.
-    return optax.scale_by_learning_rate(
-        lambda step: _hyperparameters.at_step(learning_rate, step)
-    )
+    chained = optax.chain(*transformations, optax.scale_by_learning_rate(learning_rate))
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        wide = jax.tree.map(
+            lambda g: jnp.asarray(g, _transforms.at_least_float32(jnp.result_type(g))),
+            updates,
+        )
+        wide, state = chained.update(wide, state, params, **extra_args)
+        updates = jax.tree.map(lambda u, g: u.astype(jnp.result_type(g)), wide, updates)
+        return updates, state
+
+    return optax.GradientTransformationExtraArgs(chained.init, update_fn)

@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import math
+from numbers import Number
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 
-def at_step(value: bool | optax.ScalarOrSchedule, step: jax.Array) -> Any:
-    """The value of a hyperparameter at a step."""
-    return value(step) if callable(value) else value
+def at_step(name: str, value: bool | optax.ScalarOrSchedule, count: jax.Array) -> Any:
+    """The value of a hyperparameter at a step; raises if a schedule's is no scalar."""
+    if not callable(value):
+        return value
+    scheduled = value(count)
+    _check_scalar(name, scheduled)
+    return scheduled
+
+
+def initial_count(params: optax.Params) -> jax.Array:
+    """Step 0, on all devices of the parameters' mesh if they have one.
+
+    A jitted step would leave it there, and a second call compile again.
+    """
+    count = jnp.zeros([], jnp.int32)
+    for leaf in jax.tree.leaves(params):
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+            sharding = leaf.sharding
+            if isinstance(sharding, NamedSharding):
+                everywhere = PartitionSpec()  # type: ignore[no-untyped-call]
+                count = jax.device_put(count, NamedSharding(sharding.mesh, everywhere))
+                break
+    return count
 
 
 def check_number(name: str, value: Any) -> None:
@@ -38,7 +60,7 @@ def check_positive(name: str, value: Any) -> None:
 
 def check_static_positive(name: str, value: Any) -> None:
     """Raises unless ``value`` is a Python number, finite and above zero."""
-    if isinstance(value, jax.Array) or callable(value):
+    if isinstance(value, jax.Array) or not isinstance(value, Number):
         raise TypeError(
             f"{name} must be a Python number, fixed when the optimizer is built, got"
             f" {value!r}. With optax.inject_hyperparams, pass static_args={name!r}."
@@ -48,10 +70,11 @@ def check_static_positive(name: str, value: Any) -> None:
 
 def check_switch(name: str, value: Any) -> None:
     """Raises unless ``value`` is a schedule, a bool or a finite number."""
-    is_bool = isinstance(value, bool) or (
-        hasattr(value, "dtype") and value.dtype == jnp.bool_ and jnp.ndim(value) == 0
-    )
-    if not is_bool:
+    if isinstance(value, bool):
+        return
+    if hasattr(value, "dtype") and value.dtype == jnp.bool_:
+        _check_scalar(name, value)
+    else:
         check_number(name, value)
 
 
@@ -61,10 +84,13 @@ def check_floating_dtype(name: str, value: Any) -> None:
         return
     try:
         is_floating = jnp.issubdtype(jnp.dtype(value), jnp.floating)
+        bits = 8 * jnp.dtype(value).itemsize if is_floating else 0
     except TypeError:
-        is_floating = False
-    if not is_floating:
-        raise TypeError(f"{name} must be a floating dtype, got {value!r}.")
+        bits = 0
+    if bits < 16:  # Those of 8 bits and less don't promote to others.
+        raise TypeError(
+            f"{name} must be a floating dtype of 16 bits or more, got {value!r}."
+        )
 
 
 def _known_number(name: str, value: Any) -> float | None:
@@ -82,6 +108,15 @@ def _known_number(name: str, value: Any) -> float | None:
             f"{name} must be a number or a schedule, got {value!r} of type"
             f" {type(value).__name__}."
         )
+    _check_scalar(name, value)
+    if isinstance(value, jax.core.Tracer):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _check_scalar(name: str, value: Any) -> None:
     if jnp.ndim(value) != 0:
         raise ValueError(f"{name} must be a scalar, got shape {jnp.shape(value)}.")
-    return None if isinstance(value, jax.core.Tracer) else float(value)

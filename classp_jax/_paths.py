@@ -11,10 +11,11 @@ import numpy as np
 
 def by_path(tree: Any) -> dict[str, Any]:
     """The leaves of a pytree, keyed by path: ``"conv1.kernel"``."""
-    return {
-        path_name(path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    named = {path_name(path): leaf for path, leaf in leaves}
+    if len(named) < len(leaves):  # {"a.b": ...} beside {"a": {"b": ...}}
+        return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    return named
 
 
 def path_name(path: tuple[Any, ...]) -> str:

@@ -10,17 +10,18 @@ import jax.numpy as jnp
 import optax
 
 from classp_jax import _hyperparameters
+from classp_jax._hyperparameters import initial_count
 
 
 class ThresholdMaskState(NamedTuple):
     """State of :func:`threshold_mask`.
 
     Attributes:
-      step: number of updates so far; shape ``()``, dtype ``int32``.
+      count: number of updates so far; shape ``()``, dtype ``int32``.
       inner_state: the state of the inner transformation.
     """
 
-    step: jax.Array
+    count: jax.Array  # type: ignore[assignment]
     inner_state: optax.OptState
 
 
@@ -28,12 +29,12 @@ class ScaleByAccumulatedPowerNormState(NamedTuple):
     """State of :func:`scale_by_accumulated_power_norm`.
 
     Attributes:
-      step: number of updates so far; shape ``()``, dtype ``int32``.
+      count: number of updates so far; shape ``()``, dtype ``int32``.
       grad_sum: the sum of ``|g|^p`` so far, shaped like the parameters; 4 bytes a
         weight unless another accumulator dtype was asked for.
     """
 
-    step: jax.Array
+    count: jax.Array  # type: ignore[assignment]
     grad_sum: optax.Updates
 
 
@@ -41,11 +42,11 @@ class DecayGateState(NamedTuple):
     """State of :func:`decay_gate`.
 
     Attributes:
-      step: number of updates so far; shape ``()``, dtype ``int32``.
+      count: number of updates so far; shape ``()``, dtype ``int32``.
       inner_state: the state of the inner transformation.
     """
 
-    step: jax.Array
+    count: jax.Array  # type: ignore[assignment]
     inner_state: optax.OptState
 
 
@@ -104,7 +105,7 @@ def threshold_mask(
         raise ValueError(f"scope must be 'element' or 'tensor', got {scope!r}.")
 
     def above(g: jax.Array, theta: jax.typing.ArrayLike) -> jax.Array:
-        g = g.astype(_at_least_float32(g.dtype))
+        g = g.astype(at_least_float32(g.dtype))
         theta = jnp.asarray(theta, g.dtype)
         finite = jnp.isfinite(g)
         # At 0 the square must not decide: it underflows where the gradient doesn't.
@@ -131,7 +132,9 @@ def scale_by_accumulated_power_norm(
     :math:`(\varepsilon + s_{t-1})^{1/p}`. With :math:`p = 2` this is AdaGrad whose
     accumulator starts at :math:`\varepsilon`.
 
-    An element that isn't finite adds nothing to the sum, and its update is 0.
+    An element that isn't finite adds nothing to the sum, and its update is 0. One that
+    is finite but whose power overflows the accumulator makes it infinite, and every
+    later update of that weight 0, as in AdaGrad.
 
     Args:
       power: :math:`p > 0`; a Python number, as the compiled program depends on it
@@ -229,7 +232,7 @@ def decay_gate(
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> DecayGateState:
-        return DecayGateState(jnp.zeros([], jnp.int32), inner.init(params))
+        return DecayGateState(initial_count(params), inner.init(params))
 
     def update_fn(
         updates: optax.Updates,
@@ -238,15 +241,15 @@ def decay_gate(
         **extra_args: Any,
     ) -> tuple[optax.Updates, DecayGateState]:
         is_open = jnp.asarray(
-            _hyperparameters.at_step(apply_decay, state.step), jnp.bool_
+            _hyperparameters.at_step("apply_decay", apply_decay, state.count), jnp.bool_
         )
         decayed, inner_state = inner.update(
             updates, state.inner_state, params, **extra_args
         )
         # A select fuses with the arithmetic around it; a branch would copy.
         updates = jax.tree.map(lambda u, g: jnp.where(is_open, u, g), decayed, updates)
-        step = optax.safe_increment(state.step)
-        return updates, DecayGateState(step, inner_state)
+        count = optax.safe_increment(state.count)
+        return updates, DecayGateState(count, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -260,7 +263,8 @@ def mask_updates(
     inner = optax.with_extra_args_support(inner or optax.identity())
 
     def init_fn(params: optax.Params) -> ThresholdMaskState:
-        return ThresholdMaskState(jnp.zeros([], jnp.int32), inner.init(params))
+        _refuse_complex(params)
+        return ThresholdMaskState(initial_count(params), inner.init(params))
 
     def update_fn(
         updates: optax.Updates,
@@ -268,14 +272,15 @@ def mask_updates(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, ThresholdMaskState]:
-        theta = _hyperparameters.at_step(threshold, state.step)
+        _refuse_complex(updates)
+        theta = _hyperparameters.at_step("threshold", threshold, state.count)
         mask = jax.tree.map(lambda g: is_open(jnp.asarray(g), theta), updates)
         updates, inner_state = inner.update(
             updates, state.inner_state, params, **extra_args
         )
         updates = jax.tree.map(lambda m, u: jnp.where(m, u, 0), mask, updates)
-        step = optax.safe_increment(state.step)
-        return updates, ThresholdMaskState(step, inner_state)
+        count = optax.safe_increment(state.count)
+        return updates, ThresholdMaskState(count, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -298,11 +303,11 @@ def accumulate_and_scale(
         def zeros(p: jax.typing.ArrayLike) -> jax.Array:
             dtype = accumulator_dtype
             if dtype is None:
-                dtype = _at_least_float32(jnp.result_type(p))
+                dtype = at_least_float32(jnp.result_type(p))
             return jnp.zeros_like(p, dtype=dtype)
 
         grad_sum = jax.tree.map(zeros, params)
-        return ScaleByAccumulatedPowerNormState(jnp.zeros([], jnp.int32), grad_sum)
+        return ScaleByAccumulatedPowerNormState(initial_count(params), grad_sum)
 
     def update_fn(
         updates: optax.Updates,
@@ -311,10 +316,14 @@ def accumulate_and_scale(
         **extra_args: Any,
     ) -> tuple[optax.Updates, ScaleByAccumulatedPowerNormState]:
         del params, extra_args
-        epsilon = _hyperparameters.at_step(eps, state.step)
+        _refuse_complex(updates)
+        epsilon = _hyperparameters.at_step("eps", eps, state.count)
 
-        def accumulate(g: jax.typing.ArrayLike, s: jax.Array) -> jax.Array:
-            dtype = jnp.promote_types(s.dtype, _at_least_float32(jnp.result_type(g)))
+        # A None among the gradients is a weight without one: Algorithm 1, line 7.
+        def accumulate(g: jax.typing.ArrayLike | None, s: jax.Array) -> jax.Array:
+            if g is None:
+                return s
+            dtype = jnp.promote_types(s.dtype, at_least_float32(jnp.result_type(g)))
             size = jnp.abs(jnp.asarray(g, dtype))
             term = _raise_to(size, sum_power)
             if finite_only:
@@ -322,22 +331,31 @@ def accumulate_and_scale(
             # Algorithm 1, line 11.
             return (s.astype(dtype) + term).astype(s.dtype)
 
-        def scale(g: jax.typing.ArrayLike, s: jax.Array) -> jax.Array:
-            dtype = jnp.promote_types(s.dtype, _at_least_float32(jnp.result_type(g)))
+        def scale(g: jax.typing.ArrayLike | None, s: jax.Array) -> jax.Array | None:
+            if g is None:
+                return None
+            dtype = jnp.promote_types(s.dtype, at_least_float32(jnp.result_type(g)))
             total = jnp.asarray(epsilon, dtype) + s.astype(dtype)
             # Algorithm 1, line 14, less the learning rate.
             gradient = jnp.asarray(g, dtype)
             u = _divide_by_root(gradient, total, root_power)
             if finite_only:
-                u = jnp.where(jnp.abs(gradient) < jnp.inf, u, 0)
+                # A gradient of 0 makes no step, even where eps has underflown.
+                steps = (gradient != 0) & (jnp.abs(gradient) < jnp.inf)
+                u = jnp.where(steps, u, 0)
             return u.astype(jnp.result_type(g))
 
-        grad_sum = jax.tree.map(accumulate, updates, state.grad_sum)
-        updates = jax.tree.map(
-            scale, updates, grad_sum if include_current else state.grad_sum
+        grad_sum = jax.tree.map(
+            accumulate, updates, state.grad_sum, is_leaf=lambda x: x is None
         )
-        step = optax.safe_increment(state.step)
-        return updates, ScaleByAccumulatedPowerNormState(step, grad_sum)
+        updates = jax.tree.map(
+            scale,
+            updates,
+            grad_sum if include_current else state.grad_sum,
+            is_leaf=lambda x: x is None,
+        )
+        count = optax.safe_increment(state.count)
+        return updates, ScaleByAccumulatedPowerNormState(count, grad_sum)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -358,7 +376,8 @@ def _divide_by_root(g: jax.Array, x: jax.Array, power: float) -> jax.Array:
     return g * jnp.power(x, -1.0 / power)
 
 
-def _at_least_float32(dtype: jax.typing.DTypeLike) -> Any:
+def at_least_float32(dtype: jax.typing.DTypeLike) -> Any:
+    """The dtype to compute in: float32 for the shorter ones."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
@@ -366,7 +385,7 @@ def _refuse_complex(params: optax.Params) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if jnp.iscomplexobj(leaf):
             raise ValueError(
-                "CLASSP is defined for real parameters; the parameter"
-                f" {jax.tree_util.keystr(path) or 'tree'} is complex"
+                "CLASSP is defined for real parameters and gradients;"
+                f" {jax.tree_util.keystr(path) or 'this one'} is complex"
                 f" ({jnp.result_type(leaf)})."
             )

@@ -47,13 +47,37 @@ class Trainer:
         )
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def train_steps(
+        self,
+        state: TrainState,
+        inputs: jax.Array,
+        labels: jax.Array,
+        batches: jax.Array,
+    ) -> tuple[TrainState, jax.Array]:
+        """One :meth:`train_step` a batch, in one compiled loop.
+
+        Args:
+          state: the state before the steps; its buffers are donated.
+          inputs: as for :meth:`train_step`.
+          labels: as for :meth:`train_step`.
+          batches: which examples to train on, (steps, batch), integer.
+
+        Returns:
+          The state after the steps and the loss before each of them, (steps,).
+        """
+        return jax.lax.scan(
+            lambda state, batch: self.train_step(state, inputs, labels, batch),
+            state,
+            batches,
+        )
+
     def train_step(
         self, state: TrainState, inputs: jax.Array, labels: jax.Array, batch: jax.Array
     ) -> tuple[TrainState, jax.Array]:
-        """One step on the mean cross-entropy of a batch.
+        """One step on the mean cross-entropy of a batch; a pure function, to be jitted.
 
         Args:
-          state: the state before the step; its buffers are donated.
+          state: the state before the step.
           inputs: all of a task's inputs, (n, ...), as the model takes them.
           labels: all of its classes, (n,), integer.
           batch: which examples to train on, (batch,), integer.

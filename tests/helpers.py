@@ -6,14 +6,8 @@ import numpy as np
 import optax
 import torch
 
-import classp_jax
+from classp_jax.verify._compare import READINGS
 from tests.reference.optimizer import Classp
-
-READINGS = {
-    "algorithm1": classp_jax.classp,
-    "equation1": classp_jax.classp_equation1,
-    "released": classp_jax.classp_released,
-}
 
 
 def jax_trajectory(reading, power):

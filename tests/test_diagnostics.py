@@ -70,6 +70,15 @@ def test_states_without_an_accumulator_are_an_error():
         classp_jax.average_grad_sum(optax.adam(0.1).init(PARAMS))
 
 
+def test_tensors_whose_paths_print_alike_are_all_counted():
+    params = {"a.b": jnp.ones(2), "a": {"b": jnp.ones(2)}}
+    optimizer = classp_jax.classp(0.1)
+    grads = {"a.b": jnp.full(2, 10.0), "a": {"b": jnp.full(2, 1.0)}}
+    _, opt_state = optimizer.update(grads, optimizer.init(params))
+    assert classp_jax.average_grad_sum(opt_state) == 5.5
+    assert len(classp_jax.average_grad_sum(opt_state, per_tensor=True)) == 2
+
+
 def test_update_density():
     optimizer = classp_jax.classp(0.1, threshold=1.0)
     updates, _ = optimizer.update(GRADIENTS, optimizer.init(PARAMS))

@@ -12,7 +12,7 @@ import optax
 import pytest
 from flax import nnx
 from flax.training import train_state
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import classp_jax
 from tests import helpers
@@ -114,6 +114,22 @@ def test_injected_values_equal_the_plain_optimizer(reading):
     chex.assert_trees_all_close(actual, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_changing_an_injected_value_does_not_recompile_in_any_precision(dtype):
+    make_optimizer = optax.inject_hyperparams(
+        classp_jax.classp, static_args="power", hyperparam_dtype=jnp.float32
+    )
+    optimizer = make_optimizer(0.1, threshold=1e-8, eps=1e-8, apply_decay=0.0)
+    params = jnp.ones(3, dtype)
+    update, opt_state = jax.jit(optimizer.update), optimizer.init(params)
+    for value in (0.0, 1.0, 0.0):
+        opt_state = optax.tree.set(opt_state, apply_decay=jnp.float32(value))
+        updates, opt_state = update(params, opt_state, params)
+    assert updates.dtype == dtype
+    assert update._cache_size() == 1
+    assert optax.tree.get(opt_state, "eps") == np.float32(1e-8)
+
+
 @all_readings
 def test_changing_an_injected_value_does_not_recompile(reading):
     optimizer = inject(reading, apply_decay=0.0)
@@ -162,10 +178,12 @@ def test_schedules_equal_injected_schedules_and_changes_by_hand(reading):
     first = dict(learning_rate=0.1, threshold=1e-3, eps=1e-2, apply_decay=False)
     then = dict(learning_rate=0.05, threshold=0.0, eps=1e-1, apply_decay=True)
     params, opt_state = train(make(reading, **first), steps=3)
-    # A number and a schedule make states of one structure: the state carries over.
     params, by_hand_state = train(make(reading, **then), params, 3, opt_state)
     chex.assert_trees_all_close(scheduled, params, rtol=1e-6)
-    chex.assert_trees_all_close(scheduled_state, by_hand_state, rtol=1e-6)
+    chex.assert_trees_all_close(
+        *(optax.tree.get(s, "grad_sum") for s in (scheduled_state, by_hand_state)),
+        rtol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("wrapper", [lambda x: x, jnp.asarray])
@@ -258,18 +276,24 @@ def test_donation_reuses_every_buffer_of_the_state(reading):
     assert not any(x.is_deleted() for x in jax.tree.leaves(new))
 
 
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @all_readings
-def test_state_keeps_each_parameters_sharding_over_eight_devices(reading):
-    mesh = jax.make_mesh((4, 2), ("data", "model"))
+def test_state_keeps_each_parameters_sharding_over_eight_devices(reading, axis_type):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
     shardings = {
         "kernel": NamedSharding(mesh, PartitionSpec("data", "model")),
-        "bias": NamedSharding(mesh, PartitionSpec()),
+        "bias": NamedSharding(mesh, PartitionSpec(None)),
     }
     params = {"kernel": jnp.ones((8, 6)), "bias": jnp.arange(6.0)}
     expected, _ = one_step(make(reading), params)
     params = jax.device_put(params, shardings)
     actual, opt_state = one_step(make(reading), params)
     chex.assert_trees_all_close(actual, expected)
+    before = make(reading).init(params)
+    for old, new in zip(
+        jax.tree.leaves(before), jax.tree.leaves(opt_state), strict=True
+    ):
+        assert new.sharding.is_equivalent_to(old.sharding, old.ndim)
     for tree in (actual, optax.tree.get(opt_state, "grad_sum")):
         for name, sharding in shardings.items():
             assert tree[name].sharding.is_equivalent_to(sharding, tree[name].ndim)
@@ -286,7 +310,10 @@ def one_step(optimizer, params):
         updates, opt_state = optimizer.update(params, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    return step(params, opt_state)
+    result = step(params, opt_state)
+    step(*result)
+    assert step._cache_size() == 1
+    return result
 
 
 @all_readings

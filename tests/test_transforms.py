@@ -256,6 +256,55 @@ class NonFiniteTest(chex.TestCase):
             optax.tree.get(opt_state, "grad_sum"), jnp.abs(self.BAD)
         )
 
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_the_bare_scaling_leaves_bad_elements_out(self):
+        for include_current in (True, False):
+            scale = classp_jax.scale_by_accumulated_power_norm(
+                include_current=include_current
+            )
+            update = self.variant(scale.update)
+            updates, state = update(self.BAD, scale.init(self.BAD))
+            chex.assert_trees_all_equal(updates, jnp.zeros(3))
+            chex.assert_trees_all_equal(state.grad_sum, jnp.zeros(3))
+
+
+class CornersTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_half_precision_is_rounded_once_and_does_not_overflow_between_parts(self):
+        gradient = jnp.array([1.0, 0.5, 100.0])
+        for name, arguments in (
+            ("equation1", dict(learning_rate=1e-3)),
+            ("released", dict(learning_rate=1e-6, power=0.25)),
+            ("algorithm1", dict(learning_rate=0.3)),
+        ):
+            optimizer = helpers.READINGS[name](**arguments)
+            update = self.variant(optimizer.update)
+            exact, _ = update(gradient, optimizer.init(gradient))
+            for dtype in (jnp.float16, jnp.bfloat16):
+                half = gradient.astype(dtype)
+                updates, _ = update(half, optimizer.init(half))
+                chex.assert_trees_all_equal(updates, exact.astype(dtype))
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_a_weight_without_gradient_is_skipped(self):
+        params = {"trained": jnp.ones(2), "integer": jnp.arange(3)}
+        grads = {"trained": jnp.ones(2), "integer": None}
+        for name, make in TRANSFORMS.items():
+            with self.subTest(name):
+                transform = make()
+                state = transform.init(params)
+                updates, new_state = self.variant(transform.update)(grads, state)
+                assert updates["integer"] is None
+                chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_a_zero_gradient_makes_no_step_where_eps_underflows(self):
+        optimizer = classp_jax.classp(0.1, eps=1e-45)
+        gradient = jnp.array([0.0, 1.0])
+        update = self.variant(optimizer.update)
+        updates, _ = update(gradient, optimizer.init(gradient))
+        chex.assert_trees_all_close(updates, jnp.array([0.0, -0.1]))
+
 
 class ReleasedTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
@@ -300,6 +349,8 @@ WRONG_EVERYWHERE = [
     ("power", float("inf"), ValueError),
     ("power", jnp.float32(1), TypeError),
     ("power", lambda step: 1.0, TypeError),
+    ("power", None, TypeError),
+    ("power", 10**400, ValueError),
     ("eps", 0.0, ValueError),
     ("eps", -1e-5, ValueError),
     ("eps", jnp.float32(-1e-5), ValueError),
@@ -307,10 +358,11 @@ WRONG_EVERYWHERE = [
     ("eps", 1j, TypeError),
     ("apply_decay", "yes", TypeError),
     ("apply_decay", None, TypeError),
-    ("apply_decay", np.array([True, False]), TypeError),
+    ("apply_decay", np.array([True, False]), ValueError),
     ("accumulator_dtype", jnp.int32, TypeError),
     ("accumulator_dtype", jnp.complex64, TypeError),
     ("accumulator_dtype", "float33", TypeError),
+    ("accumulator_dtype", jnp.float8_e4m3fn, TypeError),
 ]
 
 
@@ -326,6 +378,22 @@ def test_wrong_arguments_are_named_at_construction(reading, name, value, error):
 def test_unknown_scope():
     with pytest.raises(ValueError, match="scope must be .* got 'layer'"):
         classp_jax.threshold_mask(0.1, scope="layer")
+
+
+@pytest.mark.parametrize("name", ["threshold", "eps", "apply_decay"])
+def test_a_schedule_must_give_a_scalar(name):
+    optimizer = classp_jax.classp(0.1, **{name: lambda step: jnp.ones(3)})
+    with pytest.raises(ValueError, match=f"{name} must be a scalar"):
+        optimizer.update(jnp.ones(3), optimizer.init(jnp.ones(3)))
+
+
+@pytest.mark.parametrize("name", ["threshold_mask", "scale", "decay_gate"])
+def test_complex_gradients_and_parameters_are_refused_by_each_part(name):
+    transform, spectrum = TRANSFORMS[name](), jnp.ones(2, jnp.complex64)
+    with pytest.raises(ValueError, match="complex64"):
+        transform.init(spectrum)
+    with pytest.raises(ValueError, match="complex64"):
+        transform.update(spectrum, transform.init(jnp.ones(2)))
 
 
 @pytest.mark.parametrize("reading", helpers.READINGS)

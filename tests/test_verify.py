@@ -13,6 +13,7 @@ from classp_jax.verify._distance import Distance, differences
 from tests import helpers
 
 MINE = str(pathlib.Path(__file__).parent / "reference" / "mistakes.py")
+EXITS = str(pathlib.Path(__file__).parent / "reference" / "exits.py")
 
 
 def verify(arguments, *more):
@@ -97,9 +98,12 @@ def test_compares_weights_alone_where_there_is_no_accumulator(capsys):
     assert "grad_sum  " not in output
 
 
-def test_a_run_in_which_nothing_moves_does_not_pass(capsys):
-    assert verify("--problem cnn --steps 2 --threshold 1e6") == 2
+def test_a_run_in_which_nothing_moves_does_not_pass(tmp_path, capsys):
+    figures = tmp_path / "figures.json"
+    arguments = "--reading released --threshold 2 --steps 2 --json"
+    assert verify(arguments, str(figures)) == 2
     assert "no weight moved" in capsys.readouterr().err
+    assert json.loads(figures.read_text())["passed"] is False
 
 
 def test_writes_json_and_plot(tmp_path):
@@ -132,6 +136,9 @@ def test_writes_json_and_plot(tmp_path):
         ),
         (f"--torch-optimizer {MINE}:NoDecay", "no argument apply_decay"),
         (f"--torch-optimizer {MINE}:FixedDecay", "can't change 'apply_decay'"),
+        (f"--torch-optimizer {EXITS}:Any", "SystemExit"),
+        ("--plot drift.foo", "must end in one of"),
+        ("--seed 99999999999999999999", "must be 0 or more, below 2**31"),
         ("--threshold -1", "must be finite, 0 or more, got -1"),
         ("--threshold 1 2 3", "one value or two, got 3"),
         ("--power 0", "must be finite and above 0, got 0"),
@@ -160,6 +167,31 @@ def test_a_file_that_cannot_be_imported_is_named(tmp_path, capsys):
     broken.write_text("import nothing_of_the_kind\n")
     assert verify("--torch-optimizer", f"{broken}:Any") == 2
     assert "nothing_of_the_kind" in capsys.readouterr().err
+
+
+def test_a_file_is_loaded_as_an_import_would(tmp_path):
+    (tmp_path / "neighbour_of_mine.py").write_text("LR = 0.1\n")
+    (tmp_path / "mine_too.py").write_text(
+        "from __future__ import annotations\n"
+        "import dataclasses\n"
+        "import torch\n"
+        "from neighbour_of_mine import LR\n"
+        "@dataclasses.dataclass\n"
+        "class Settings:\n"
+        "    lr: float = LR\n"
+        "class Mine(torch.optim.SGD):\n"
+        "    def __init__(self, params, betas):\n"
+        "        assert betas == (0.9, 0.99)\n"
+        "        super().__init__(params, lr=Settings().lr)\n"
+    )
+    arguments = "--threshold 0 --decay-from 100 --steps 5 --torch-optimizer"
+    mine = f"{tmp_path / 'mine_too.py'}:Mine"
+    assert verify(arguments, mine, "--torch-args", "betas=(0.9,0.99)") == 0
+
+
+def test_a_tensor_closed_at_first_has_no_state_made_for_it():
+    arguments = "--reading released --threshold 1 0.5 --steps 20 --torch-optimizer"
+    assert verify(arguments, f"{MINE}:StateWhenOpen") == 0
 
 
 def test_missing_torch_is_one_clear_line():
@@ -199,6 +231,16 @@ def test_differences_see_what_is_not_finite():
     assert differences(one, nan).absolute[0] == np.inf
     assert differences(one * np.inf, one * np.inf).relative[0] == 0
     assert differences(one * np.inf, one).relative[0] == np.inf
+
+
+def test_what_is_not_finite_does_not_hide_the_rest():
+    for bad in (np.inf, np.nan):
+        expected = np.array([bad, 1.0, 1.0], np.float32)
+        for other, is_over in ((5.0, True), (1.0 + 2.0**-23, False)):
+            distance = Distance(expected.shape)
+            actual = np.array([bad, 1.0, other], np.float32)
+            distance.add(actual, expected, tolerance=1e-6)
+            assert (distance.first_over == 1) == is_over
 
 
 def test_distance_remembers_the_first_step_over_the_tolerance():

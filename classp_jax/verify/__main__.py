@@ -55,6 +55,8 @@ def _verify(args: argparse.Namespace) -> int:
     from classp_jax.verify import _problems as problems
     from classp_jax.verify import _torch_optimizer as torch_optimizer
 
+    if args.plot:
+        _report.check_plot(args.plot)
     decay_from = args.steps // 2 if args.decay_from is None else args.decay_from
     lockstep = args.mode == "lockstep"
     tolerance = _tolerance(args) if args.tolerance is None else args.tolerance
@@ -116,16 +118,15 @@ def _verify(args: argparse.Namespace) -> int:
         settings |= {"decay_from": decay_from, "tolerance": tolerance}
         _report.save_json(comparison, settings, args.json)
     if args.plot:
-        try:
-            _report.save_plot(comparison, title, args.plot)
-        except ModuleNotFoundError as error:
-            return _fail(f"--plot needs {error.name}: pip install {error.name}")
+        _report.save_plot(comparison, title, args.plot)
     if not comparison.moved:
         return _fail("no weight moved, so nothing was compared: lower --threshold")
     over = _report.first_over(comparison)
     if over:
         print(f"DIFFERENT: {over[1]} is over {tolerance:g} from step {over[0]} on")
         return 1
+    if args.power == 1:
+        print("With p = 1 a power or an eps out of place can't show: see --power 2.")
     print(f"AGREE: every difference is within {tolerance:g} at every step")
     return 0
 
@@ -279,7 +280,7 @@ class _OneOrTwo(argparse.Action):
 
 
 def _natural_int(text: str) -> int:
-    return _checked(int(text), int(text) >= 0, "0 or more")
+    return _checked(int(text), 0 <= int(text) < 2**31, "0 or more, below 2**31")
 
 
 def _positive_int(text: str) -> int:

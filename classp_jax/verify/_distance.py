@@ -47,7 +47,8 @@ def differences(
 
 
 def root_mean_square(array: np.ndarray) -> np.ndarray:
-    """Over all axes but the first, which is kept beside one of length 1."""
+    """Of the finite elements, over all axes but the first; (len, 1)."""
+    array = np.where(np.isfinite(array), array, 0.0)
     squares = np.square(np.reshape(array, (len(array), -1)), dtype=np.float64)
     mean = np.sum(squares, axis=1, keepdims=True) / max(squares.shape[1], 1)
     return np.asarray(np.sqrt(mean))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import math
 import pathlib
 from typing import Any
 
 from classp_jax.verify._compare import Comparison
 from classp_jax.verify._distance import Distance
+from classp_jax.verify._torch_optimizer import InputError
 
 
 def table(comparison: Comparison) -> str:
@@ -71,17 +73,37 @@ def save_json(
         }
         for name in comparison.weights
     }
-    passed = first_over(comparison) is None
+    passed = comparison.moved and first_over(comparison) is None
     record = {"settings": settings, "passed": passed, "tensors": tensors}
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps(_finite(record), indent=1, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with null for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_plot(path: pathlib.Path) -> None:
+    """Raises an :class:`InputError` if a figure can't be saved under this name."""
+    try:
+        figure = importlib.import_module("matplotlib.figure").Figure()
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"--plot needs {error.name}: pip install matplotlib"
+        ) from error
+    known = sorted(figure.canvas.get_supported_filetypes())
+    if path.suffix[1:] not in known:
+        raise InputError(
+            f"--plot: {path.name!r} must end in one of .{', .'.join(known)}"
+        )
 
 
 def save_plot(comparison: Comparison, title: str, path: pathlib.Path) -> None:
-    """Draws the ULP difference of each tensor over the steps.
-
-    Raises:
-      ModuleNotFoundError: if Matplotlib is not installed.
-    """
+    """Draws the ULP difference of each tensor over the steps."""
     figure = importlib.import_module("matplotlib.figure").Figure(
         figsize=(9, 3.6), layout="constrained"
     )

@@ -11,14 +11,18 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "ordinary": (6, 7),
     "edge": (4, 3, 5),
     "wide": (61,),
+    "small": (8, 4),
     "scalar": (),
 }
 
 
 def random_params(seed: int, dtype: Any) -> dict[str, np.ndarray]:
-    """Weights around 1, shaped as :data:`SHAPES`."""
+    """Weights around 1, shaped as :data:`SHAPES`; those of "small" are 0."""
     rng = np.random.default_rng(seed)
-    return {k: np.asarray(1 + rng.normal(size=s) / 4, dtype) for k, s in SHAPES.items()}
+    params = {
+        k: np.asarray(1 + rng.normal(size=s) / 4, dtype) for k, s in SHAPES.items()
+    }
+    return {**params, "small": np.zeros(SHAPES["small"], dtype)}
 
 
 def gradient_stream(
@@ -28,8 +32,9 @@ def gradient_stream(
 
     "edge" mixes exact zeros, denormals, the roots of the thresholds and their
     neighbours to the bit, and values on both sides of them; "wide" spans 1e-20 to
-    1e+10. The gradients of "scalar" share a sign: its root mean square is its own
-    value, so a weight that crosses zero would have no scale to compare with.
+    1e+10; "small" is around 1e-9, where nothing larger hides it. The gradients of
+    "scalar" share a sign: its root mean square is its own value, so a weight that
+    crosses zero would have no scale to compare with.
 
     Args:
       seed: of the random numbers.
@@ -59,6 +64,7 @@ def gradient_stream(
         "ordinary": normal("ordinary"),
         "edge": rng.choice(edge, (steps, *SHAPES["edge"])) * signs("edge"),
         "wide": 10 ** rng.uniform(-20, 10, (steps, *SHAPES["wide"])) * signs("wide"),
+        "small": 1e-9 * normal("small"),
         "scalar": -np.abs(normal("scalar")),
     }
     return {name: np.asarray(values, dtype) for name, values in stream.items()}

@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import inspect
 import pathlib
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -48,9 +49,12 @@ def load_class(location: str) -> type[torch.optim.Optimizer]:
     if spec is None or spec.loader is None:
         raise InputError(f"{file!r} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    # As an import would have it: its neighbours and itself can be imported.
+    sys.path.insert(0, str(path.parent))
+    sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"{file!r} can't be imported: {type(error).__name__}: {error}"
         ) from error
@@ -80,7 +84,8 @@ def parse_arguments(option: str, texts: Iterable[str]) -> dict[str, tuple[Any, A
         name, equals, values = text.partition("=")
         if not equals or not name.isidentifier():
             raise InputError(f"{option}: expected name=value, got {text!r}")
-        phases = [_parse_value(value) for value in values.split(",")]
+        is_one = values.startswith(("(", "[", "{"))  # betas=(0.9,0.99)
+        phases = [_parse_value(v) for v in ([values] if is_one else values.split(","))]
         if len(phases) > 2:
             raise InputError(f"{option}: expected one value or two, got {text!r}")
         arguments[name] = (phases[0], phases[-1])
@@ -164,7 +169,7 @@ class PhasedOptimizer:
         self, parameter: torch.nn.Parameter, key: str
     ) -> torch.Tensor | None:
         """The state of a parameter; None where there is none."""
-        value = self._optimizer.state[parameter].get(key)
+        value = self._optimizer.state.get(parameter, {}).get(key)
         return value if isinstance(value, torch.Tensor) else None
 
 

@@ -148,8 +148,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _natural_int(text: str) -> int:
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+    if not 0 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, below 2**31, got {text}")
     return value
 
 

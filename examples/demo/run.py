@@ -74,38 +74,33 @@ def train(
         return [float(trainer.accuracy(state.params, *data)) for data in test_data]
 
     rng = np.random.default_rng(seed)
-    order = np.concatenate(
-        [
-            rng.permutation(len(tasks[0].train_labels))[: steps_per_epoch * batch_size]
-            for _ in range(sum(epochs))
-        ]
-    ).reshape(total, batch_size)
-
-    # Compiled before the clock starts; the state is made anew.
-    state, _ = trainer.train_step(state, *train_data[0], order[0])
-    state = trainer.init(seed)
-    steps, accuracy, seconds = [0], [measure()], 0.0
+    orders = [rng.permutation(len(tasks[0].train_labels)) for _ in range(sum(epochs))]
+    size = _loop_size(steps_per_epoch)
+    batches = np.stack([order[: steps_per_epoch * batch_size] for order in orders])
+    batches = batches.reshape(total // size, size, batch_size)
     # Eight measurements a task, whatever its length, its end among them.
     stops = {
         start + (stop - start) * i // 8
         for start, stop in ((0, task_b_start), (task_b_start, total))
         for i in range(1, 9)
     }
+
+    # Compiled before the clock starts; the state is made anew.
+    trainer.train_steps(state, *train_data[0], batches[0])
+    state = trainer.init(seed)
+    steps, accuracy, seconds = [0], [measure()], 0.0
     with tqdm(total=total, desc=TITLES[method], unit="step") as bar:
-        start = time.perf_counter()
-        for step in range(1, total + 1):
-            data = train_data[step > task_b_start]
-            state, loss = trainer.train_step(state, *data, order[step - 1])
-            if step % 10 == 0:  # Or the bar would run ahead of the device.
-                loss.block_until_ready()
-            bar.update()
-            if step in stops:
-                jax.block_until_ready(state)
-                seconds += time.perf_counter() - start
-                steps.append(step)
+        for loop, batches_of_loop in enumerate(batches):
+            start = time.perf_counter()
+            data = train_data[loop * size >= task_b_start]
+            state, _ = trainer.train_steps(state, *data, batches_of_loop)
+            jax.block_until_ready(state)
+            seconds += time.perf_counter() - start
+            bar.update(size)
+            if stops & set(range(loop * size + 1, (loop + 1) * size + 1)):
+                steps.append((loop + 1) * size)
                 accuracy.append(measure())
                 bar.set_postfix(A=f"{accuracy[-1][0]:.1%}", B=f"{accuracy[-1][1]:.1%}")
-                start = time.perf_counter()
     return Run(
         np.array(steps),
         np.array(accuracy),
@@ -113,3 +108,8 @@ def train(
         seconds,
         state_bytes / weights,
     )
+
+
+def _loop_size(steps_per_epoch: int) -> int:
+    # Whole loops an epoch, all of one length: one compilation serves them all.
+    return max(n for n in range(1, 26) if steps_per_epoch % n == 0)

@@ -61,21 +61,22 @@ def test_dropout_is_off_unless_given_a_stream():
     assert np.any(dropped != model(images))
 
 
-def test_train_step_learns_and_draws_new_dropout_each_step():
-    trainer = Trainer(CNN(nnx.Rngs(0)), classp_jax.classp(0.0))
+def test_training_learns_and_draws_new_dropout_each_step():
     rng = np.random.default_rng(0)
     data = jnp.asarray(rng.normal(size=(8, 28, 28, 1)), jnp.float32), jnp.arange(8)
-    state, batch, losses = trainer.init(0), jnp.arange(8), []
-    for _ in range(2):
-        state, loss = trainer.train_step(state, *data, batch)
-        losses.append(loss)
+    batches = np.tile(np.arange(8), (30, 1))
+    trainer = Trainer(CNN(nnx.Rngs(0)), classp_jax.classp(0.0))
+    _, losses = trainer.train_steps(trainer.init(0), *data, batches[:2])
     assert losses[0] != losses[1]  # The rate is 0: only the dropout has changed.
 
     trainer = Trainer(CNN(nnx.Rngs(0)), classp_jax.classp(0.1, apply_decay=False))
-    state = trainer.init(0)
-    for _ in range(30):
-        state, _ = trainer.train_step(state, *data, batch)
+    state, _ = trainer.train_steps(trainer.init(0), *data, batches)
     assert trainer.accuracy(state.params, *data) == 1.0
+    one_by_one = trainer.init(0)
+    for batch in batches[:3]:
+        one_by_one, loss = trainer.train_step(one_by_one, *data, batch)
+    _, losses = trainer.train_steps(trainer.init(0), *data, batches[:3])
+    np.testing.assert_allclose(losses[-1], loss, rtol=1e-4)
 
 
 def test_demo_prints_its_table_and_writes_its_figure(tmp_path, capsys):
@@ -109,7 +110,7 @@ def test_table_means_over_seeds():
     [
         ("--methods rmsprop", "invalid choice: 'rmsprop'"),
         ("--epochs 0 1", "must be 1 or more, got 0"),
-        ("--seed -1", "must be 0 or more, got -1"),
+        ("--seed -1", "must be 0 or more, below 2**31, got -1"),
         ("--out pyproject.toml", "File exists"),
         ("--batch-size 4001", "at most 4000"),
         ("--threshold -1", "threshold must be finite and at least 0"),

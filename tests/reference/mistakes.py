@@ -103,6 +103,18 @@ class Published(torch.optim.Optimizer):
                     w -= rate * w.grad
 
 
+class StateWhenOpen(Published):
+    """The same, with its state made where it isn't there yet, as classes often do."""
+
+    @torch.no_grad()
+    def step(self, threshold, apply_scaling):
+        for w in self.param_groups[0]["params"]:
+            if (w.grad**2).any() > threshold and w not in self.state:
+                self.state[w] = {"grad_sum": torch.zeros_like(w)}
+            assert w not in self.state or "grad_sum" in self.state[w]
+        super().step(threshold=threshold, apply_scaling=apply_scaling)
+
+
 class NoAccumulator(torch.optim.SGD):
     pass
 
