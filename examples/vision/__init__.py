@@ -1,0 +1,1 @@
+"""MNIST, then Fashion-MNIST: the paper's Section 4.1."""
