@@ -6,6 +6,7 @@ from classp_jax._diagnostics import (
     unassigned_share,
     update_density,
 )
+from classp_jax._ewc import EwcPenaltyState, ewc_penalty, fisher_diagonal
 from classp_jax._transforms import (
     DecayGateState,
     ScaleByAccumulatedPowerNormState,
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DecayGateState",
+    "EwcPenaltyState",
     "ScaleByAccumulatedPowerNormState",
     "ThresholdMaskState",
     "average_grad_sum",
@@ -26,6 +28,8 @@ __all__ = [
     "classp_equation1",
     "classp_released",
     "decay_gate",
+    "ewc_penalty",
+    "fisher_diagonal",
     "scale_by_accumulated_power_norm",
     "threshold_mask",
     "unassigned_share",

@@ -18,11 +18,14 @@ def classp(
     eps: optax.ScalarOrSchedule = 1e-5,
     apply_decay: bool | optax.ScalarOrSchedule = True,
     *,
+    relative: bool = False,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""CLASSP as Algorithm 1 prints it.
 
-    With the mask :math:`m_t = [g_t^2 > \theta]`, element by element:
+    With the mask :math:`m_t = [g_t^2 > \theta]`, element by element, or with
+    ``relative`` :math:`m_t = [g_t^2 > \theta\, \overline{g_t^2}]`, the mean being that
+    of the tensor (see :func:`threshold_mask`):
 
     .. math::
 
@@ -47,6 +50,8 @@ def classp(
         schedule.
       apply_decay: whether to divide by the root of the sum; a bool, a number, an
         injected number or a schedule.
+      relative: whether the threshold is in units of the tensor's mean square at that
+        step; a Python bool.
       accumulator_dtype: a floating dtype for the sum; by default float32, and float64
         for float64 parameters.
 
@@ -59,7 +64,8 @@ def classp(
         any hyperparameter not finite or not a scalar. (An injected value is checked
         wherever it is known, so not inside a compiled step.)
       TypeError: if ``power`` is an array or a schedule, another hyperparameter
-        neither a number nor a schedule, or ``accumulator_dtype`` not a floating one.
+        neither a number nor a schedule, ``relative`` not a bool, or
+        ``accumulator_dtype`` not a floating one.
 
     Examples:
       >>> import jax
@@ -90,7 +96,7 @@ def classp(
     """
     return _chain(
         learning_rate,
-        _transforms.threshold_mask(threshold),
+        _transforms.threshold_mask(threshold, relative=relative),
         _transforms.decay_gate(
             _transforms.scale_by_accumulated_power_norm(
                 power, eps, accumulator_dtype=accumulator_dtype
@@ -107,11 +113,14 @@ def classp_equation1(
     eps: optax.ScalarOrSchedule = 1e-5,
     apply_decay: bool | optax.ScalarOrSchedule = True,
     *,
+    relative: bool = False,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""CLASSP as Equation 1 prints it.
 
-    With the mask :math:`m_t = [g_t^2 > \theta]`, element by element:
+    With the mask :math:`m_t = [g_t^2 > \theta]`, element by element, or with
+    ``relative`` :math:`m_t = [g_t^2 > \theta\, \overline{g_t^2}]`, the mean being that
+    of the tensor (see :func:`threshold_mask`):
 
     .. math::
 
@@ -133,6 +142,7 @@ def classp_equation1(
         root of Algorithm 1; at :math:`p = 2` they agree.)
       eps: as for :func:`classp`.
       apply_decay: as for :func:`classp`.
+      relative: as for :func:`classp`.
       accumulator_dtype: as for :func:`classp`.
 
     Returns:
@@ -162,6 +172,7 @@ def classp_equation1(
         learning_rate,
         _transforms.threshold_mask(
             threshold,
+            relative=relative,
             inner=_transforms.decay_gate(
                 _transforms.scale_by_accumulated_power_norm(
                     power,

@@ -68,6 +68,15 @@ def check_static_positive(name: str, value: Any) -> None:
     check_positive(name, value)
 
 
+def check_static_bool(name: str, value: Any) -> None:
+    """Raises unless ``value`` is a Python bool."""
+    if not isinstance(value, bool):
+        raise TypeError(
+            f"{name} must be True or False, fixed when the optimizer is built, got"
+            f" {value!r}."
+        )
+
+
 def check_switch(name: str, value: Any) -> None:
     """Raises unless ``value`` is a schedule, a bool or a finite number."""
     if isinstance(value, bool):

@@ -53,6 +53,7 @@ class DecayGateState(NamedTuple):
 def threshold_mask(
     threshold: optax.ScalarOrSchedule,
     *,
+    relative: bool = False,
     scope: Literal["element", "tensor"] = "element",
     inner: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -67,6 +68,18 @@ def threshold_mask(
     doesn't underflow. A threshold of 0 lets every finite update pass, however small.
     An element that isn't finite is never above the threshold.
 
+    With ``relative``, the threshold is in units of the tensor's mean square at that
+    step, so that it means the same to layers whose gradients differ in size:
+
+    .. math::
+
+      u_i^2 > \theta \cdot \frac{1}{n} \sum_{j=1}^{n} u_j^2
+
+    The mean is over the tensor's finite elements, which reads the gradient a second
+    time: 24 bytes a weight instead of 20 in a step of :func:`classp`. Where the mean
+    square overflows, or every square underflows to 0, nothing of that tensor passes
+    at that step, unless the threshold is 0.
+
     With ``inner``, the mask is still read off the incoming updates but laid over the
     updates that ``inner`` makes of them: ``inner`` then sees, and may accumulate,
     every gradient.
@@ -74,6 +87,8 @@ def threshold_mask(
     Args:
       threshold: :math:`\theta \ge 0`, compared with the squared update; a number, an
         injected value or a schedule.
+      relative: whether :math:`\theta` is in units of the tensor's mean square; a
+        Python bool.
       scope: ``"element"`` decides element by element; ``"tensor"`` opens a whole
         tensor if any of its elements is above the threshold.
       inner: the transformation to mask; :func:`optax.identity` if not given.
@@ -85,7 +100,8 @@ def threshold_mask(
     Raises:
       ValueError: if ``threshold`` is negative, not finite or not a scalar, or
         ``scope`` is unknown.
-      TypeError: if ``threshold`` is neither a number nor a schedule.
+      TypeError: if ``threshold`` is neither a number nor a schedule, or ``relative``
+        not a bool.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -95,21 +111,30 @@ def threshold_mask(
       >>> updates, _ = mask.update(gradient, mask.init(gradient))
       >>> print(updates)
       [0.  0.  0.6]
+      >>> mask = threshold_mask(1.0, relative=True)  # the mean square is 0.207
+      >>> updates, _ = mask.update(gradient, mask.init(gradient))
+      >>> print(updates)
+      [ 0.  -0.5  0.6]
 
     References:
       Ludwig, `CLASSP <https://arxiv.org/abs/2405.09637>`_, 2024: Equation 1 and
       Algorithm 1, line 9.
     """
     _hyperparameters.check_not_negative("threshold", threshold)
+    _hyperparameters.check_static_bool("relative", relative)
     if scope not in ("element", "tensor"):
         raise ValueError(f"scope must be 'element' or 'tensor', got {scope!r}.")
 
     def above(g: jax.Array, theta: jax.typing.ArrayLike) -> jax.Array:
         g = g.astype(at_least_float32(g.dtype))
         theta = jnp.asarray(theta, g.dtype)
-        finite = jnp.isfinite(g)
+        finite, square, bound = jnp.isfinite(g), jnp.square(g), theta
+        if relative:
+            number = jnp.sum(finite, dtype=g.dtype)
+            total = jnp.sum(square, where=finite)
+            bound = theta * (total / jnp.maximum(number, 1))
         # At 0 the square must not decide: it underflows where the gradient doesn't.
-        passes = finite & ((jnp.square(g) > theta) | (theta == 0))
+        passes = finite & ((square > bound) | (theta == 0))
         return finite & jnp.any(passes) if scope == "tensor" else passes
 
     return mask_updates(above, threshold, inner)
@@ -263,7 +288,7 @@ def mask_updates(
     inner = optax.with_extra_args_support(inner or optax.identity())
 
     def init_fn(params: optax.Params) -> ThresholdMaskState:
-        _refuse_complex(params)
+        refuse_complex(params)
         return ThresholdMaskState(initial_count(params), inner.init(params))
 
     def update_fn(
@@ -272,7 +297,7 @@ def mask_updates(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, ThresholdMaskState]:
-        _refuse_complex(updates)
+        refuse_complex(updates)
         theta = _hyperparameters.at_step("threshold", threshold, state.count)
         mask = jax.tree.map(lambda g: is_open(jnp.asarray(g), theta), updates)
         updates, inner_state = inner.update(
@@ -298,7 +323,7 @@ def accumulate_and_scale(
     _hyperparameters.check_floating_dtype("accumulator_dtype", accumulator_dtype)
 
     def init_fn(params: optax.Params) -> ScaleByAccumulatedPowerNormState:
-        _refuse_complex(params)
+        refuse_complex(params)
 
         def zeros(p: jax.typing.ArrayLike) -> jax.Array:
             dtype = accumulator_dtype
@@ -316,7 +341,7 @@ def accumulate_and_scale(
         **extra_args: Any,
     ) -> tuple[optax.Updates, ScaleByAccumulatedPowerNormState]:
         del params, extra_args
-        _refuse_complex(updates)
+        refuse_complex(updates)
         epsilon = _hyperparameters.at_step("eps", eps, state.count)
 
         # A None among the gradients is a weight without one: Algorithm 1, line 7.
@@ -381,11 +406,12 @@ def at_least_float32(dtype: jax.typing.DTypeLike) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def _refuse_complex(params: optax.Params) -> None:
+def refuse_complex(params: optax.Params) -> None:
+    """Raises a ``ValueError`` that names a complex leaf."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if jnp.iscomplexobj(leaf):
             raise ValueError(
-                "CLASSP is defined for real parameters and gradients;"
+                "Parameters and gradients must be real;"
                 f" {jax.tree_util.keystr(path) or 'this one'} is complex"
                 f" ({jnp.result_type(leaf)})."
             )

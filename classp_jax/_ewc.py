@@ -1,0 +1,281 @@
+"""Elastic weight consolidation: a penalty towards the weights of an earlier task."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from classp_jax import _hyperparameters, _paths
+from classp_jax._transforms import at_least_float32, refuse_complex
+
+
+class EwcPenaltyState(NamedTuple):
+    """State of :func:`ewc_penalty`.
+
+    Attributes:
+      count: number of updates so far; shape ``()``, dtype ``int32``.
+      fisher: the diagonal of the Fisher information, shaped like the parameters; 4
+        bytes a weight in float32.
+      anchor: the weights that the penalty draws to, shaped like the parameters; 4
+        bytes a weight in float32.
+    """
+
+    count: jax.Array  # type: ignore[assignment]
+    fisher: optax.Params
+    anchor: optax.Params
+
+
+def ewc_penalty(
+    fisher: optax.Params,
+    anchor: optax.Params,
+    strength: optax.ScalarOrSchedule,
+    learning_rate: optax.ScalarOrSchedule,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adds the gradient of elastic weight consolidation's penalty, taken implicitly.
+
+    The penalty is :math:`\frac{\lambda}{2} \sum_i F_i (w_i - w^*_i)^2`. It stands
+    before the optimizer, ``optax.chain(ewc_penalty(...), optax.sgd(learning_rate))``,
+    and its gradient is that at the weights which the step leads to:
+
+    .. math::
+
+      u = \frac{g + \lambda F (w - w^*)}{1 + \alpha \lambda F}
+
+    Before plain SGD of the same rate :math:`\alpha` this is the proximal, or backward
+    Euler, step :math:`w' = w - \alpha\,(g + \lambda F (w' - w^*))`. It is stable at any
+    strength: a large one pins :math:`w'` to :math:`w^*`. With a learning rate of 0 the
+    gradient is the plain one, at :math:`w`, and SGD of rate :math:`\alpha` diverges
+    once :math:`\alpha \lambda F > 2`. Before any other optimizer the step is damped
+    likewise, but isn't exactly the proximal one.
+
+    ``fisher`` and ``anchor`` are copied into the state, so that the compiled step
+    takes them as inputs. To go on to a further task without compiling again, replace
+    them: ``optax.tree.set(opt_state, fisher=..., anchor=...)``.
+
+    Args:
+      fisher: :math:`F \ge 0`, shaped like the parameters; see
+        :func:`fisher_diagonal`.
+      anchor: :math:`w^*`, shaped like the parameters: the weights that the earlier
+        task was learned with.
+      strength: :math:`\lambda \ge 0`; a number, an injected value or a schedule.
+      learning_rate: :math:`\alpha \ge 0`, that of the SGD behind; a number, an
+        injected value or a schedule.
+
+    Returns:
+      The corresponding :class:`optax.GradientTransformationExtraArgs`, with the state
+      :class:`EwcPenaltyState`: 8 bytes a weight in float32, where :func:`classp` has
+      4. Updates keep the gradient's dtype; the arithmetic is in at least float32.
+      ``update`` needs ``params``. A gradient that isn't finite stays so, unlike in
+      :func:`classp`.
+
+    Raises:
+      ValueError: if ``strength`` or ``learning_rate`` is negative, not finite or not a
+        scalar; in ``init``, if ``fisher`` or ``anchor`` isn't shaped like the
+        parameters, or a parameter is complex; in ``update``, without ``params``.
+      TypeError: if ``strength`` or ``learning_rate`` is neither a number nor a
+        schedule.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from classp_jax import ewc_penalty
+      >>> params = jnp.array([1.0, 1.0, 1.0])
+      >>> solver = optax.chain(
+      ...     ewc_penalty(
+      ...         fisher=jnp.array([0.0, 1.0, 1e9]), anchor=params,
+      ...         strength=4.0, learning_rate=0.25,
+      ...     ),
+      ...     optax.sgd(0.25),
+      ... )
+      >>> opt_state = solver.init(params)
+      >>> for _ in range(3):
+      ...     gradient = jnp.ones(3)
+      ...     updates, opt_state = solver.update(gradient, opt_state, params)
+      ...     params = optax.apply_updates(params, updates)
+      ...     print(params)
+      [0.75  0.875 1.   ]
+      [0.5    0.8125 1.    ]
+      [0.25    0.78125 1.     ]
+
+    References:
+      Kirkpatrick et al., `Overcoming catastrophic forgetting in neural networks
+      <https://arxiv.org/abs/1612.00796>`_, 2017: Equation 3.
+
+    .. seealso:: :func:`fisher_diagonal`
+    """
+    _hyperparameters.check_not_negative("strength", strength)
+    _hyperparameters.check_not_negative("learning_rate", learning_rate)
+
+    def init_fn(params: optax.Params) -> EwcPenaltyState:
+        refuse_complex(params)
+        return EwcPenaltyState(
+            _hyperparameters.initial_count(params),
+            _copy_shaped_like(params, "fisher", fisher),
+            _copy_shaped_like(params, "anchor", anchor),
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: EwcPenaltyState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, EwcPenaltyState]:
+        del extra_args
+        if params is None:
+            raise ValueError(
+                "ewc_penalty requires the current parameters: pass params to update."
+            )
+        factor = _hyperparameters.at_step("strength", strength, state.count)
+        rate = _hyperparameters.at_step("learning_rate", learning_rate, state.count)
+
+        def penalize(
+            g: jax.typing.ArrayLike | None,
+            w: jax.typing.ArrayLike,
+            f: jax.Array,
+            w_star: jax.Array,
+        ) -> jax.Array | None:
+            if g is None:
+                return None
+            dtype = at_least_float32(jnp.result_type(g, w))
+            alpha = jnp.asarray(rate, dtype)
+            # An infinite strength would make NaN of a Fisher of 0.
+            lambda_ = jnp.minimum(jnp.asarray(factor, dtype), np.finfo(dtype).max)
+            stiffness = lambda_ * f.astype(dtype)
+            distance = jnp.asarray(w, dtype) - w_star.astype(dtype)
+            # Term by term, and the second over the stiffness: an infinite one then
+            # leaves (w - w*) / alpha, where the fraction as written makes inf / inf.
+            u = jnp.asarray(g, dtype) / (1 + alpha * stiffness)
+            u = u + distance / (1 / stiffness + alpha)
+            return u.astype(jnp.result_type(g))
+
+        updates = jax.tree.map(
+            penalize,
+            updates,
+            params,
+            state.fisher,
+            state.anchor,
+            is_leaf=lambda x: x is None,
+        )
+        count = optax.safe_increment(state.count)
+        return updates, EwcPenaltyState(count, state.fisher, state.anchor)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def fisher_diagonal(
+    loss_fn: Callable[..., jax.typing.ArrayLike],
+    params: optax.Params,
+    *examples: Any,
+    batch_size: int = 32,
+) -> optax.Params:
+    r"""The diagonal of the Fisher information, as a mean over examples.
+
+    .. math::
+
+      F_i = \frac{1}{N} \sum_{n=1}^{N}
+        \left( \frac{\partial \ell(w, x_n)}{\partial w_i} \right)^2
+
+    The gradient of each example is squared, not that of a batch. With the labels of
+    the data this is the "empirical Fisher"; for the true one, draw the labels from
+    the model.
+
+    Args:
+      loss_fn: the loss :math:`\ell` of one example, such as its negative log
+        likelihood, called as ``loss_fn(params, *example)``; it returns a scalar. The
+        program is compiled once for each function, so don't define it anew for every
+        call.
+      params: the weights at which to take the gradients.
+      *examples: arrays, or pytrees of them, whose leading axis is the example.
+      batch_size: how many gradients are held in memory at once. It needn't divide the
+        number of examples.
+
+    Returns:
+      A pytree like ``params``, in at least float32.
+
+    Raises:
+      ValueError: if ``examples`` disagree in their number or there are none, or
+        ``batch_size`` is below 1.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from classp_jax import fisher_diagonal
+      >>> def loss_fn(params, x, y): return 0.5 * (params["w"] * x - y) ** 2
+      >>> x, y = jnp.array([1.0, 2.0]), jnp.array([0.0, 0.0])
+      >>> fisher = fisher_diagonal(loss_fn, {"w": jnp.array(1.0)}, x, y)
+      >>> print(fisher["w"])  # the gradients are 1 and 4
+      8.5
+
+    References:
+      Kirkpatrick et al., `Overcoming catastrophic forgetting in neural networks
+      <https://arxiv.org/abs/1612.00796>`_, 2017: Section 2.
+
+    .. seealso:: :func:`ewc_penalty`
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size!r}.")
+    shapes = {jnp.shape(x) for x in jax.tree.leaves(examples)}
+    if not all(shapes) or len({shape[0] for shape in shapes}) != 1:
+        raise ValueError(
+            "examples must be arrays that agree in their leading axis, one entry an"
+            f" example; got the shapes {sorted(shapes)}."
+        )
+    (number,) = {shape[0] for shape in shapes}
+    if number == 0:
+        raise ValueError("examples must hold at least one example, got none.")
+    return _mean_squared_gradient(loss_fn, min(batch_size, number), params, examples)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _mean_squared_gradient(
+    loss_fn: Callable[..., jax.typing.ArrayLike],
+    batch_size: int,
+    params: optax.Params,
+    examples: tuple[Any, ...],
+) -> optax.Params:
+    number = len(jax.tree.leaves(examples)[0])
+    batches, remainder = divmod(number, batch_size)
+    whole = number - remainder
+
+    def add(total: optax.Params, batch: tuple[Any, ...]) -> tuple[optax.Params, None]:
+        grads = jax.vmap(lambda example: jax.grad(loss_fn)(params, *example))(batch)
+        total = jax.tree.map(
+            lambda s, g: s + jnp.sum(jnp.square(g.astype(s.dtype)), axis=0),
+            total,
+            grads,
+        )
+        return total, None
+
+    def zeros(p: jax.typing.ArrayLike) -> jax.Array:
+        return jnp.zeros_like(p, dtype=at_least_float32(jnp.result_type(p)))
+
+    total, _ = jax.lax.scan(
+        add,
+        jax.tree.map(zeros, params),
+        jax.tree.map(
+            lambda x: x[:whole].reshape(batches, batch_size, *x.shape[1:]), examples
+        ),
+    )
+    if remainder:
+        total, _ = add(total, jax.tree.map(lambda x: x[whole:], examples))
+    return jax.tree.map(lambda s: s / number, total)
+
+
+def _copy_shaped_like(params: optax.Params, name: str, tree: optax.Params) -> Any:
+    if not jax.tree.leaves(params):  # optax.tree.map_params gives a placeholder.
+        return params
+    expected, actual = _paths.by_path(params), _paths.by_path(tree)
+    _paths.check_names(f"tensor of {name}", expected, actual)
+    for path, p in expected.items():
+        if jnp.shape(actual[path]) != jnp.shape(p):
+            raise ValueError(
+                f"{name} must be shaped like the parameters: {path or 'it'} must have"
+                f" shape {jnp.shape(p)}, got {jnp.shape(actual[path])}."
+            )
+    # Copies, as a step that donates the parameters would take the anchor with them.
+    return jax.tree.map(lambda _, x: jnp.array(x), params, tree)
