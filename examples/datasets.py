@@ -1,28 +1,145 @@
-"""Data sets of TensorFlow Datasets (TFDS), read without TensorFlow."""
+"""Data sets of TensorFlow Datasets (TFDS), prepared and read without TensorFlow."""
 
 import pathlib
+import queue
+import threading
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
+from tqdm import tqdm
 
-def open_source(name: str, split: str, data_dir: pathlib.Path | None) -> Any:
-    """A split as a sequence of examples, images still encoded.
+_CHUNK = 1000
+
+
+class DatasetError(Exception):
+    """A data set that cannot be had; the message tells the user what to do."""
+
+
+def import_tfds() -> ModuleType:
+    """``tensorflow_datasets``, which only the experiments need and takes a second.
+
+    Raises:
+      DatasetError: it isn't installed.
+    """
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise DatasetError(
+            f"{error}; the experiments need pip install '.[experiments]'"
+        ) from error
+    return tensorflow_datasets
+
+
+def prepare(
+    name: str, data_dir: pathlib.Path | None, builder_class: type[Any]
+) -> pathlib.Path:
+    """The folder of a data set, downloaded and prepared where it isn't there yet.
 
     Args:
       name: of the data set, its configuration if any, and its version, as in
         ``imdb_reviews/plain_text/1.0.0``.
-      split: ``train`` or ``test``.
-      data_dir: TFDS's folder of data sets; None for TFDS's own default.
-    """
-    import tensorflow_datasets as tfds
+      data_dir: TFDS's folder of data sets; None for TFDS's own default,
+        ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
+      builder_class: a ``tfds.core.GeneratorBasedBuilder`` of that name that works
+        without TensorFlow. Its ``URL`` is asked first whether there is a network.
 
-    data_dir = data_dir or pathlib.Path(tfds.core.constants.DATA_DIR)
-    builder = tfds.builder_from_directory(data_dir / name)
-    features = builder.info.features
-    return builder.as_data_source(
-        split,
-        decoders={
-            key: tfds.decode.SkipDecoding()
-            for key, feature in features.items()
-            if isinstance(feature, tfds.features.Image)
-        },
-    )
+    Raises:
+      DatasetError: it isn't there, and can't be downloaded or written.
+    """
+    data_dir = pathlib.Path(data_dir or import_tfds().core.constants.DATA_DIR)
+    folder = data_dir.expanduser() / name
+    if folder.exists():
+        return folder
+    # TFDS itself would try for minutes.
+    if reason := _unreachable(builder_class.URL):
+        raise DatasetError(
+            f"{folder} isn't there, and {builder_class.URL} can't be reached to make it"
+            f" ({reason}). Where there is a network, the same command makes it; copy it"
+            f" here so that {folder / 'dataset_info.json'} is in place, or name the"
+            " folder of data sets that holds it."
+        )
+    try:
+        builder = builder_class(data_dir=data_dir, file_format="array_record")
+        builder.download_and_prepare()
+    except Exception as error:  # TFDS passes on what any of its libraries raises.
+        raise DatasetError(f"{folder} can't be made: {error}") from error
+    return folder
+
+
+def _unreachable(url: str, seconds: float = 5.0) -> BaseException | None:
+    """Why a server doesn't answer; None if it does."""
+    import requests  # As TFDS does, so that the same proxies hold.
+
+    reasons = queue.SimpleQueue[BaseException | None]()
+
+    def ask() -> None:
+        reason: BaseException | None = None
+        try:
+            response = requests.head(url, timeout=seconds)
+            if response.status_code >= 500:  # A proxy without a network, too.
+                response.raise_for_status()
+        except requests.RequestException as error:
+            reason = error
+            while reason.__context__:  # The first of a chain is the shortest.
+                reason = reason.__context__
+        reasons.put(reason)
+
+    # A thread, because the timeout of requests leaves out the look-up of the name.
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return reasons.get(timeout=seconds)
+    except queue.Empty:
+        return TimeoutError(f"no answer in {seconds:g} seconds")
+
+
+def read(folder: pathlib.Path, split: str) -> Iterator[dict[str, Any]]:
+    """The examples of a split in TFDS's order, with a progress bar.
+
+    Args:
+      folder: of a prepared data set, as :func:`prepare` returns it.
+      split: ``train`` or ``test``.
+
+    Yields:
+      A dictionary by feature: an integer for a label, bytes for a text and, still
+      encoded, for an image.
+
+    Raises:
+      DatasetError: the folder is damaged or in a format that needs TensorFlow.
+    """
+    tfds = import_tfds()
+    try:
+        builder = tfds.builder_from_directory(folder)
+        source = builder.as_data_source(
+            split,
+            decoders={
+                key: tfds.decode.SkipDecoding()
+                for key, feature in builder.info.features.items()
+                if isinstance(feature, tfds.features.Image)
+            },
+        )
+        with tqdm(
+            total=len(source),
+            desc=f"Reading {builder.info.name}, {split}",
+            unit="example",
+            disable=None,
+        ) as bar:
+            for start in range(0, len(source), _CHUNK):
+                chunk = range(start, min(start + _CHUNK, len(source)))
+                for example in source.__getitems__(chunk):
+                    # What a file cut short at a certain length gives, silently.
+                    if any(value is None for value in example.values()):
+                        raise ValueError(f"records of {split} are missing")
+                    yield example
+                bar.update(len(chunk))
+    except NotImplementedError as error:
+        raise DatasetError(
+            f"{folder} is in {builder.info.file_format.value} format, which TensorFlow"
+            " alone reads; name another folder of data sets, and it will be made there"
+            " as array_record."
+        ) from error
+    except Exception as error:  # TFDS passes on what any of its libraries raises.
+        raise DatasetError(
+            f"{folder} can't be read ({error}). If it is damaged, delete it, and it"
+            " will be made again."
+        ) from error

@@ -1,0 +1,223 @@
+import functools
+import gzip
+import http.server
+import os
+import pathlib
+import shutil
+import struct
+import sys
+import threading
+
+import numpy as np
+import pytest
+import requests
+import tensorflow_datasets as tfds
+
+from examples import datasets
+from examples.vision.data import Data, Task, load, normalise
+
+# By the names of the published files. Of different sizes, to tell one from the other.
+SIZES = {
+    "mnist": {"train": 30, "t10k": 20},
+    "fashion_mnist": {"train": 25, "t10k": 15},
+}
+
+
+@pytest.fixture(autouse=True)
+def without_tensorflow():
+    yield
+    assert "tensorflow" not in sys.modules
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Serves small files like the published ones; images and labels by their name."""
+    folder, arrays = tmp_path_factory.mktemp("published"), {}
+    rng = np.random.default_rng(0)
+    for name, sizes in SIZES.items():
+        (folder / name).mkdir()
+        for part, n in sizes.items():
+            images = rng.integers(0, 256, (n, 28, 28), np.uint8)
+            labels = rng.integers(0, 10, n, np.uint8)
+            arrays[name, part] = images, labels
+            for file, magic, array in (
+                ("images-idx3", 2051, images),
+                ("labels-idx1", 2049, labels),
+            ):
+                header = struct.pack(f">{1 + array.ndim}I", magic, *array.shape)
+                (folder / name / f"{part}-{file}-ubyte.gz").write_bytes(
+                    gzip.compress(header + array.tobytes())
+                )
+    handler = functools.partial(_QuietHandler, directory=folder)
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        for name in SIZES:
+            url = f"http://127.0.0.1:{server.server_port}/{name}/"
+            patch.setattr(tfds.builder_cls(name), "URL", url)
+        yield arrays
+        server.shutdown()
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def prepared(published, tmp_path_factory):
+    data_dir = tmp_path_factory.mktemp("prepared")
+    load(data_dir)
+    return data_dir
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise requests.ConnectionError("no network")
+
+    def download(*args, **kwargs):
+        pytest.fail("TFDS would try for minutes")
+
+    monkeypatch.setattr(requests, "head", refuse)
+    monkeypatch.setattr(
+        tfds.core.GeneratorBasedBuilder, "download_and_prepare", download
+    )
+
+
+def test_load_prepares_and_reads_what_is_published(published, tmp_path):
+    data = load(tmp_path)
+    for name, task in zip(Data._fields, data, strict=True):
+        for part, split in zip(("train", "t10k"), task, strict=True):
+            images, labels = published[name, part]
+            assert split.images.shape == (len(labels), 28, 28, 1)
+            assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
+            assert _pairs(split.images, split.labels) == _pairs(images, labels)
+
+
+def _pairs(images, labels):
+    # TFDS stores the examples in an order of its own.
+    return sorted((i.tobytes(), int(n)) for i, n in zip(images, labels, strict=True))
+
+
+def test_prepared_data_is_read_as_tfds_reads_it(prepared, offline):
+    data = load(prepared)
+    for name in Data._fields:
+        for part in Task._fields:
+            source = tfds.data_source(
+                name, split=part, data_dir=prepared, download=False
+            )
+            split = getattr(getattr(data, name), part)
+            np.testing.assert_array_equal(split.images, [x["image"] for x in source])
+            np.testing.assert_array_equal(split.labels, [x["label"] for x in source])
+
+
+def test_offline_says_what_to_put_where(offline, tmp_path):
+    with pytest.raises(datasets.DatasetError) as info:
+        load(tmp_path)
+    assert "no network" in str(info.value)
+    assert str(tmp_path / "mnist" / "3.0.1" / "dataset_info.json") in str(info.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_does_not_answer_is_given_up(monkeypatch):
+    answer = threading.Event()
+    monkeypatch.setattr(requests, "head", lambda *args, **kwargs: answer.wait())
+    reason = datasets._unreachable("http://unused", seconds=0.01)
+    assert str(reason) == "no answer in 0.01 seconds"
+
+
+@pytest.mark.parametrize(
+    ("status", "reachable"), [(200, True), (404, True), (503, False)]
+)
+def test_a_proxy_without_a_network_is_not_an_answer(monkeypatch, status, reachable):
+    response = requests.Response()
+    response.status_code = status
+    monkeypatch.setattr(requests, "head", lambda *args, **kwargs: response)
+    assert (datasets._unreachable("http://unused") is None) == reachable
+
+
+def test_a_failed_download_and_an_unwritable_folder_are_named(
+    published, tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(datasets.DatasetError, match="can't be made"):
+        load(tmp_path / "file")
+    mnist = tfds.builder_cls("mnist")
+    monkeypatch.setattr(mnist, "URL", mnist.URL + "absent/")
+    with pytest.raises(datasets.DatasetError, match=r"can't be made.*404"):
+        load(tmp_path)
+
+
+def _cut(path):
+    # At this length the records look like an empty file's.
+    path.write_bytes(path.read_bytes()[: 2**16])
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("dataset_info.json", pathlib.Path.unlink, "dataset_info.json"),
+        ("dataset_info.json", lambda path: path.write_text("{"), "JSON"),
+        ("features.json", pathlib.Path.unlink, "Cannot restore"),
+        ("mnist-test.array_record-00000-of-00001", pathlib.Path.unlink, "open"),
+        ("mnist-test.array_record-00000-of-00001", _cut, "records of test are missing"),
+        (
+            "mnist-train.array_record-00000-of-00001",
+            lambda path: path.write_bytes(b"\xff" * 2**17),
+            "Riegeli",
+        ),
+    ],
+)
+def test_a_damaged_folder_is_named(prepared, offline, tmp_path, file, damage, message):
+    folder = shutil.copytree(prepared, tmp_path / "data") / "mnist" / "3.0.1"
+    damage(folder / file)
+    with pytest.raises(datasets.DatasetError, match=message) as info:
+        load(tmp_path / "data")
+    assert str(info.value).startswith(f"{folder} can't be read")
+
+
+def test_a_format_that_needs_tensorflow_is_named(prepared, offline, tmp_path):
+    data_dir = shutil.copytree(prepared, tmp_path / "data")
+    info_file = data_dir / "fashion_mnist" / "3.0.1" / "dataset_info.json"
+    info_file.write_text(info_file.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(datasets.DatasetError, match="is in tfrecord format"):
+        load(data_dir)
+
+
+def test_without_tfds_the_extra_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(datasets.DatasetError, match=r"'\.\[experiments\]'"):
+        load(tmp_path)
+
+
+def test_normalise():
+    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    result = normalise(images)
+    assert (result.shape, result.dtype) == (images.shape, np.float32)
+    expected = (images.astype(np.float64) / 255 - 0.1307) / 0.3081
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_real_data():
+    data_dir = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "absent"))
+    if not all((data_dir / name).is_dir() for name in Data._fields):
+        pytest.skip("set TFDS_DATA_DIR to a folder with mnist and fashion_mnist")
+    data = load(data_dir)
+    for task in data:
+        assert task.train.images.shape == (60_000, 28, 28, 1)
+        assert task.test.images.shape == (10_000, 28, 28, 1)
+    mnist, fashion = data
+    np.testing.assert_array_equal(mnist.train.labels[:5], [4, 1, 0, 7, 8])
+    np.testing.assert_array_equal(mnist.test.labels[:5], [2, 0, 4, 8, 7])
+    digits = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    np.testing.assert_array_equal(np.bincount(mnist.test.labels), digits)
+    np.testing.assert_array_equal(np.bincount(fashion.train.labels), [6000] * 10)
+    np.testing.assert_array_equal(np.bincount(fashion.test.labels), [1000] * 10)
+    # The mean and deviation are those of the digits to train on.
+    normalised = normalise(mnist.train.images)
+    np.testing.assert_allclose(normalised.mean(), 0, atol=1e-3)
+    np.testing.assert_allclose(normalised.std(), 1, atol=1e-3)
