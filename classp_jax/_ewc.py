@@ -144,12 +144,14 @@ def ewc_penalty(
                 return None
             dtype = at_least_float32(jnp.result_type(g, w))
             alpha = jnp.asarray(rate, dtype)
-            # An infinite strength would make NaN of a Fisher of 0.
-            lambda_ = jnp.minimum(jnp.asarray(factor, dtype), np.finfo(dtype).max)
-            stiffness = lambda_ * f.astype(dtype)
+            # Up to here the stiffness and its inverse are finite. The strength alone is
+            # clipped as well: an infinite one would make NaN of a Fisher of 0.
+            largest = 1 / np.finfo(dtype).tiny
+            lambda_ = jnp.minimum(jnp.asarray(factor, dtype), largest)
+            stiffness = jnp.minimum(lambda_ * f.astype(dtype), largest)
             distance = jnp.asarray(w, dtype) - w_star.astype(dtype)
-            # Term by term, and the second over the stiffness: an infinite one then
-            # leaves (w - w*) / alpha, where the fraction as written makes inf / inf.
+            # Term by term, and the second over the stiffness: a huge one then leaves
+            # (w - w*) / alpha, where the fraction as written makes inf / inf.
             u = jnp.asarray(g, dtype) / (1 + alpha * stiffness)
             u = u + distance / (1 / stiffness + alpha)
             return u.astype(jnp.result_type(g))

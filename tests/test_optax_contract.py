@@ -299,6 +299,33 @@ def test_state_keeps_each_parameters_sharding_over_eight_devices(reading, axis_t
             assert tree[name].sharding.is_equivalent_to(sharding, tree[name].ndim)
 
 
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("reading", ["algorithm1", "equation1"])
+def test_relative_threshold_over_eight_devices_is_that_of_one(reading, axis_type):
+    # Rows 0 to 3 are below the mean of all, and half of them above their device's.
+    kernel = jnp.arange(1.0, 49.0).reshape(8, 6)
+    params = {"kernel": kernel, "bias": jnp.arange(1.0, 17.0)}
+    optimizer = make(reading, threshold=0.9, relative=True)
+    expected, expected_state = one_step(optimizer, params)
+
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+    shardings = {
+        "kernel": NamedSharding(mesh, PartitionSpec("data", "model")),
+        "bias": NamedSharding(mesh, PartitionSpec(("data", "model"))),
+    }
+    actual, opt_state = one_step(optimizer, jax.device_put(params, shardings))
+    chex.assert_trees_all_close(actual, expected)
+    chex.assert_trees_all_close(
+        *(optax.tree.get(s, "grad_sum") for s in (opt_state, expected_state))
+    )
+    closed = jax.tree.map(lambda new, old: np.asarray(new == old), actual, params)
+    assert closed["kernel"][:4].all() and not closed["kernel"][5:].any()
+    assert closed["bias"][:9].all() and not closed["bias"][9:].any()
+    for tree in (actual, optax.tree.get(opt_state, "grad_sum")):
+        for name, sharding in shardings.items():
+            assert tree[name].sharding.is_equivalent_to(sharding, tree[name].ndim)
+
+
 def one_step(optimizer, params):
     """With eager ``init``, jitted ``update``, and sharding left to propagate."""
     opt_state = optimizer.init(params)

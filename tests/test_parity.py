@@ -12,6 +12,7 @@ import classp_jax
 from classp_jax.verify._distance import differences
 from classp_jax.verify._streams import gradient_stream, random_params
 from tests import helpers
+from tests.reference.optimizer import Classp
 
 STEPS = 1000
 POWERS = [0.5, 1.0, 1.5, 2.0, 3.0]
@@ -43,6 +44,101 @@ def test_trajectory_equals_pytorch(reading, power, dtype):
                 for a, e in zip(actual, expected, strict=True):
                     error = differences(a[name], e[name]).relative.max()
                     assert error <= tolerance(dtype, power), (threshold, name)
+
+
+RELATIVE_STEPS = 200
+RELATIVE_THRESHOLDS = [0.5, 1.0, 10.0]
+
+
+def mean_squares(gradient):
+    """Of each step's tensor, in float64, shaped to divide the gradients' squares."""
+    axes = tuple(range(1, gradient.ndim))
+    return np.square(gradient, dtype=np.float64).mean(axes, keepdims=True)
+
+
+def near_a_relative_threshold(gradient):
+    """Where a square is so near a threshold that rounding could decide."""
+    ratio = np.square(gradient, dtype=np.float64) / mean_squares(gradient)
+    return np.any([np.abs(ratio / t - 1) < 1e-4 for t in RELATIVE_THRESHOLDS], axis=0)
+
+
+def relative_stream(seed, dtype):
+    """Gradients with a gap around each relative threshold."""
+    stream = gradient_stream(seed, RELATIVE_STEPS, [], dtype)
+    for name, gradient in stream.items():
+        # A scalar is its own mean square: at 1 both sides are the same number.
+        while name != "scalar" and near_a_relative_threshold(gradient).any():
+            gradient[near_a_relative_threshold(gradient)] *= dtype(1.01)
+    return stream
+
+
+def relative_trajectory_in_jax(reading, power):
+    @jax.jit
+    def run(threshold, params, gradients):
+        optimizer = helpers.READINGS[reading](
+            0.1,
+            threshold,
+            power,
+            apply_decay=lambda step: step >= RELATIVE_STEPS // 2,
+            relative=True,
+        )
+
+        def step(carry, grads):
+            params, opt_state = carry
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            params = optax.apply_updates(params, updates)
+            grad_sum = optax.tree.get(opt_state, "grad_sum")
+            return (params, opt_state), (params, grad_sum)
+
+        return jax.lax.scan(step, (params, optimizer.init(params)), gradients)[1]
+
+    return lambda *arguments: jax.device_get(run(*arguments))
+
+
+def relative_trajectory_in_torch(reading, power, threshold, params, gradients):
+    weights = {k: torch.tensor(p, requires_grad=True) for k, p in params.items()}
+    optimizer = Classp(
+        weights.values(), 0.1, threshold, power, reading=reading, relative=True
+    )
+    trajectory = []
+    for t in range(RELATIVE_STEPS):
+        for name, w in weights.items():
+            w.grad = torch.tensor(gradients[name][t])
+        optimizer.param_groups[0]["apply_decay"] = t >= RELATIVE_STEPS // 2
+        optimizer.step()
+        sums = {k: optimizer.state[w]["grad_sum"] for k, w in weights.items()}
+        trajectory.append(
+            [
+                {k: x.detach().numpy().copy() for k, x in tree.items()}
+                for tree in (weights, sums)
+            ]
+        )
+    return jax.tree.map(lambda *steps: np.stack(steps), *trajectory)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("reading", ["algorithm1", "equation1"])
+def test_relative_trajectory_equals_pytorch(reading, power, dtype):
+    params, gradients = random_params(6, dtype), relative_stream(7, dtype)
+    for name, gradient in gradients.items():
+        if name != "scalar":
+            assert not near_a_relative_threshold(gradient).any(), name
+    with jax.enable_x64(dtype == np.float64):
+        run = relative_trajectory_in_jax(reading, power)
+        for threshold in RELATIVE_THRESHOLDS:
+            actual = run(threshold, params, gradients)
+            expected = relative_trajectory_in_torch(
+                reading, power, threshold, params, gradients
+            )
+            for name in params:
+                for a, e in zip(actual, expected, strict=True):
+                    assert a[name].dtype == e[name].dtype == dtype
+                    error = differences(a[name], e[name]).relative.max()
+                    assert error <= tolerance(dtype, power), (threshold, name)
+            # Some weights of a tensor move at a step, and some don't.
+            stays = np.diff(expected[0]["ordinary"], axis=0) == 0
+            assert np.any(stays) and not np.all(stays)
 
 
 @pytest.mark.parametrize("apply_decay", [False, True])

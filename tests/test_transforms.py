@@ -1,3 +1,5 @@
+import warnings
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from tests import helpers
 TRANSFORMS = {
     "threshold_mask": lambda: classp_jax.threshold_mask(0.1),
     "threshold_mask_tensor": lambda: classp_jax.threshold_mask(0.1, scope="tensor"),
+    "threshold_mask_relative": lambda: classp_jax.threshold_mask(0.1, relative=True),
     "scale": classp_jax.scale_by_accumulated_power_norm,
     "decay_gate": lambda: classp_jax.decay_gate(
         classp_jax.scale_by_accumulated_power_norm(), True
@@ -72,6 +75,195 @@ class ThresholdMaskTest(chex.TestCase):
         updates, state = update(gradient, state)
         chex.assert_trees_all_equal(updates, jnp.array([0.0, 4.0]))
         chex.assert_trees_all_equal(state.inner_state.trace, jnp.array([1.0, 4.0]))
+
+
+def relative_mask_in_numpy(gradient, threshold):
+    """One element at a time, in float64; refuses squares too near the threshold."""
+    squares = [float(g) ** 2 for g in np.ravel(gradient) if np.isfinite(float(g))]
+    bound = threshold * sum(squares) / max(len(squares), 1)
+    mask = np.zeros(np.shape(gradient), bool)
+    for i, g in np.ndenumerate(gradient):
+        if np.isfinite(float(g)):
+            assert threshold == 0 or abs(float(g) ** 2 / bound - 1) > 1e-5
+            mask[i] = threshold == 0 or float(g) ** 2 > bound
+    return mask
+
+
+class RelativeThresholdTest(chex.TestCase):
+    RANDOM = np.random.default_rng(0).normal(size=(7, 9)).astype(np.float32)
+
+    def mask(self, gradient, threshold, **arguments):
+        """Where the mask is open, having checked that it hands on what passes."""
+        mask = classp_jax.threshold_mask(threshold, relative=True, **arguments)
+        update = self.variant(mask.update)
+        updates, _ = update(gradient, mask.init(gradient))
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, gradient)
+        is_open = jax.tree.map(lambda u: np.asarray(u) != 0, updates)
+        jax.tree.map(
+            lambda m, u, g: chex.assert_trees_all_equal(u, jnp.where(m, g, 0)),
+            is_open,
+            updates,
+            gradient,
+        )
+        return is_open
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_by_hand(self):
+        gradient = jnp.array([1.0, -2.0, 3.0, -4.0])  # the mean square is 7.5
+        for threshold, expected in (
+            (0.1, [True, True, True, True]),  # 0.75
+            (0.5, [False, True, True, True]),  # 3.75
+            (1.0, [False, False, True, True]),  # 7.5
+            (1.2, [False, False, False, True]),  # 9, which isn't strictly above it
+            (4.0, [False, False, False, False]),  # 30
+        ):
+            np.testing.assert_array_equal(self.mask(gradient, threshold), expected)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_equals_a_loop(self):
+        for threshold in (0.0, 0.01, 0.5, 1.0, 2.5, 10.0):
+            np.testing.assert_array_equal(
+                self.mask(jnp.asarray(self.RANDOM), threshold),
+                relative_mask_in_numpy(self.RANDOM, threshold),
+            )
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_the_size_of_the_gradient_does_not_matter(self):
+        expected = relative_mask_in_numpy(self.RANDOM, 0.7)
+        for scale in (1e-15, 1e-6, 1.0, 1e6, 1e15):
+            gradient = jnp.asarray(np.float32(scale) * self.RANDOM)
+            np.testing.assert_array_equal(self.mask(gradient, 0.7), expected)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_each_tensor_has_its_own_mean(self):
+        gradients = {"small": jnp.array([1e-3, 2e-3]), "large": jnp.array([1e3, 2e3])}
+        for is_open in self.mask(gradients, 1.0).values():
+            np.testing.assert_array_equal(is_open, [False, True])
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_elements_that_are_not_finite_do_not_count(self):
+        bad = [np.nan, np.inf, -np.inf]
+        gradient = np.concatenate([bad, self.RANDOM[0], bad]).astype(np.float32)
+        for threshold in (0.0, 0.5, 1.0):
+            # A sum over nine that is divided by fifteen would open more.
+            np.testing.assert_array_equal(
+                self.mask(jnp.asarray(gradient), threshold)[3:-3],
+                relative_mask_in_numpy(self.RANDOM[0], threshold),
+            )
+            assert not self.mask(jnp.asarray(gradient), threshold)[[0, 1, 2]].any()
+        opened = np.square(self.RANDOM[0]) > 0.6 * np.mean(np.square(self.RANDOM[0]))
+        assert np.any(opened != relative_mask_in_numpy(self.RANDOM[0], 1.0))
+        for nothing in (jnp.array(bad), jnp.zeros((0, 3)), jnp.zeros(4)):
+            for threshold in (0.0, 0.5):
+                assert not np.any(self.mask(nothing, threshold))
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_an_empty_tensor_divides_nothing_by_nothing(self):
+        mask = classp_jax.threshold_mask(0.5, relative=True)
+        empty = jnp.zeros((0, 3))
+        with jax.debug_nans(True), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            updates, _ = self.variant(mask.update)(empty, mask.init(empty))
+        chex.assert_trees_all_equal(updates, empty)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_where_the_squares_leave_the_range_only_threshold_zero_opens(self):
+        for gradient in ([1e30, 2e30, 1.0], [1e-30, 2e-30, 1e-25]):
+            assert np.all(self.mask(jnp.array(gradient), 0.0))
+            for threshold in (1e-6, 1.0):
+                assert not np.any(self.mask(jnp.array(gradient), threshold))
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_half_precision_neither_overflows_nor_underflows(self):
+        for dtype, scale in ((jnp.float16, 1e-4), (jnp.float16, 1e3)):
+            gradient = jnp.asarray(scale * self.RANDOM, dtype)
+            np.testing.assert_array_equal(
+                self.mask(gradient, 0.7), relative_mask_in_numpy(gradient, 0.7)
+            )
+        gradient = jnp.asarray(self.RANDOM, jnp.bfloat16)
+        np.testing.assert_array_equal(
+            self.mask(gradient, 0.7), relative_mask_in_numpy(gradient, 0.7)
+        )
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_a_scalar_is_its_own_mean(self):
+        for threshold, expected in ((0.0, True), (0.99, True), (1.0, False)):
+            for value in (0.3, -1e-7, 1e7):
+                assert self.mask(jnp.array(value), threshold) == expected
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_scope_tensor(self):
+        gradients = {"even": jnp.array([1.0, -1.1]), "one high": jnp.array([0.1, 9.0])}
+        is_open = self.mask(gradients, 1.5, scope="tensor")
+        assert not is_open["even"].any() and is_open["one high"].all()
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_the_mean_is_of_the_gradient_and_not_of_what_inner_makes_of_it(self):
+        mask = classp_jax.threshold_mask(1.0, relative=True, inner=optax.trace(1.0))
+        update, state = self.variant(mask.update), mask.init(jnp.zeros(2))
+        for gradient, expected in (([1.0, 9.0], [0.0, 9.0]), ([2.0, 1.0], [3.0, 0.0])):
+            updates, state = update(jnp.array(gradient), state)
+            chex.assert_trees_all_equal(updates, jnp.array(expected))
+        chex.assert_trees_all_equal(state.inner_state.trace, jnp.array([3.0, 10.0]))
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_a_schedule_changes_it(self):
+        mask = classp_jax.threshold_mask(
+            lambda step: jnp.array([0.5, 4.0])[step], relative=True
+        )
+        gradient = jnp.asarray(self.RANDOM)
+        update, state = self.variant(mask.update), mask.init(gradient)
+        for threshold in (0.5, 4.0):
+            updates, state = update(gradient, state)
+            np.testing.assert_array_equal(
+                updates != 0, relative_mask_in_numpy(self.RANDOM, threshold)
+            )
+
+    def test_injecting_another_threshold_does_not_recompile(self):
+        make = optax.inject_hyperparams(classp_jax.classp, static_args="power")
+        optimizer = make(0.1, threshold=0.5, apply_decay=0.0, relative=True)
+        gradient = jnp.asarray(self.RANDOM)
+        update, opt_state = jax.jit(optimizer.update), optimizer.init(gradient)
+        for threshold in (0.5, 4.0, 0.0):
+            opt_state = optax.tree.set(opt_state, threshold=jnp.float32(threshold))
+            updates, opt_state = update(gradient, opt_state, gradient)
+            np.testing.assert_array_equal(
+                updates != 0, relative_mask_in_numpy(self.RANDOM, threshold)
+            )
+        assert update._cache_size() == 1
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_each_seed_under_vmap_has_its_own_mean(self):
+        mask = classp_jax.threshold_mask(0.7, relative=True)
+        gradients = jnp.asarray(
+            self.RANDOM * np.logspace(-3, 3, 7)[:, None], jnp.float32
+        )
+        update = self.variant(jax.vmap(lambda g: mask.update(g, mask.init(g))[0]))
+        np.testing.assert_array_equal(
+            update(gradients) != 0,
+            [relative_mask_in_numpy(row, 0.7) for row in np.asarray(gradients)],
+        )
+
+    def test_is_off_unless_asked_for_in_both_readings_that_have_it(self):
+        gradient = jnp.array([1.0, 2.0, 3.0])  # a mean square of 4.7
+        for make in (classp_jax.classp, classp_jax.classp_equation1):
+            for relative, opened in (
+                ({}, [False, True, True]),
+                ({"relative": False}, [False, True, True]),
+                ({"relative": True}, [False, False, True]),
+            ):
+                optimizer = make(0.1, 1.5, apply_decay=False, **relative)
+                updates, _ = optimizer.update(gradient, optimizer.init(gradient))
+                np.testing.assert_array_equal(updates != 0, opened)
+
+
+@pytest.mark.parametrize("value", [None, 0, 1, 1.0, "yes", jnp.asarray(True)])
+@pytest.mark.parametrize(
+    "make", [classp_jax.threshold_mask, classp_jax.classp, classp_jax.classp_equation1]
+)
+def test_relative_must_be_a_bool(make, value):
+    with pytest.raises(TypeError, match="relative must be True or False"):
+        make(0.1, relative=value)
 
 
 class ScaleByAccumulatedPowerNormTest(chex.TestCase):

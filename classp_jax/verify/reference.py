@@ -20,6 +20,8 @@ class Classp(torch.optim.Optimizer):
       apply_decay: whether to divide by the root of the sum; like all of these, it may
         be changed between steps in ``param_groups``.
       reading: "algorithm1", "equation1" or "released".
+      relative: whether the threshold is in units of the tensor's mean square, for the
+        first two readings.
     """
 
     def __init__(
@@ -31,9 +33,15 @@ class Classp(torch.optim.Optimizer):
         eps: float = 1e-5,
         apply_decay: bool = True,
         reading: str = "algorithm1",
+        relative: bool = False,
     ) -> None:
         defaults = dict(
-            lr=lr, threshold=threshold, power=power, eps=eps, apply_decay=apply_decay
+            lr=lr,
+            threshold=threshold,
+            power=power,
+            eps=eps,
+            apply_decay=apply_decay,
+            relative=relative,
         )
         super().__init__(params, defaults)
         self._update = {
@@ -66,12 +74,19 @@ def _root(x: torch.Tensor, power: float) -> torch.Tensor:
     return x.sqrt() if power == 2 else x.pow(1 / power)
 
 
+def _above(grad: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+    square, finite, threshold = grad**2, grad.isfinite(), group["threshold"]
+    if group["relative"]:
+        threshold = threshold * square[finite].mean()
+    above: torch.Tensor = (square > threshold) & finite
+    return above
+
+
 def _algorithm1(
     w: torch.Tensor, grad: torch.Tensor, grad_sum: torch.Tensor, group: dict[str, Any]
 ) -> None:
     # Line 9, element by element; an element that isn't finite is never above.
-    above = (grad**2 > group["threshold"]) & grad.isfinite()
-    grad = torch.where(above, grad, 0.0)
+    grad = torch.where(_above(grad, group), grad, 0.0)
     grad_sum += grad.abs() ** group["power"]  # Line 11.
     if group["apply_decay"]:
         grad = grad / _root(group["eps"] + grad_sum, group["power"])  # Line 14.
@@ -81,11 +96,10 @@ def _algorithm1(
 def _equation1(
     w: torch.Tensor, grad: torch.Tensor, grad_sum: torch.Tensor, group: dict[str, Any]
 ) -> None:
-    above = (grad**2 > group["threshold"]) & grad.isfinite()
     step = grad
     if group["apply_decay"]:  # The sum runs to t - 1: this step's comes after.
         step = grad / _root(group["eps"] + grad_sum, group["power"])
-    w -= group["lr"] * torch.where(above, step, 0.0)
+    w -= group["lr"] * torch.where(_above(grad, group), step, 0.0)
     grad_sum += torch.where(grad.isfinite(), grad.abs() ** group["power"], 0.0)
 
 

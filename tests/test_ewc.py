@@ -1,0 +1,557 @@
+"""Elastic weight consolidation against closed forms, loops and its own definition."""
+
+import warnings
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+import classp_jax
+from tests import helpers
+
+# The loss is 1/2 sum of a (w - c)^2, of task B; the anchor is task A's solution.
+CURVATURE = jnp.array([1.0, 2.0, 0.5, 1.0])
+CENTRE = jnp.array([3.0, -1.0, 0.5, 2.0])
+ANCHOR = jnp.array([1.0, 1.0, -2.0, -1.0])
+FISHER = jnp.array([0.5, 2.0, 1.0, 0.0])
+START = jnp.array([0.0, 2.0, 1.0, 4.0])
+RATE = 0.1
+
+
+def loss_fn(w):
+    return 0.5 * jnp.sum(CURVATURE * (w - CENTRE) ** 2)
+
+
+def penalty(w, strength):
+    return 0.5 * strength * jnp.sum(FISHER * (w - ANCHOR) ** 2)
+
+
+def minimum(strength):
+    """Of loss and penalty together, in float64."""
+    a, c, f, anchor = (
+        np.asarray(x, np.float64) for x in (CURVATURE, CENTRE, FISHER, ANCHOR)
+    )
+    return (a * c + strength * f * anchor) / (a + strength * f)
+
+
+def ewc_sgd(strength, learning_rate=RATE, fisher=FISHER, anchor=ANCHOR):
+    return optax.chain(
+        classp_jax.ewc_penalty(fisher, anchor, strength, learning_rate),
+        optax.sgd(RATE),
+    )
+
+
+def train(optimizer, steps=300):
+    @jax.jit
+    def run(params):
+        def step(_, carry):
+            params, opt_state = carry
+            grads = jax.grad(loss_fn)(params)
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state
+
+        return jax.lax.fori_loop(0, steps, step, (params, optimizer.init(params)))[0]
+
+    return run(START)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.1, 1.0, 30.0, 1e4, 1e8])
+def test_converges_to_the_minimum_at_any_strength(strength):
+    chex.assert_trees_all_close(
+        np.asarray(train(ewc_sgd(strength)), np.float64),
+        minimum(strength),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_the_explicit_form_converges_below_its_bound_and_diverges_above():
+    chex.assert_trees_all_close(
+        np.asarray(train(ewc_sgd(1.0, learning_rate=0.0)), np.float64),
+        minimum(1.0),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    for strength in (30.0, 1e8):  # The rate times these times a Fisher of 2: over 2.
+        assert not np.all(np.abs(train(ewc_sgd(strength, learning_rate=0.0))) < 1e6)
+
+
+class EwcPenaltyTest(chex.TestCase):
+    GRADIENT = CURVATURE * (START - CENTRE)
+
+    def gradient(self, penalty, gradient=GRADIENT, params=START):
+        return self.variant(penalty.update)(gradient, penalty.init(params), params)[0]
+
+    def step(self, optimizer, gradient=GRADIENT, params=START):
+        return optax.apply_updates(params, self.gradient(optimizer, gradient, params))
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_one_step_is_the_closed_form(self):
+        rng = np.random.default_rng(0)
+        g, w, anchor = np.float32(rng.normal(size=(3, 1000)))
+        fisher = np.float32(10 ** rng.uniform(-12, 12, 1000))
+        for dtype in (np.float32, np.float64):
+            with jax.enable_x64(dtype == np.float64):
+                arrays = [jnp.asarray(x, dtype) for x in (g, w, anchor, fisher)]
+                penalty = classp_jax.ewc_penalty(arrays[3], arrays[2], 3.0, RATE)
+                actual = self.gradient(penalty, *arrays[:2])
+                g_, w_, anchor_, k = (np.asarray(x, np.longdouble) for x in arrays)
+                k, alpha = 3 * k, np.longdouble(dtype(RATE))
+                distance = w_ - anchor_
+                expected = (g_ + k * distance) / (1 + alpha * k)
+                # The two terms may cancel: the unit is that of the larger.
+                terms = np.maximum(np.abs(g_), np.abs(k * distance)) / (1 + alpha * k)
+                error = np.abs(np.asarray(actual, np.longdouble) - expected)
+                assert np.max(error / np.spacing(terms.astype(dtype))) <= 4
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_before_sgd_it_is_the_proximal_step(self):
+        w = np.asarray(START, np.float64)
+        for strength in (0.1, 1.0, 100.0, 1e8):
+            new = np.asarray(self.step(ewc_sgd(strength)), np.float64)
+            pull = strength * np.asarray(FISHER * (new - ANCHOR), np.float64)
+            # Both sides of w' = w - rate (g + strength F (w' - w*)), w' gathered.
+            k = RATE * strength * np.asarray(FISHER, np.float64)
+            expected = (w - RATE * self.GRADIENT + k * ANCHOR) / (1 + k)
+            chex.assert_trees_all_close(new, np.asarray(expected), rtol=1e-6)
+            if strength <= 1.0:
+                chex.assert_trees_all_close(
+                    new, w - RATE * (np.asarray(self.GRADIENT) + pull), rtol=1e-5
+                )
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_without_a_learning_rate_it_is_the_gradient_of_the_penalty(self):
+        for strength in (0.3, 1.0, 1e4):
+            penalized = classp_jax.ewc_penalty(FISHER, ANCHOR, strength, 0.0)
+            expected = self.GRADIENT + jax.grad(penalty)(START, strength)
+            chex.assert_trees_all_close(self.gradient(penalized), expected, rtol=1e-6)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_without_strength_it_is_sgd_to_the_bit(self):
+        expected = self.step(optax.sgd(RATE))
+        for strength in (0.0, 0, lambda step: 0.0 * step):
+            chex.assert_trees_all_equal(self.step(ewc_sgd(strength)), expected)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_any_huge_strength_pins_to_the_anchor_what_has_a_fisher(self):
+        expected = ANCHOR.at[3].set(self.step(optax.sgd(RATE))[3])
+        for strength, scale in (
+            (1e30, 1.0),
+            (1e30, 1e30),  # Overflows float32.
+            (lambda step: jnp.inf, 1.0),
+        ):
+            new = self.step(ewc_sgd(strength, fisher=scale * FISHER))
+            chex.assert_trees_all_close(new, expected, rtol=1e-6)
+            at_anchor = self.step(
+                ewc_sgd(strength, fisher=scale * FISHER), params=ANCHOR
+            )
+            chex.assert_trees_all_equal(at_anchor[:3], ANCHOR[:3])
+            # Explicit, there is no pull at the anchor.
+            explicit = ewc_sgd(strength, learning_rate=0.0, fisher=scale * FISHER)
+            chex.assert_trees_all_equal(
+                self.step(explicit, params=ANCHOR),
+                self.step(optax.sgd(RATE), params=ANCHOR),
+            )
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_strength_and_learning_rate_may_be_schedules(self):
+        strengths, rates = jnp.array([0.0, 5.0, 1.0]), jnp.array([0.1, 0.2, 0.0])
+        scheduled = classp_jax.ewc_penalty(
+            FISHER, ANCHOR, lambda step: strengths[step], lambda step: rates[step]
+        )
+        update, state = self.variant(scheduled.update), scheduled.init(START)
+        for step in range(3):
+            assert state.count == step
+            updates, state = update(self.GRADIENT, state, START)
+            fixed = classp_jax.ewc_penalty(
+                FISHER, ANCHOR, float(strengths[step]), float(rates[step])
+            )
+            chex.assert_trees_all_close(updates, self.gradient(fixed), rtol=1e-6)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_half_precision_is_rounded_once(self):
+        for dtype in (jnp.bfloat16, jnp.float16):
+            half = [x.astype(dtype) for x in (self.GRADIENT, START, ANCHOR)]
+            wide = [x.astype(jnp.float32) for x in half]
+            penalized = classp_jax.ewc_penalty(FISHER, half[2], 3.0, RATE)
+            assert penalized.init(half[1]).anchor.dtype == dtype
+            actual = self.gradient(penalized, *half[:2])
+            expected = self.gradient(
+                classp_jax.ewc_penalty(FISHER, wide[2], 3.0, RATE), *wide[:2]
+            )
+            assert actual.dtype == dtype
+            chex.assert_trees_all_equal(actual, expected.astype(dtype))
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_half_gradients_of_single_parameters(self):
+        # In bfloat16 the weight and its anchor would be the same.
+        w, anchor = jnp.array(1.001), jnp.array(1.0)
+        penalized = classp_jax.ewc_penalty(jnp.array(1.0), anchor, 1.0, 0.0)
+        actual = self.gradient(penalized, jnp.array(0.0, jnp.bfloat16), w)
+        assert actual.dtype == jnp.bfloat16
+        chex.assert_trees_all_equal(actual, (w - anchor).astype(jnp.bfloat16))
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_any_pytree_and_missing_gradients(self):
+        tree = helpers.tree_of_everything()
+        penalized = classp_jax.ewc_penalty(tree, tree, 1.0, RATE)
+        state = penalized.init(tree)
+        update = self.variant(penalized.update)
+        updates, new_state = update(tree, state, tree)
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, tree)
+        chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
+
+        params = {"trained": jnp.ones(2), "integer": jnp.arange(3)}
+        penalized = classp_jax.ewc_penalty(params, params, 1.0, RATE)
+        updates, _ = self.variant(penalized.update)(
+            {"trained": jnp.ones(2), "integer": None}, penalized.init(params), params
+        )
+        assert updates["integer"] is None
+        chex.assert_trees_all_close(updates["trained"], jnp.full(2, 1 / 1.1))
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_each_seed_under_vmap_has_its_own_fisher_and_anchor(self):
+        def step(params, fisher, anchor, strength):
+            optimizer = ewc_sgd(strength, fisher=fisher, anchor=anchor)
+            grads = jax.grad(loss_fn)(params)
+            updates, _ = optimizer.update(grads, optimizer.init(params), params)
+            return optax.apply_updates(params, updates)
+
+        seeds = [
+            (START * s, FISHER + s, ANCHOR - s, jnp.float32(s)) for s in range(1, 4)
+        ]
+        actual = self.variant(jax.vmap(step))(*map(jnp.stack, zip(*seeds, strict=True)))
+        expected = jnp.stack([step(*seed) for seed in seeds])
+        chex.assert_trees_all_close(actual, expected, rtol=1e-6)
+
+
+def test_the_state_is_eight_bytes_a_weight():
+    params = {"kernel": jnp.ones((30, 20)), "bias": jnp.ones(20)}
+    state = classp_jax.ewc_penalty(params, params, 1.0, RATE).init(params)
+    sizes = [x.nbytes for x in jax.tree.leaves(state)]
+    assert sum(sizes) - state.count.nbytes == 8 * 620
+
+
+@pytest.mark.parametrize("wrapper", [lambda init: init, jax.jit])
+def test_a_step_may_donate_the_parameters_that_are_the_anchor(wrapper):
+    def make_params():
+        return {"kernel": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3), "bias": jnp.ones(3)}
+
+    params, before = make_params(), make_params()
+    fisher = jax.tree.map(jnp.ones_like, params)
+    optimizer = ewc_sgd(1e8, fisher=fisher, anchor=params)
+    opt_state = wrapper(optimizer.init)(params)
+
+    def step(params, opt_state, grads):
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    step = jax.jit(step, donate_argnums=(0, 1))
+    grads = jax.tree.map(jnp.ones_like, params)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # JAX warns of a donation that it can't use.
+        for _ in range(3):
+            old = jax.tree.leaves((params, opt_state))
+            params, opt_state = step(params, opt_state, grads)
+            assert all(x.is_deleted() for x in old)
+    assert step._cache_size() == 1
+    assert not any(x.is_deleted() for x in jax.tree.leaves((params, opt_state, fisher)))
+    chex.assert_trees_all_close(params, before, atol=1e-6)
+    chex.assert_trees_all_equal(optax.tree.get(opt_state, "anchor"), before)
+
+
+def test_a_new_task_does_not_recompile():
+    optimizer = ewc_sgd(1e8)
+    update, opt_state = jax.jit(optimizer.update), optimizer.init(START)
+    update(START, opt_state, START)
+    opt_state = optax.tree.set(opt_state, fisher=jnp.ones(4), anchor=2 * ANCHOR)
+    updates, _ = update(START, opt_state, START)
+    chex.assert_trees_all_close(START + updates, 2 * ANCHOR, rtol=1e-6)
+    assert update._cache_size() == 1
+
+
+def test_fisher_and_anchor_are_no_constants_of_the_compiled_step():
+    optimizer = ewc_sgd(1.0)
+    jaxpr = jax.make_jaxpr(optimizer.update)(START, optimizer.init(START), START)
+    assert not jaxpr.consts
+
+
+def test_injected_values():
+    make = optax.inject_hyperparams(
+        classp_jax.ewc_penalty, static_args=("fisher", "anchor")
+    )
+    injected = make(FISHER, ANCHOR, strength=1.0, learning_rate=RATE)
+    update, opt_state = jax.jit(injected.update), injected.init(START)
+    for strength, rate in ((1.0, RATE), (30.0, 0.0), (0.0, 0.5)):
+        opt_state = optax.tree.set(
+            opt_state, strength=jnp.float32(strength), learning_rate=jnp.float32(rate)
+        )
+        actual, opt_state = update(START, opt_state, START)
+        plain = classp_jax.ewc_penalty(FISHER, ANCHOR, strength, rate)
+        expected, _ = plain.update(START, plain.init(START), START)
+        chex.assert_trees_all_close(actual, expected, rtol=1e-6)
+    assert update._cache_size() == 1
+
+
+def test_map_params():
+    optimizer = ewc_sgd(1.0)
+    opt_state = optax.tree.map_params(
+        optimizer, lambda s: s + 2, optimizer.init(START), transform_non_params=str
+    )
+    chex.assert_trees_all_equal(optax.tree.get(opt_state, "fisher"), FISHER + 2)
+    chex.assert_trees_all_equal(optax.tree.get(opt_state, "anchor"), ANCHOR + 2)
+
+
+def test_the_state_keeps_the_parameters_sharding_over_eight_devices():
+    mesh = jax.make_mesh((8,), ("data",))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+
+    def two_steps(params, fisher):
+        optimizer = ewc_sgd(3.0, fisher=fisher, anchor=params)
+
+        @jax.jit
+        def step(params, opt_state):
+            updates, opt_state = optimizer.update(params - 1, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state
+
+        opt_state = optimizer.init(params)
+        result = step(*step(params, opt_state))
+        assert step._cache_size() == 1
+        return opt_state, result
+
+    params, fisher = jnp.arange(16.0), jnp.arange(1.0, 17.0)
+    _, expected = two_steps(params, fisher)
+    opt_state, result = two_steps(*jax.device_put((params, fisher), sharding))
+    chex.assert_trees_all_close(result, expected)
+    assert optax.tree.get(opt_state, "anchor").sharding == sharding
+    for x in (result[0], *(optax.tree.get(result[1], k) for k in ("fisher", "anchor"))):
+        assert x.sharding.is_equivalent_to(sharding, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("strength", -1.0, ValueError),
+        ("strength", float("inf"), ValueError),
+        ("strength", float("nan"), ValueError),
+        ("strength", np.ones(2), ValueError),
+        ("strength", "1", TypeError),
+        ("strength", None, TypeError),
+        ("learning_rate", -1e-9, ValueError),
+        ("learning_rate", jnp.float32(jnp.nan), ValueError),
+        ("learning_rate", True, TypeError),
+    ],
+)
+def test_wrong_hyperparameters_are_named(name, value, error):
+    with pytest.raises(error, match=name):
+        classp_jax.ewc_penalty(
+            **{
+                "fisher": FISHER,
+                "anchor": ANCHOR,
+                "strength": 1.0,
+                "learning_rate": RATE,
+                name: value,
+            }
+        )
+
+
+@pytest.mark.parametrize("name", ["strength", "learning_rate"])
+def test_a_schedule_must_give_a_scalar(name):
+    arguments = {"strength": 1.0, "learning_rate": RATE, name: lambda step: START}
+    penalized = classp_jax.ewc_penalty(FISHER, ANCHOR, **arguments)
+    with pytest.raises(ValueError, match=f"{name} must be a scalar"):
+        penalized.update(START, penalized.init(START), START)
+
+
+@pytest.mark.parametrize("name", ["fisher", "anchor"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"dense": {"kernel": jnp.ones((2, 3))}}, r"missing: \['dense.bias'\]"),
+        (
+            {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3), "b": 1.0}},
+            r"unexpected: \['dense.b'\]",
+        ),
+        (
+            {"dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(3)}},
+            r"dense.kernel must have shape \(2, 3\), got \(3, 2\)",
+        ),
+        # What broadcasts would otherwise pass unseen.
+        (
+            {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(())}},
+            r"dense.bias must have shape \(3,\), got \(\)",
+        ),
+    ],
+)
+def test_fisher_and_anchor_must_be_shaped_like_the_parameters(name, value, message):
+    params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
+    trees = {"fisher": params, "anchor": params, name: value}
+    penalized = classp_jax.ewc_penalty(**trees, strength=1.0, learning_rate=RATE)
+    with pytest.raises(ValueError, match=f"{name}.*{message}"):
+        penalized.init(params)
+
+
+def test_update_requires_params():
+    penalized = classp_jax.ewc_penalty(FISHER, ANCHOR, 1.0, RATE)
+    with pytest.raises(ValueError, match="params"):
+        penalized.update(START, penalized.init(START))
+
+
+def test_complex_parameters_are_refused_by_name():
+    params = {"spectrum": jnp.ones(2, jnp.complex64)}
+    penalized = classp_jax.ewc_penalty(params, params, 1.0, RATE)
+    with pytest.raises(ValueError, match="'spectrum'.*complex64"):
+        penalized.init(params)
+
+
+RNG = np.random.default_rng(3)
+INPUTS = np.float32(RNG.normal(size=(11, 3)))
+LABELS = RNG.integers(0, 4, 11)
+SOFTMAX = {
+    "kernel": jnp.asarray(RNG.normal(size=(3, 4)), jnp.float32),
+    "bias": jnp.asarray(RNG.normal(size=4), jnp.float32),
+}
+
+
+def cross_entropy(params, x, label):
+    logits = x @ params["kernel"] + params["bias"]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 10, 11, 32])
+def test_fisher_of_softmax_regression_is_the_closed_form_and_a_loops(batch_size):
+    actual = classp_jax.fisher_diagonal(
+        cross_entropy, SOFTMAX, INPUTS, LABELS, batch_size=batch_size
+    )
+    residual = jax.nn.softmax(INPUTS @ SOFTMAX["kernel"] + SOFTMAX["bias"])
+    residual -= jax.nn.one_hot(LABELS, 4)
+    closed_form = {
+        "kernel": jnp.mean((INPUTS[:, :, None] * residual[:, None]) ** 2, axis=0),
+        "bias": jnp.mean(residual**2, axis=0),
+    }
+    chex.assert_trees_all_close(actual, closed_form, rtol=1e-5)
+
+    squares = [
+        jax.tree.map(jnp.square, jax.grad(cross_entropy)(SOFTMAX, x, label))
+        for x, label in zip(INPUTS, LABELS, strict=True)
+    ]
+    loop = jax.tree.map(lambda *s: sum(s) / len(s), *squares)
+    chex.assert_trees_all_close(actual, loop, rtol=1e-5)
+
+
+def test_fisher_of_linear_regression_approaches_the_moments_of_the_inputs():
+    """With noise of variance 1 it is the mean square of each input."""
+    rng = np.random.default_rng(4)
+    scales, params = np.array([0.5, 1.0, 3.0]), jnp.array([1.0, -2.0, 0.5])
+    inputs = rng.normal(size=(20_000, 3)) * scales
+    targets = inputs @ np.asarray(params) + rng.normal(size=20_000)
+
+    def negative_log_likelihood(params, x, y):
+        return 0.5 * (x @ params - y) ** 2
+
+    fisher = classp_jax.fisher_diagonal(
+        negative_log_likelihood, params, inputs, targets, batch_size=999
+    )
+    chex.assert_trees_all_close(np.asarray(fisher), np.float32(scales**2), rtol=0.1)
+
+
+def test_fisher_takes_pytrees_and_no_more_compilations_than_shapes():
+    traces = []
+
+    def loss(params, example):
+        traces.append(None)
+        return cross_entropy(params, example["x"], example["label"])
+
+    examples = {"x": INPUTS, "label": LABELS}
+    actual = classp_jax.fisher_diagonal(loss, SOFTMAX, examples)
+    expected = classp_jax.fisher_diagonal(cross_entropy, SOFTMAX, INPUTS, LABELS)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-6)
+    before = len(traces)
+    classp_jax.fisher_diagonal(loss, jax.tree.map(jnp.zeros_like, SOFTMAX), examples)
+    assert len(traces) == before
+
+
+def test_fisher_holds_one_batch_of_gradients_at_once():
+    examples = jnp.ones((64, 3)), jnp.zeros(64, jnp.int32)
+
+    def largest(batch_size):
+        jaxpr = jax.make_jaxpr(
+            lambda params: classp_jax.fisher_diagonal(
+                cross_entropy, params, *examples, batch_size=batch_size
+            )
+        )(SOFTMAX)
+        return (f"f32[{batch_size},3,4]" in str(jaxpr), "f32[64,3,4]" in str(jaxpr))
+
+    assert largest(8) == (True, False)
+    assert largest(64) == (True, True)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
+def test_fisher_accumulates_in_at_least_float32(dtype):
+    with jax.enable_x64(dtype == jnp.float64):
+        fisher = classp_jax.fisher_diagonal(
+            lambda w, x: w * x, jnp.ones((), dtype), jnp.ones(1000, dtype), batch_size=1
+        )
+        assert fisher.dtype == (jnp.float64 if dtype == jnp.float64 else jnp.float32)
+        assert fisher == 1  # A bfloat16 sum would stop at 256.
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch_size", "message"),
+    [
+        ((INPUTS, LABELS[:-1]), 32, r"leading axis.*\(10,\), \(11, 3\)"),
+        ((INPUTS, 1), 32, "leading axis"),
+        ((), 32, "leading axis"),
+        ((INPUTS[:0], LABELS[:0]), 32, "at least one example"),
+        ((INPUTS, LABELS), 0, "batch_size must be at least 1, got 0"),
+        ((INPUTS, LABELS), -3, "batch_size must be at least 1, got -3"),
+    ],
+)
+def test_wrong_examples_are_named(examples, batch_size, message):
+    with pytest.raises(ValueError, match=message):
+        classp_jax.fisher_diagonal(
+            cross_entropy, SOFTMAX, *examples, batch_size=batch_size
+        )
+
+
+def test_fisher_and_penalty_keep_the_first_task():
+    """The whole way: task A, its Fisher, task B with and without the penalty."""
+
+    def mean_loss(params, inputs, labels):
+        return jnp.mean(jax.vmap(cross_entropy, (None, 0, 0))(params, inputs, labels))
+
+    def learn(optimizer, params, *task):
+        @jax.jit
+        def run(params):
+            def step(_, carry):
+                params, opt_state = carry
+                grads = jax.grad(mean_loss)(params, *task)
+                updates, opt_state = optimizer.update(grads, opt_state, params)
+                return optax.apply_updates(params, updates), opt_state
+
+            carry = params, optimizer.init(params)
+            return jax.lax.fori_loop(0, 300, step, carry)[0]
+
+        return run(params)
+
+    task_a, task_b = (INPUTS, LABELS), (INPUTS[::-1], LABELS)
+    sgd = optax.sgd(0.5)
+    anchor = learn(sgd, SOFTMAX, *task_a)
+    fisher = classp_jax.fisher_diagonal(cross_entropy, anchor, *task_a)
+    losses = [
+        mean_loss(
+            learn(
+                optax.chain(classp_jax.ewc_penalty(fisher, anchor, strength, 0.5), sgd),
+                anchor,
+                *task_b,
+            ),
+            *task_a,
+        )
+        for strength in (0.0, 1.0, 100.0, 1e6)
+    ]
+    assert losses == sorted(losses, reverse=True)
+    chex.assert_trees_all_close(losses[-1], mean_loss(anchor, *task_a), rtol=1e-3)
