@@ -5,9 +5,8 @@ import pathlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from examples import report
 from examples.demo.run import Run
-
-_COLOURS = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"]
 
 
 def table(runs: dict[str, list[Run]]) -> str:
@@ -20,26 +19,26 @@ def table(runs: dict[str, list[Run]]) -> str:
     Returns:
       The table; the rows as they came.
     """
-    header = (
-        "| optimizer | A after A | A after B | B after B | mean A, B | forgetting |"
-        " seconds | bytes a weight |"
-    )
-    lines = [header, "|---|" + "---:|" * 7]
+    header = [
+        "optimizer",
+        "A after A",
+        "A after B",
+        "B after B",
+        "mean A, B",
+        "forgetting",
+        "seconds",
+        "bytes a weight",
+    ]
+    lines = []
     for label, of_label in runs.items():
         final = np.array([run.accuracy[-1] for run in of_label])
         a_after_a = np.array([run.a_after_a for run in of_label])
         columns = [a_after_a, *final.T, final.mean(1), a_after_a - final[:, 0]]
-        cells = [_cell(100 * column, 1) for column in columns]
-        cells.append(_cell(np.array([run.seconds for run in of_label]), 0))
-        cells.append(_cell(np.array([run.bytes_per_weight for run in of_label]), 1))
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _cell(values: np.ndarray, digits: int) -> str:
-    cell = f"{values.mean():.{digits}f}"
-    deviation = values.std(ddof=1) if len(values) > 1 else 0.0
-    return f"{cell} ± {deviation:.{digits}f}" if deviation else cell
+        accuracies = [report.cell(100 * column, 1) for column in columns]
+        seconds = report.cell([run.seconds for run in of_label], 0)
+        state = report.cell([run.bytes_per_weight for run in of_label], 1)
+        lines.append([label, *accuracies, seconds, state])
+    return report.table(header, lines)
 
 
 def save_figure(runs: dict[str, list[Run]], path: pathlib.Path) -> None:
@@ -51,9 +50,10 @@ def save_figure(runs: dict[str, list[Run]], path: pathlib.Path) -> None:
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    colours = list(report.COLOURS.values())
     for index, (label, of_label) in enumerate(runs.items()):
         accuracy = 100 * np.mean([run.accuracy for run in of_label], axis=0)
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = colours[index % len(colours)]
         width = 2.4 if label.startswith("CLASSP") else 1.4
         for task, ax in enumerate(axes):
             ax.plot(
