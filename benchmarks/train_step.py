@@ -12,7 +12,6 @@ import time
 import jax
 import numpy as np
 import torch
-from flax import nnx
 from tqdm import trange
 
 import classp_jax
@@ -26,7 +25,7 @@ HYPERPARAMETERS = {"threshold": 0.0, "power": 1.0, "eps": 1e-5, "apply_decay": T
 
 def jax_loop(images, labels, batches):
     """A function that makes a step on each of the batches."""
-    trainer = Trainer(CNN(nnx.Rngs(0)), classp_jax.classp(0.01, **HYPERPARAMETERS))
+    trainer = Trainer(CNN, classp_jax.classp(0.01, **HYPERPARAMETERS))
     state = trainer.init(0)
     images, labels = jax.device_put((images, labels))
 

@@ -1,12 +1,17 @@
 """The jitted train step and evaluation that the experiments share."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+
+from classp_jax import update_density
+
+_EVALUATION_BATCH = 50
 
 
 class TrainState(NamedTuple):
@@ -25,25 +30,48 @@ class TrainState(NamedTuple):
     step: jax.Array
 
 
+class Accuracy(NamedTuple):
+    """The share of inputs classified correctly, 0 to 1.
+
+    Attributes:
+      dropout_off: as a model is usually evaluated.
+      dropout_on: with dropout left on; None if no key was given for it.
+    """
+
+    dropout_off: jax.Array
+    dropout_on: jax.Array | None
+
+
 class Trainer:
     """The functions that train and evaluate a model, jitted.
 
     Args:
-      model: an NNX module whose only variables are parameters, called as
-        ``model(inputs, dropout_rngs=...)`` and returning logits.
+      make_model: makes, from its random streams, an NNX module whose only variables
+        are parameters, called as ``model(inputs, dropout_rngs=...)`` and returning
+        logits.
       optimizer: any Optax transformation.
+      preprocess: applied to each batch of inputs inside the compiled step.
     """
 
-    def __init__(self, model: nnx.Module, optimizer: optax.GradientTransformation):
-        self._graphdef, self._params = nnx.split(model, nnx.Param)
+    def __init__(
+        self,
+        make_model: Callable[[nnx.Rngs], nnx.Module],
+        optimizer: optax.GradientTransformation,
+        preprocess: Callable[[jax.Array], jax.Array] = lambda inputs: inputs,
+    ):
+        self._make_model = make_model
+        self._graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
         self._optimizer = optimizer
+        self._preprocess = preprocess
 
     def init(self, seed: int) -> TrainState:
         """The state before the first step, in buffers of its own."""
-        params = jax.tree.map(jnp.copy, self._params)
-        opt_state = self._optimizer.init(params)
+        params = nnx.state(self._make_model(nnx.Rngs(seed)), nnx.Param)
         return TrainState(
-            params, opt_state, jax.random.key(seed), jnp.zeros([], jnp.int32)
+            params,
+            self._optimizer.init(params),
+            jax.random.key(seed),
+            jnp.zeros([], jnp.int32),
         )
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -78,41 +106,91 @@ class Trainer:
 
         Args:
           state: the state before the step.
-          inputs: all of a task's inputs, (n, ...), as the model takes them.
+          inputs: all of a task's inputs, (n, ...), as ``preprocess`` takes them.
           labels: all of its classes, (n,), integer.
           batch: which examples to train on, (batch,), integer.
 
         Returns:
           The state after the step and the loss before it.
         """
-        inputs, labels = inputs[batch], labels[batch]
-        key = jax.random.fold_in(state.dropout_key, state.step)
-
-        def loss_fn(params: nnx.State) -> jax.Array:
-            model = nnx.merge(self._graphdef, params)
-            logits = model(inputs, dropout_rngs=nnx.Rngs(dropout=key))
-            return optax.softmax_cross_entropy_with_integer_labels(
-                logits, labels
-            ).mean()
-
-        loss, grads = jax.value_and_grad(loss_fn)(state.params)
-        updates, opt_state = self._optimizer.update(
-            grads, state.opt_state, state.params
-        )
+        loss, updates, opt_state = self._update(state, inputs[batch], labels[batch])
         params = optax.apply_updates(state.params, updates)
         return TrainState(params, opt_state, state.dropout_key, state.step + 1), loss
 
-    def accuracy(
-        self, params: nnx.State, inputs: jax.Array, labels: jax.Array
+    @functools.partial(jax.jit, static_argnums=0)
+    def update_density(
+        self, state: TrainState, inputs: jax.Array, labels: jax.Array, batch: jax.Array
     ) -> jax.Array:
-        """The share of inputs classified correctly, with dropout off."""
-        return _accuracy(self._graphdef, params, inputs, labels)
+        """The share of weights that :meth:`train_step` would move, 0 to 1."""
+        _, updates, _ = self._update(state, inputs[batch], labels[batch])
+        return update_density(updates)
+
+    def example_loss(
+        self, params: nnx.State, example: jax.Array, label: jax.Array
+    ) -> jax.Array:
+        """The cross-entropy of a single example with dropout off."""
+        return self._loss(params, example[None], label[None], dropout_key=None)
+
+    def accuracy(
+        self,
+        params: nnx.State,
+        inputs: jax.Array,
+        labels: jax.Array,
+        dropout_key: jax.Array | None = None,
+    ) -> Accuracy:
+        """The share of inputs classified correctly.
+
+        Args:
+          params: the model's parameters.
+          inputs: (n, ...), as ``preprocess`` takes them.
+          labels: (n,), integer.
+          dropout_key: to evaluate with dropout left on as well; what precedes the
+            first dropout is computed once for both.
+
+        Returns:
+          The accuracies.
+        """
+        # No method of one trainer: all those of one model share the compilation.
+        return _accuracy(
+            self._graphdef, self._preprocess, params, inputs, labels, dropout_key
+        )
+
+    def _loss(self, params, inputs, labels, dropout_key):
+        logits = _logits(self._graphdef, self._preprocess, params, inputs, dropout_key)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    def _update(self, state, inputs, labels):
+        key = jax.random.fold_in(state.dropout_key, state.step)
+        loss, grads = jax.value_and_grad(self._loss)(state.params, inputs, labels, key)
+        return loss, *self._optimizer.update(grads, state.opt_state, state.params)
 
 
-# Not a method of one trainer: all those of one model share its compilation.
-@functools.partial(jax.jit, static_argnums=0)
-def _accuracy(
-    graphdef: nnx.GraphDef, params: nnx.State, inputs: jax.Array, labels: jax.Array
-) -> jax.Array:
-    logits = nnx.merge(graphdef, params)(inputs)
-    return jnp.mean(jnp.argmax(logits, axis=-1) == labels)
+def _logits(graphdef, preprocess, params, inputs, dropout_key):
+    rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
+    return nnx.merge(graphdef, params)(preprocess(inputs), dropout_rngs=rngs)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _accuracy(graphdef, preprocess, params, inputs, labels, dropout_key):
+    def correct(inputs, labels, index):
+        keys = [None]
+        if dropout_key is not None:
+            keys.append(jax.random.fold_in(dropout_key, index))
+        logits = [_logits(graphdef, preprocess, params, inputs, key) for key in keys]
+        return jnp.stack([jnp.sum(jnp.argmax(x, -1) == labels) for x in logits])
+
+    # In batches, so that a whole data set fits; what is left over makes the last one.
+    batches = len(labels) // _EVALUATION_BATCH
+    whole = batches * _EVALUATION_BATCH
+    counts = jnp.zeros([], jnp.int32)
+    if batches:
+        split = [
+            x[:whole].reshape(batches, _EVALUATION_BATCH, *x.shape[1:])
+            for x in (inputs, labels)
+        ]
+        parts = jax.lax.map(lambda x: correct(*x), (*split, jnp.arange(batches)))
+        counts += parts.sum(0)
+    if whole < len(labels):
+        counts += correct(inputs[whole:], labels[whole:], batches)
+    shares = counts / len(labels)
+    return Accuracy(shares[0], shares[1] if dropout_key is not None else None)

@@ -1,10 +1,11 @@
-"""What several test files share: the readings, gradient streams, runs, distances."""
+"""What several test files share: readings, runs, distances, a small network."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
+from flax import nnx
 
 from classp_jax.verify._compare import READINGS
 from tests.reference.optimizer import Classp
@@ -77,3 +78,17 @@ def tree_of_everything(dtype=jnp.float32):
         "masked": optax.MaskedNode(),
         "empty": jnp.zeros((0, 5), dtype),
     }
+
+
+class Network(nnx.Module):
+    """What the examples train, but compiled in no time: (batch, 6) to 3 classes."""
+
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(6, 8, rngs=rngs)
+        self.dropout = nnx.Dropout(0.2)
+        self.out = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x, *, dropout_rngs=None):
+        x = nnx.relu(self.hidden(x))
+        x = self.dropout(x, deterministic=dropout_rngs is None, rngs=dropout_rngs)
+        return self.out(x)

@@ -1,18 +1,17 @@
 """Command line of the demo: ``python -m examples.demo``."""
 
 import argparse
-import math
-import os
 import pathlib
-import platform
 from typing import Any
 
 import jax
 
+from examples.arguments import natural_int, positive_float, positive_int
 from examples.demo import report
 from examples.demo.data import TRAIN_SIZE, digits_then_permuted_digits
 from examples.demo.methods import METHODS, TITLES, make_optimizer
 from examples.demo.run import train
+from examples.rows import device
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,7 +49,8 @@ def main(argv: list[str] | None = None) -> None:
         f"{report.table(runs)}\n\n"
         f"Held-out accuracy, %, on A: digits, B: the same with their pixels permuted;"
         f" {args.epochs[0]} epochs of A, then {args.epochs[1]} of B; seed"
-        f" {', '.join(map(str, args.seed))}; {_machine()}.\n"
+        f" {', '.join(map(str, args.seed))}; {device()},"
+        f" JAX {jax.__version__}.\n"
     )
     print(f"\n{text}")
     (args.out / "demo.md").write_text(text)
@@ -95,18 +95,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--epochs",
         nargs=2,
-        type=_positive_int,
+        type=positive_int,
         default=[4, 6],
         metavar=("A", "B"),
         help="passes over each task",
     )
     parser.add_argument(
-        "--batch-size", type=_positive_int, default=32, help="images a step"
+        "--batch-size", type=positive_int, default=32, help="images a step"
     )
     parser.add_argument(
         "--seed",
         nargs="+",
-        type=_natural_int,
+        type=natural_int,
         default=[0],
         help="of the data split, the permutation, the weights, the dropout and the"
         " order; several give means and deviations",
@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     rates.add_argument(
         "--learning-rate",
         nargs="+",
-        type=_positive_float,
+        type=positive_float,
         help="for every method that runs; several give a row each (default: the"
         " method's own, "
         + ", ".join(f"{name} {h['learning_rate']:g}" for name, h in METHODS.items())
@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     rates.add_argument(
         "--scale-learning-rate",
         nargs="+",
-        type=_positive_float,
+        type=positive_float,
         default=[1.0],
         metavar="FACTOR",
         help="multiplies each method's own learning rate; several give a row each",
@@ -144,35 +144,6 @@ def _parser() -> argparse.ArgumentParser:
         help="folder for demo.md and demo.png",
     )
     return parser
-
-
-def _natural_int(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**31:
-        raise argparse.ArgumentTypeError(f"must be 0 or more, below 2**31, got {text}")
-    return value
-
-
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
-    return value
-
-
-def _positive_float(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be finite and above 0, got {text}")
-    return value
-
-
-def _machine() -> str:
-    device = jax.devices()[0]
-    name = f"{os.cpu_count()} {platform.machine()} cores"
-    if device.platform != "cpu":
-        name = device.device_kind
-    return f"{name}, JAX {jax.__version__}"
 
 
 if __name__ == "__main__":

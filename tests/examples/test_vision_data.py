@@ -14,7 +14,8 @@ import requests
 import tensorflow_datasets as tfds
 
 from examples import datasets
-from examples.vision.data import Data, Task, load, normalise
+from examples.continual import Task
+from examples.vision.data import load, normalise
 
 # By the names of the published files. Of different sizes, to tell one from the other.
 SIZES = {
@@ -90,12 +91,12 @@ def offline(monkeypatch):
 
 def test_load_prepares_and_reads_what_is_published(published, tmp_path):
     data = load(tmp_path)
-    for name, task in zip(Data._fields, data, strict=True):
+    for name, task in data.items():
         for part, split in zip(("train", "t10k"), task, strict=True):
             images, labels = published[name, part]
-            assert split.images.shape == (len(labels), 28, 28, 1)
-            assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
-            assert _pairs(split.images, split.labels) == _pairs(images, labels)
+            assert split.inputs.shape == (len(labels), 28, 28, 1)
+            assert (split.inputs.dtype, split.labels.dtype) == (np.uint8, np.int32)
+            assert _pairs(split.inputs, split.labels) == _pairs(images, labels)
 
 
 def _pairs(images, labels):
@@ -105,13 +106,13 @@ def _pairs(images, labels):
 
 def test_prepared_data_is_read_as_tfds_reads_it(prepared, offline):
     data = load(prepared)
-    for name in Data._fields:
+    for name in data:
         for part in Task._fields:
             source = tfds.data_source(
                 name, split=part, data_dir=prepared, download=False
             )
-            split = getattr(getattr(data, name), part)
-            np.testing.assert_array_equal(split.images, [x["image"] for x in source])
+            split = getattr(data[name], part)
+            np.testing.assert_array_equal(split.inputs, [x["image"] for x in source])
             np.testing.assert_array_equal(split.labels, [x["label"] for x in source])
 
 
@@ -204,13 +205,13 @@ def test_normalise():
 
 def test_real_data():
     data_dir = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "absent"))
-    if not all((data_dir / name).is_dir() for name in Data._fields):
+    if not all((data_dir / name).is_dir() for name in SIZES):
         pytest.skip("set TFDS_DATA_DIR to a folder with mnist and fashion_mnist")
     data = load(data_dir)
-    for task in data:
-        assert task.train.images.shape == (60_000, 28, 28, 1)
-        assert task.test.images.shape == (10_000, 28, 28, 1)
-    mnist, fashion = data
+    for task in data.values():
+        assert task.train.inputs.shape == (60_000, 28, 28, 1)
+        assert task.test.inputs.shape == (10_000, 28, 28, 1)
+    mnist, fashion = data.values()
     np.testing.assert_array_equal(mnist.train.labels[:5], [4, 1, 0, 7, 8])
     np.testing.assert_array_equal(mnist.test.labels[:5], [2, 0, 4, 8, 7])
     digits = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -218,6 +219,6 @@ def test_real_data():
     np.testing.assert_array_equal(np.bincount(fashion.train.labels), [6000] * 10)
     np.testing.assert_array_equal(np.bincount(fashion.test.labels), [1000] * 10)
     # The mean and deviation are those of the digits to train on.
-    normalised = normalise(mnist.train.images)
+    normalised = normalise(mnist.train.inputs)
     np.testing.assert_allclose(normalised.mean(), 0, atol=1e-3)
     np.testing.assert_allclose(normalised.std(), 1, atol=1e-3)

@@ -1,0 +1,449 @@
+"""Trains methods on one task after another and writes a row of results a seed."""
+
+import hashlib
+import json
+import math
+import operator
+import pathlib
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from tqdm import tqdm
+
+from classp_jax import fisher_diagonal, unassigned_share
+from examples import rows
+from examples.methods import Method, Phase, as_json, make_optimizer
+from examples.training import Accuracy, Trainer, TrainState
+
+_LOOP = 125  # Steps in one compiled loop, at most.
+_MEASUREMENTS = 8  # Along each phase.
+_CURVE_EXAMPLES = 1000  # Of each task's test split, along training.
+_SEPARATE = 1000  # Added to the seed for a separately initialised network.
+
+
+class Split(NamedTuple):
+    """Examples and their classes.
+
+    Attributes:
+      inputs: (n, ...), as the experiment's ``preprocess`` takes them.
+      labels: (n,), int32.
+    """
+
+    inputs: jax.typing.ArrayLike
+    labels: jax.typing.ArrayLike
+
+
+class Task(NamedTuple):
+    """A data set.
+
+    Attributes:
+      train: the examples to train on.
+      test: those held out.
+    """
+
+    train: Split
+    test: Split
+
+
+class Experiment(NamedTuple):
+    """A model and the tasks it learns.
+
+    Attributes:
+      name: what to call it in the rows.
+      make_model: as :class:`examples.training.Trainer` takes it.
+      preprocess: likewise.
+      tasks: the tasks by their names, in their order.
+      batch_size: examples a step.
+    """
+
+    name: str
+    make_model: Callable[[nnx.Rngs], nnx.Module]
+    preprocess: Callable[[jax.Array], jax.Array]
+    tasks: dict[str, Task]
+    batch_size: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What all methods share; only rows with the same settings are compared."""
+        return {
+            "experiment": self.name,
+            "batch_size": self.batch_size,
+            "examples": {
+                name: {split: len(x.labels) for split, x in task._asdict().items()}
+                for name, task in self.tasks.items()
+            },
+        }
+
+
+class Outcome(NamedTuple):
+    """What the phases of one seed led to.
+
+    Attributes:
+      state: the state behind the last of them.
+      results: what was measured, a dictionary a phase.
+    """
+
+    state: TrainState
+    results: list[dict[str, Any]]
+
+
+class Runner:
+    """Runs methods, and what several of them begin with only once.
+
+    Args:
+      experiment: the model and the tasks.
+      folder: where ``rows.jsonl`` is written, and ``checkpoints/`` behind every phase
+        but a method's last.
+      vmap_seeds: how many seeds train side by side in one program.
+    """
+
+    def __init__(
+        self, experiment: Experiment, folder: pathlib.Path, vmap_seeds: int = 1
+    ):
+        tasks = jax.device_put(experiment.tasks)
+        self._experiment = experiment._replace(tasks=tasks)
+        self._rows = folder / "rows.jsonl"
+        self._checkpoints = folder / "checkpoints"
+        self._vmap_seeds = vmap_seeds
+        self._trainers: dict[str, Trainer] = {}
+        self._fishers: dict[tuple[str, int, int], optax.Params] = {}
+        # All tasks behind one another, so that a batch may hold several.
+        self._data = jax.tree.map(
+            lambda *parts: jnp.concatenate(parts), *(t.train for t in tasks.values())
+        )
+
+    def run(self, name: str, method: Method, seeds: Iterable[int]) -> None:
+        """Trains a method with each seed that has no row yet.
+
+        Args:
+          name: of the method, for the rows.
+          method: what to do.
+          seeds: of the initial weights, the order of the examples and the dropout.
+        """
+        settings = self._experiment.settings
+        found = rows.select(rows.read(self._rows), method, settings)
+        done = {row["seed"] for row in found}
+        for group in self._groups([seed for seed in seeds if seed not in done]):
+            outcomes = self._train(method.title, method.phases, group, method.splits)
+            for seed, outcome in zip(group, outcomes, strict=True):
+                row = {
+                    "method": name,
+                    "seed": seed,
+                    "settings": settings,
+                    "phases": as_json(method.phases),
+                    "results": outcome.results,
+                    **rows.provenance(),
+                }
+                rows.append(self._rows, row)
+
+    @property
+    def _first_task(self) -> Split:
+        return next(iter(self._experiment.tasks.values())).train
+
+    def _groups(self, seeds: list[int]) -> list[list[int]]:
+        size = self._vmap_seeds
+        return [seeds[i : i + size] for i in range(0, len(seeds), size)]
+
+    def _after(
+        self, title: str, phases: tuple[Phase, ...], seeds: list[int]
+    ) -> list[Outcome]:
+        """Trains phases that others follow, unless there is a checkpoint."""
+        trainer = self._trainer(phases[-1])
+        files = {seed: self._file(phases, seed) for seed in seeds}
+        todo = [seed for seed, file in files.items() if not file.exists()]
+        for group in self._groups(todo):
+            outcomes = self._train(title, phases, group, ("train", "test"))
+            for seed, outcome in zip(group, outcomes, strict=True):
+                _save(files[seed], outcome)
+        return [_load(file, trainer.init(seed)) for seed, file in files.items()]
+
+    def _train(
+        self,
+        title: str,
+        phases: tuple[Phase, ...],
+        seeds: list[int],
+        splits: tuple[str, ...],
+    ) -> list[Outcome]:
+        """Trains the last of the phases, behind those before it."""
+        *earlier, phase = phases
+        trainer = self._trainer(phase)
+        states = [trainer.init(seed) for seed in seeds]
+        results: list[list[dict[str, Any]]] = [[] for _ in seeds]
+        if earlier:
+            before = self._after(title, tuple(earlier), seeds)
+            results = [outcome.results for outcome in before]
+            states = [
+                _carry_over(outcome.state, state)
+                for outcome, state in zip(before, states, strict=True)
+            ]
+        if phase.ewc:
+            states = [
+                self._with_penalty(title, tuple(earlier), phase, state, seed)
+                for state, seed in zip(states, seeds, strict=True)
+            ]
+        batches = [self._batches(phase, len(earlier), seed) for seed in seeds]
+        stacked, measured = self._loop(
+            f"{title}, {'+'.join(phase.epochs)}, seed {', '.join(map(str, seeds))}",
+            trainer,
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
+            np.stack(batches),
+        )
+        states = [
+            jax.tree.map(operator.itemgetter(i), stacked) for i in range(len(seeds))
+        ]
+        seen = [
+            name
+            for name in self._experiment.tasks
+            if any(name in phase.epochs for phase in phases)
+        ]
+        outcomes = []
+        for i, (seed, state) in enumerate(zip(seeds, states, strict=True)):
+            result = {
+                "accuracy": {
+                    name: {
+                        split: _shares(
+                            trainer.accuracy(
+                                state.params,
+                                *getattr(self._experiment.tasks[name], split),
+                                jax.random.key(seed),
+                            )
+                        )
+                        for split in splits
+                    }
+                    for name in seen
+                },
+                **{key: value[i] for key, value in measured.items()},
+                "bytes_per_weight": self._bytes_per_weight(phase, state),
+                "finite": all(
+                    bool(jnp.isfinite(p).all()) for p in jax.tree.leaves(state.params)
+                ),
+            }
+            if optax.tree.get(state.opt_state, "grad_sum") is not None:
+                result["unassigned_share"] = float(unassigned_share(state.opt_state))
+            outcomes.append(Outcome(state, [*results[i], result]))
+        return outcomes
+
+    def _loop(
+        self, title: str, trainer: Trainer, states: TrainState, batches: np.ndarray
+    ) -> tuple[TrainState, dict[str, list[Any]]]:
+        """Trains stacked seeds; batches are (seeds, steps, batch)."""
+        seeds, total, _ = batches.shape
+        size = max(n for n in range(1, _LOOP + 1) if total % n == 0)
+        loops = total // size
+        stops = {math.ceil(loops * i / _MEASUREMENTS) for i in range(_MEASUREMENTS + 1)}
+        steps, curve, density, seconds = [], [], [], 0.0
+
+        def measure(loop: int) -> None:
+            steps.append(loop * size)
+            curve.append(self._curve_point(trainer, states))
+            if loop < loops:
+                following = batches[:, loop * size]
+                density.append(
+                    _each_seed(
+                        lambda x: trainer.update_density(x[0], *self._data, x[1]),
+                        (states, following),
+                    )
+                )
+
+        with tqdm(total=total, desc=title, unit="step", dynamic_ncols=True) as bar:
+            for loop in range(loops):
+                if loop in stops:
+                    measure(loop)
+                    bar.set_postfix(_in_words(curve[-1]))
+                start = time.perf_counter()
+                part = batches[:, loop * size : (loop + 1) * size]
+                states, _ = _each_seed(
+                    lambda x: trainer.train_steps(x[0], *self._data, x[1]),
+                    (states, part),
+                )
+                jax.block_until_ready(states)
+                seconds += time.perf_counter() - start
+                bar.update(size)
+            measure(loops)
+            bar.set_postfix(_in_words(curve[-1]))
+        return states, {
+            "curve": [
+                {
+                    "step": steps,
+                    "accuracy": {
+                        task: [point[task][i] for point in curve] for task in curve[0]
+                    },
+                }
+                for i in range(seeds)
+            ],
+            "update_density": np.mean(density, axis=0).tolist(),
+            "seconds": [seconds / seeds] * seeds,
+        }
+
+    def _curve_point(
+        self, trainer: Trainer, states: TrainState
+    ) -> dict[str, list[list[float]]]:
+        """Accuracies on the beginning of each test split: a pair a seed."""
+        tests = {
+            name: [x[:_CURVE_EXAMPLES] for x in task.test]
+            for name, task in self._experiment.tasks.items()
+        }
+        accuracies = _each_seed(
+            lambda state: {
+                name: trainer.accuracy(state.params, *data, state.dropout_key)
+                for name, data in tests.items()
+            },
+            states,
+        )
+        return {
+            name: np.transpose(pair).astype(float).round(6).tolist()
+            for name, pair in accuracies.items()
+        }
+
+    def _trainer(self, phase: Phase) -> Trainer:
+        # Phases that differ in their data alone share a compiled program.
+        key = json.dumps(as_json((phase,))[0] | {"epochs": None, "replay": None})
+        if key not in self._trainers:
+            make_model, preprocess = self._experiment[1:3]
+            zeros = None
+            if phase.ewc:
+                shapes = nnx.eval_shape(lambda: make_model(nnx.Rngs(0)))
+                zeros = jax.tree.map(
+                    lambda p: jnp.zeros(p.shape, p.dtype), nnx.state(shapes, nnx.Param)
+                )
+            optimizer = make_optimizer(phase, fisher=zeros, anchor=zeros)
+            self._trainers[key] = Trainer(make_model, optimizer, preprocess)
+        return self._trainers[key]
+
+    def _file(self, phases: tuple[Phase, ...], seed: int) -> pathlib.Path:
+        content = json.dumps([self._experiment.settings, as_json(phases)])
+        key = hashlib.sha256(content.encode()).hexdigest()[:12]
+        return self._checkpoints / f"{phases[-1].optimizer}-{key}-seed-{seed}.npz"
+
+    def _with_penalty(
+        self,
+        title: str,
+        earlier: tuple[Phase, ...],
+        phase: Phase,
+        state: TrainState,
+        seed: int,
+    ) -> TrainState:
+        """Puts Fisher and anchor into the optimizer's state."""
+        data = self._first_task
+        if phase.ewc.fisher == "batches":
+            rate = phase.hyperparameters["learning_rate"]
+            hyperparameters = dict(learning_rate=rate, power=2, apply_decay=False)
+            first = next(iter(self._experiment.tasks))
+            separate = Phase({first: 1}, "classp", hyperparameters)
+            (outcome,) = self._after(
+                f"{title}: Fisher", (separate,), [seed + _SEPARATE]
+            )
+            grad_sum = optax.tree.get(outcome.state.opt_state, "grad_sum")
+            fisher = jax.tree.map(lambda s: s / len(data.labels), grad_sum)
+            anchor = outcome.state.params
+        else:
+            key = (self._file(earlier, seed).name, seed, phase.ewc.examples)
+            if key not in self._fishers:
+                rng = np.random.default_rng([seed, _SEPARATE])
+                count = min(phase.ewc.examples, len(data.labels))
+                which = rng.choice(len(data.labels), count, replace=False)
+                loss = self._trainer(phase).example_loss
+                self._fishers[key] = fisher_diagonal(
+                    loss, state.params, data.inputs[which], data.labels[which]
+                )
+            fisher, anchor = self._fishers[key], jax.tree.map(jnp.copy, state.params)
+        opt_state = optax.tree.set(state.opt_state, fisher=fisher, anchor=anchor)
+        return state._replace(opt_state=opt_state)
+
+    def _batches(self, phase: Phase, number: int, seed: int) -> np.ndarray:
+        """Which examples to train on, (steps, batch); the same for all methods."""
+        rng = np.random.default_rng([seed, number])
+        sizes = [len(task.train.labels) for task in self._experiment.tasks.values()]
+        starts = dict(zip(self._experiment.tasks, np.cumsum([0, *sizes]), strict=False))
+        epochs = [
+            starts[name]
+            + rng.permutation(len(self._experiment.tasks[name].train.labels))
+            for name, count in phase.epochs.items()
+            for _ in range(count)
+        ]
+        if len(phase.epochs) > 1:
+            epochs = [rng.permutation(np.concatenate(epochs))]
+        replayed = phase.replay.in_batch if phase.replay else 0
+        new = self._experiment.batch_size - replayed
+        smallest = min(map(len, epochs))
+        if not 0 < new <= smallest:
+            raise ValueError(
+                f"A batch of {self._experiment.batch_size} examples, {replayed} of them"
+                f" replayed, can't be drawn from {smallest}."
+            )
+        batches = np.concatenate(
+            [epoch[: len(epoch) // new * new].reshape(-1, new) for epoch in epochs]
+        )
+        if phase.replay:
+            count = len(self._first_task.labels)
+            kept = rng.choice(count, self._kept(phase), replace=False)
+            drawn = rng.choice(kept, (len(batches), replayed))
+            batches = np.concatenate([batches, drawn], axis=1)
+        return batches.astype(np.int32)
+
+    def _kept(self, phase: Phase) -> int:
+        """How many examples of the first task a phase keeps."""
+        if not phase.replay:
+            return 0
+        return max(1, round(phase.replay.share * len(self._first_task.labels)))
+
+    def _bytes_per_weight(self, phase: Phase, state: TrainState) -> float:
+        """Of the optimizer's state and the examples kept."""
+        inputs = self._first_task.inputs
+        examples = self._kept(phase) * inputs.nbytes / len(inputs)
+        kept = sum(x.nbytes for x in jax.tree.leaves(state.opt_state)) + examples
+        return kept / sum(p.size for p in jax.tree.leaves(state.params))
+
+
+def _carry_over(before: TrainState, fresh: TrainState) -> TrainState:
+    """The state that a phase begins with: the optimizer's goes on where it can."""
+    opt_state = fresh.opt_state
+    grad_sum = optax.tree.get(before.opt_state, "grad_sum")
+    if jax.tree.structure(before.opt_state) == jax.tree.structure(opt_state):
+        opt_state = before.opt_state
+    elif grad_sum is not None and optax.tree.get(opt_state, "grad_sum") is not None:
+        opt_state = optax.tree.set(opt_state, grad_sum=grad_sum)
+    return before._replace(opt_state=opt_state)
+
+
+def _each_seed(f: Callable[..., Any], stacked: Any) -> Any:
+    """``f`` of each seed: side by side, or without a further axis for one alone."""
+    if len(jax.tree.leaves(stacked)[0]) > 1:
+        return jax.vmap(f)(stacked)
+    alone = f(jax.tree.map(lambda x: x[0], stacked))
+    return jax.tree.map(lambda x: x[None], alone)
+
+
+def _in_words(point: dict[str, list[list[float]]]) -> dict[str, str]:
+    """Accuracies, dropout off, for a progress bar."""
+    return {task: f"{np.mean(pairs, 0)[0]:.1%}" for task, pairs in point.items()}
+
+
+def _shares(accuracy: Accuracy) -> list[float]:
+    return [round(float(share), 6) for share in accuracy]
+
+
+def _save(file: pathlib.Path, outcome: Outcome) -> None:
+    """Writes an outcome, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    kept = outcome.state._replace(dropout_key=None)
+    arrays = {str(i): x for i, x in enumerate(jax.tree.leaves(kept))}
+    partial = file.with_suffix(".partial.npz")
+    np.savez(partial, results=json.dumps(outcome.results), **arrays)
+    partial.rename(file)
+
+
+def _load(file: pathlib.Path, like: TrainState) -> Outcome:
+    """Reads an outcome; ``like`` is a state of the same structure and seed."""
+    with np.load(file) as arrays:
+        treedef = jax.tree.structure(like._replace(dropout_key=None))
+        leaves = [jnp.asarray(arrays[str(i)]) for i in range(treedef.num_leaves)]
+        state = jax.tree.unflatten(treedef, leaves)
+        results = json.loads(str(arrays["results"]))
+    return Outcome(state._replace(dropout_key=like.dropout_key), results)

@@ -1,0 +1,137 @@
+"""What an experiment compares: methods, each a sequence of training phases."""
+
+import dataclasses
+import json
+from typing import Any, NamedTuple
+
+import optax
+
+import classp_jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """Examples of the first task kept and mixed into the batches of a later one.
+
+    Attributes:
+      share: of the first task's examples, how many are kept, 0 to 1.
+      in_batch: how many of a batch's examples are drawn from them.
+    """
+
+    share: float
+    in_batch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class EWC:
+    """Elastic weight consolidation's penalty, before the optimizer.
+
+    Attributes:
+      strength: lambda, of a penalty of lambda / 2 times the weighted squared distance.
+      fisher: ``"examples"``, the mean squared gradient of single examples of the first
+        task at the weights that it ended with, which are the anchor; or
+        ``"batches"``, as the paper's experiment has it: the squared gradients of one
+        epoch's batches, summed and divided by the number of examples, along the first
+        epoch of a network initialised separately, whose weights are the anchor.
+      examples: how many examples ``"examples"`` takes.
+      implicit: whether the penalty's step is solved implicitly, stable at any strength.
+    """
+
+    strength: float
+    fisher: str = "examples"
+    examples: int = 4000
+    implicit: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """Training on some data with one optimizer.
+
+    Attributes:
+      epochs: how often each task's data are passed over; several tasks are mixed.
+      optimizer: a key of :data:`OPTIMIZERS`.
+      hyperparameters: what to call it with.
+      ewc: the penalty, if any.
+      replay: the examples replayed, if any.
+    """
+
+    epochs: dict[str, int]
+    optimizer: str
+    hyperparameters: dict[str, Any]
+    ewc: EWC | None = None
+    replay: Replay | None = None
+
+
+class Method(NamedTuple):
+    """A row of a table, or a point of a figure.
+
+    Attributes:
+      title: what to call it there.
+      phases: what it does, one after the other. The optimizer's state goes on from
+        phase to phase where the next one's has the same structure; the sum that CLASSP
+        collects goes on in any case.
+      splits: on which of each task's splits accuracy is measured at the end.
+    """
+
+    title: str
+    phases: tuple[Phase, ...]
+    splits: tuple[str, ...] = ("test",)
+
+
+def as_json(phases: tuple[Phase, ...]) -> list[dict[str, Any]]:
+    """The phases as a row of results has them; equal for equal computations."""
+    return json.loads(json.dumps([dataclasses.asdict(phase) for phase in phases]))
+
+
+def collecting_all(
+    learning_rate: optax.ScalarOrSchedule,
+    threshold: optax.ScalarOrSchedule = 0.0,
+    power: float = 1.0,
+    eps: optax.ScalarOrSchedule = 1e-5,
+    apply_decay: bool | optax.ScalarOrSchedule = True,
+    *,
+    relative: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Algorithm 1, but that the sum takes in every gradient, whatever the mask."""
+    return optax.chain(
+        classp_jax.threshold_mask(
+            threshold,
+            relative=relative,
+            inner=classp_jax.decay_gate(
+                classp_jax.scale_by_accumulated_power_norm(power, eps), apply_decay
+            ),
+        ),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+OPTIMIZERS = {
+    "adagrad": optax.adagrad,
+    "adam": optax.adam,
+    "classp": classp_jax.classp,
+    "classp_equation1": classp_jax.classp_equation1,
+    "classp_released": classp_jax.classp_released,
+    "collecting_all": collecting_all,
+    "sgd": optax.sgd,
+}
+
+
+def make_optimizer(
+    phase: Phase, fisher: optax.Params = None, anchor: optax.Params = None
+) -> optax.GradientTransformation:
+    """Builds a phase's optimizer.
+
+    Args:
+      phase: the phase.
+      fisher: the Fisher diagonal, if the phase has EWC's penalty.
+      anchor: the weights that the penalty draws to, likewise.
+
+    Returns:
+      An Optax transformation.
+    """
+    optimizer = OPTIMIZERS[phase.optimizer](**phase.hyperparameters)
+    if phase.ewc is None:
+        return optimizer
+    rate = phase.hyperparameters["learning_rate"] if phase.ewc.implicit else 0.0
+    penalty = classp_jax.ewc_penalty(fisher, anchor, phase.ewc.strength, rate)
+    return optax.chain(penalty, optimizer)

@@ -1,0 +1,244 @@
+"""What the experiment compares: the rows of Table 1, fronts and an ablation."""
+
+from typing import Any, NamedTuple
+
+from examples.methods import EWC, Method, Phase, Replay
+
+MNIST, FASHION = {"mnist": 4}, {"fashion_mnist": 1}
+READINGS = {
+    "classp": "Algorithm 1",
+    "classp_equation1": "Equation 1",
+    "classp_released": "released",
+}
+_ALL = ("train", "test")
+
+
+class Published(NamedTuple):
+    """What Table 1 of the paper gives: mean and deviation of 10 runs, %.
+
+    Attributes:
+      mnist: on MNIST's training set, after both.
+      fashion_mnist: on Fashion-MNIST's training set.
+    """
+
+    mnist: tuple[float, float]
+    fashion_mnist: tuple[float, float]
+
+
+def _sgd(learning_rate: float = 0.2, **kwargs: Any) -> Phase:
+    return Phase(FASHION, "sgd", dict(learning_rate=learning_rate), **kwargs)
+
+
+def _classp(
+    data: dict[str, int], optimizer: str = "classp", **hyperparameters: Any
+) -> Phase:
+    return Phase(data, optimizer, dict(learning_rate=0.2) | hyperparameters)
+
+
+# Plain SGD that collects the sum: what every reading does without a threshold, and the
+# released one with any below 1, but for rounding (tests/examples/test_vision.py).
+COLLECT = _classp(MNIST, apply_decay=False)
+ADAM = Phase(MNIST, "adam", dict(learning_rate=0.001))
+ADAGRAD = Phase(MNIST, "adagrad", dict(learning_rate=0.05))
+
+
+def _first(reading: str, threshold: float) -> Phase:
+    if threshold == 0 or (reading == "classp_released" and threshold < 1):
+        return COLLECT
+    return _classp(MNIST, reading, threshold=threshold, apply_decay=False)
+
+
+def _of_the_paper() -> dict[str, Method]:
+    methods = {}
+    for reading, name in READINGS.items():
+        second = _classp(FASHION, reading)
+        methods[f"{reading}_threshold"] = Method(
+            f"CLASSP, {name}, θ 0.5", (_first(reading, 0.5), second), _ALL
+        )
+    for reading, name in READINGS.items():
+        second = _classp(FASHION, reading)
+        methods[reading] = Method(f"CLASSP, {name}, no θ", (COLLECT, second), _ALL)
+    for reading, name in READINGS.items():
+        phases = tuple(_classp(data, reading, power=2) for data in (MNIST, FASHION))
+        methods[f"{reading}_adagrad"] = Method(
+            f"AdaGrad instance, {name}", phases, _ALL
+        )
+    methods["sgd"] = Method("SGD", (COLLECT, _sgd()), _ALL)
+    # 5000 times the weighted squared distance; explicit, from the second epoch on.
+    penalty = EWC(strength=10_000, fisher="batches", implicit=False)
+    rate = dict(learning_rate=0.25)
+    methods["ewc_paper"] = Method(
+        "EWC, as in the paper",
+        (
+            Phase({"mnist": 1}, "sgd", rate),
+            Phase({"mnist": 3}, "sgd", rate, ewc=penalty),
+            Phase(FASHION, "sgd", rate, ewc=penalty),
+        ),
+        _ALL,
+    )
+    return methods
+
+
+_ROW_1 = Published((91.05, 1.94), (85.53, 0.83))
+_ROW_2 = Published((80.56, 1.55), (85.76, 2.19))
+_ROW_3 = Published((66.10, 3.09), (81.69, 0.91))
+PUBLISHED = {
+    **{f"{reading}_threshold": _ROW_1 for reading in READINGS},
+    **dict.fromkeys(READINGS, _ROW_2),
+    **{f"{reading}_adagrad": _ROW_3 for reading in READINGS},
+    "sgd": Published((43.18, 0.90), (85.16, 0.64)),
+    "ewc_paper": Published((68.52, 5.32), (82.48, 1.19)),
+}
+
+
+class Front(NamedTuple):
+    """A method along the one setting that trades stability for plasticity.
+
+    Attributes:
+      title: what to call it.
+      knob: the setting, in words.
+      methods: a method a value of it, in their order.
+    """
+
+    title: str
+    knob: str
+    methods: dict[str, Method]
+
+
+def _front(name: str, title: str, knob: str, phases: dict[float, tuple]) -> Front:
+    methods = {
+        f"{name}_{value:g}": Method(f"{title}, {knob} {value:g}", of_value)
+        for value, of_value in phases.items()
+    }
+    return Front(title, knob, methods)
+
+
+def _selective(learning_rate: float, threshold: float = 1.0) -> Phase:
+    return _classp(
+        FASHION,
+        "collecting_all",
+        learning_rate=learning_rate,
+        threshold=threshold,
+        relative=True,
+    )
+
+
+FRONTS = [
+    _front(
+        "classp_rate",
+        "CLASSP",
+        "α",
+        {
+            a: (COLLECT, _classp(FASHION, learning_rate=a))
+            for a in (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)
+        },
+    ),
+    _front(
+        "classp_relative_rate",
+        "CLASSP, g² > mean(g²)",
+        "α",
+        {a: (COLLECT, _selective(a)) for a in (0.05, 0.1, 0.2, 0.4, 0.8)},
+    ),
+    _front(
+        "ewc",
+        "EWC",
+        "λ",
+        {
+            s: (COLLECT, _sgd(ewc=EWC(strength=s)))
+            for s in (10, 30, 100, 300, 1000, 3000, 10_000, 100_000)
+        },
+    ),
+    _front(
+        "sgd_rate",
+        "SGD",
+        "α",
+        {a: (COLLECT, _sgd(a)) for a in (0.1, 0.02, 0.01, 0.005, 0.002, 0.001)},
+    ),
+    _front(
+        "adam_rate",
+        "Adam",
+        "α",
+        {
+            a: (ADAM, Phase(FASHION, "adam", dict(learning_rate=a)))
+            for a in (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+        },
+    ),
+    _front(
+        "adagrad_rate",
+        "AdaGrad",
+        "α",
+        {
+            a: (ADAGRAD, Phase(FASHION, "adagrad", dict(learning_rate=a)))
+            for a in (0.05, 0.02, 0.01, 0.005, 0.002)
+        },
+    ),
+    _front(
+        "replay",
+        "Replay",
+        "share",
+        {
+            share: (COLLECT, _sgd(replay=Replay(share, in_batch=8)))
+            for share in (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+        },
+    ),
+]
+
+JOINT = Method(
+    "Joint training", (Phase(MNIST | FASHION, "sgd", dict(learning_rate=0.2)),), _ALL
+)
+
+
+class Ablation(NamedTuple):
+    """CLASSP with a threshold here or there.
+
+    Attributes:
+      where: the task it holds on: ``"first"``, ``"second"`` or ``"both"``.
+      relative: whether it is relative to the tensor's mean squared gradient.
+      collecting_all: whether the sum takes in the gradients below it as well.
+      threshold: of that many.
+    """
+
+    where: str
+    relative: bool
+    collecting_all: bool
+    threshold: float
+
+    @property
+    def method(self) -> Method:
+        """What it does."""
+        optimizer = "collecting_all" if self.collecting_all else "classp"
+        mask = dict(threshold=self.threshold, relative=self.relative)
+        first, second = COLLECT, _classp(FASHION)
+        # Without a threshold all of them are the same.
+        if self.threshold and self.where in ("first", "both"):
+            first = _classp(MNIST, optimizer, apply_decay=False, **mask)
+        if self.threshold and self.where in ("second", "both"):
+            second = _classp(FASHION, optimizer, **mask)
+        kind = "θ·mean(g²)" if self.relative else "θ"
+        sums = "all" if self.collecting_all else "masked"
+        title = f"{kind} {self.threshold:g} on {self.where}, {sums} collected"
+        return Method(title, (first, second))
+
+
+_THRESHOLDS = {
+    False: (0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1),
+    True: (0, 0.001, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
+}
+ABLATION = {
+    f"threshold_{where}_{'relative' if relative else 'absolute'}"
+    f"_{'all' if all_ else 'masked'}_{threshold:g}": Ablation(
+        where, relative, all_, threshold
+    )
+    for where in ("second", "first", "both")
+    for relative in (False, True)
+    for all_ in (True, False)
+    for threshold in _THRESHOLDS[relative]
+}
+
+GROUPS: dict[str, dict[str, Method]] = {
+    "paper": _of_the_paper(),
+    "fronts": {k: m for front in FRONTS for k, m in front.methods.items()},
+    "ablation": {k: ablation.method for k, ablation in ABLATION.items()},
+    "joint": {"joint": JOINT},
+}
+METHODS = {name: m for group in GROUPS.values() for name, m in group.items()}

@@ -1,0 +1,265 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from examples import continual, rows
+from examples.continual import Experiment, Runner, Split, Task
+from examples.methods import EWC, Method, Phase, Replay, as_json
+from examples.training import Trainer
+from tests.helpers import Network
+
+
+def preprocess(inputs):
+    return inputs / 255 - 0.5
+
+
+def split(n, seed):
+    rng = np.random.default_rng(seed)
+    inputs = rng.integers(0, 256, (n, 6)).astype(np.uint8)
+    return Split(inputs, rng.integers(0, 3, n).astype(np.int32))
+
+
+@pytest.fixture
+def experiment():
+    tasks = {
+        "a": Task(split(40, 0), split(20, 1)),
+        "b": Task(split(48, 2), split(16, 3)),
+    }
+    return Experiment("tiny", Network, preprocess, tasks, 8)
+
+
+def phase(task, optimizer="sgd", learning_rate=0.1, epochs=2, **kwargs):
+    ewc, replay = kwargs.pop("ewc", None), kwargs.pop("replay", None)
+    hyperparameters = dict(learning_rate=learning_rate, **kwargs)
+    return Phase({task: epochs}, optimizer, hyperparameters, ewc, replay)
+
+
+COLLECT = phase("a", "classp", apply_decay=False)
+CLASSP = Method("CLASSP", (COLLECT, phase("b", "classp")), ("train", "test"))
+SGD = Method("SGD", (COLLECT, phase("b")))
+
+
+def final_state(runner, phases, seed=0):
+    (outcome,) = runner._train("", phases, [seed], ())
+    return outcome.state
+
+
+def without_times(row):
+    row = json.loads(json.dumps(row))
+    for result in row["results"]:
+        del result["seconds"]
+    return row
+
+
+def read(folder):
+    return rows.read(folder / "rows.jsonl")
+
+
+def test_a_row_a_seed_and_none_twice(experiment, tmp_path):
+    runner = Runner(experiment, tmp_path)
+    runner.run("classp", CLASSP, range(2))
+    found = read(tmp_path)
+    assert [row["seed"] for row in found] == [0, 1]
+    for row in found:
+        assert row["phases"] == as_json(CLASSP.phases)
+        first, last = row["results"]
+        assert set(first["accuracy"]) == {"a"}  # The tasks seen so far.
+        assert set(last["accuracy"]) == {"a", "b"}
+        assert set(last["accuracy"]["a"]) == {"train", "test"}
+        assert last["curve"]["step"] == [0, 12]
+        assert last["bytes_per_weight"] == pytest.approx(4, abs=0.2)
+        assert 0 < last["update_density"] <= 1
+        assert last["finite"]
+        assert row["versions"]["jax"] == jax.__version__
+    # Another runner, as after a stop, goes on where the first ended.
+    Runner(experiment, tmp_path).run("classp", CLASSP, range(3))
+    assert [row["seed"] for row in read(tmp_path)] == [0, 1, 2]
+
+
+def test_a_changed_hyperparameter_makes_a_new_row(experiment, tmp_path):
+    runner = Runner(experiment, tmp_path)
+    runner.run("sgd", SGD, [0])
+    slower = Method("SGD", (COLLECT, phase("b", learning_rate=0.05)))
+    runner.run("sgd", slower, [0])
+    found = read(tmp_path)
+    assert len(found) == 2
+    settings = experiment.settings
+    assert [len(rows.select(found, m, settings)) for m in (SGD, slower)] == [1, 1]
+    larger = experiment._replace(batch_size=4)
+    assert not rows.select(found, SGD, larger.settings)
+    # The rows of SGD were measured on the test split alone.
+    assert not rows.select(found, SGD._replace(splits=("train",)), settings)
+
+
+def test_what_methods_begin_with_is_trained_once(experiment, tmp_path, monkeypatch):
+    steps = []
+    original = Trainer.train_steps
+
+    def count(self, state, inputs, labels, batches):
+        steps.append(len(batches))
+        return original(self, state, inputs, labels, batches)
+
+    monkeypatch.setattr(Trainer, "train_steps", count)
+    Runner(experiment, tmp_path).run("classp", CLASSP, [0])
+    assert sum(steps) == 2 * 5 + 2 * 6
+    Runner(experiment, tmp_path).run("sgd", SGD, [0])
+    assert sum(steps) == 2 * 5 + 2 * 2 * 6
+    # What a checkpoint gave back is what training gave.
+    Runner(experiment, tmp_path / "anew").run("sgd", SGD, [0])
+    from_checkpoint = read(tmp_path)[1]
+    assert without_times(from_checkpoint) == without_times(read(tmp_path / "anew")[0])
+
+
+def test_seeds_side_by_side_are_those_one_after_another(experiment, tmp_path):
+    Runner(experiment, tmp_path / "one").run("classp", CLASSP, range(3))
+    Runner(experiment, tmp_path / "all", vmap_seeds=3).run("classp", CLASSP, range(3))
+    for one, side in zip(read(tmp_path / "one"), read(tmp_path / "all"), strict=True):
+        assert one["seed"] == side["seed"]
+        for a, b in zip(one["results"], side["results"], strict=True):
+            for task, accuracy in a["accuracy"].items():
+                # Of 16 examples one may lie on the fence.
+                for split_, shares in accuracy.items():
+                    np.testing.assert_allclose(
+                        shares, b["accuracy"][task][split_], atol=0.07
+                    )
+    one, all_ = (Runner(experiment, tmp_path / name) for name in ("one", "all"))
+    for seed in range(3):
+        states = [final_state(r, CLASSP.phases, seed) for r in (one, all_)]
+        for a, b in zip(*(jax.tree.leaves(s.params) for s in states), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_batches(experiment, tmp_path):
+    runner = Runner(experiment, tmp_path)
+    a, b = phase("a"), phase("b")
+    first = runner._batches(a, 0, seed=0)
+    assert first.shape == (10, 8)
+    for epoch in first.reshape(2, 40):
+        assert sorted(epoch) == list(range(40))
+    second = runner._batches(b, 1, seed=0)
+    assert sorted(second[:6].ravel()) == list(range(40, 88))
+    # The same for all methods, other ones for another seed.
+    np.testing.assert_array_equal(second, runner._batches(phase("b", "adam"), 1, 0))
+    assert np.any(second != runner._batches(b, 1, seed=1))
+
+    both = Phase({"a": 2, "b": 1}, "sgd", dict(learning_rate=0.1))
+    mixed = runner._batches(both, 0, seed=0)
+    assert sorted(mixed.ravel()) == sorted([*range(40), *range(40), *range(40, 88)])
+    assert 0 < np.mean(mixed[0] < 40) < 1
+
+    replay = phase("b", epochs=1, replay=Replay(share=0.1, in_batch=2))
+    replayed = runner._batches(replay, 1, seed=0)
+    assert replayed.shape == (8, 8)
+    assert sorted(replayed[:, :6].ravel()) == list(range(40, 88))
+    assert len(np.unique(replayed[:, 6:])) == 4
+    assert replayed[:, 6:].max() < 40
+
+
+def test_bytes_a_weight(experiment, tmp_path):
+    runner = Runner(experiment, tmp_path)
+    weights = 6 * 8 + 8 + 8 * 3 + 3
+    for last, expected in (
+        (phase("b"), 0.0),
+        (phase("b", ewc=EWC(strength=1.0)), 8.0),
+        # Four examples of six bytes.
+        (phase("b", replay=Replay(0.1, 2)), 4 * 6 / weights),
+    ):
+        runner.run("", Method("", (COLLECT, last)), [0])
+        actual = read(tmp_path)[-1]["results"][-1]["bytes_per_weight"]
+        assert actual == pytest.approx(expected, abs=4.1 / weights)
+
+
+def test_the_sum_goes_on_across_the_boundary(experiment, tmp_path):
+    runner = Runner(experiment, tmp_path)
+    before = final_state(runner, (COLLECT,))
+    collected = optax.tree.get(before.opt_state, "grad_sum")
+    # Nothing passes an infinite threshold, nor is added to the sum.
+    for optimizer in ("classp", "classp_equation1", "collecting_all"):
+        stopped = phase("b", optimizer, threshold=1e30)
+        after = final_state(runner, (COLLECT, stopped))
+        assert int(after.step) == 10 + 12
+        for p, q in zip(
+            jax.tree.leaves(before.params), jax.tree.leaves(after.params), strict=True
+        ):
+            np.testing.assert_array_equal(p, q)
+        grad_sum = optax.tree.get(after.opt_state, "grad_sum")
+        pairs = zip(jax.tree.leaves(collected), jax.tree.leaves(grad_sum), strict=True)
+        grows = any(np.any(s != t) for s, t in pairs)
+        assert grows == (optimizer != "classp")
+
+
+def test_adam_keeps_its_moments(experiment, tmp_path):
+    runner = Runner(experiment, tmp_path)
+    adam = phase("a", "adam"), phase("b", "adam")
+    assert optax.tree.get(final_state(runner, adam).opt_state, "count") == 22
+
+
+def test_fisher_of_examples(experiment, tmp_path):
+    runner = Runner(experiment, tmp_path)
+    anchor = final_state(runner, (COLLECT,)).params
+    pinned = phase("b", ewc=EWC(strength=1e30, examples=40))
+    state = final_state(runner, (COLLECT, pinned))
+    data = experiment.tasks["a"].train
+    trainer = Trainer(Network, optax.sgd(0.1), preprocess)
+    squares = jax.tree.map(jnp.zeros_like, anchor)
+    for example, label in zip(data.inputs, data.labels, strict=True):
+        grads = jax.grad(trainer.example_loss)(anchor, example, label)
+        squares = jax.tree.map(lambda s, g: s + g**2 / 40, squares, grads)
+    fisher = optax.tree.get(state.opt_state, "fisher")
+    for s, f in zip(jax.tree.leaves(squares), jax.tree.leaves(fisher), strict=True):
+        np.testing.assert_allclose(f, s, rtol=1e-4, atol=1e-9)
+    # Weights that the first task depends on are held where it left them.
+    for f, w, w_star in zip(
+        *map(jax.tree.leaves, (fisher, state.params, anchor)), strict=True
+    ):
+        np.testing.assert_allclose(w[f > 0], w_star[f > 0], atol=1e-6)
+
+
+def test_fisher_of_batches_is_that_of_a_separate_network(experiment, tmp_path):
+    runner = Runner(experiment, tmp_path)
+    ewc = EWC(strength=1.0, fisher="batches", implicit=False)
+    state = final_state(runner, (phase("a"), phase("b", ewc=ewc)))
+    seed = continual._SEPARATE
+    trainer = Trainer(Network, optax.sgd(0.1), preprocess)
+    separate = trainer.init(seed)
+    data = jax.device_put(experiment.tasks["a"].train)
+    squares = jax.tree.map(jnp.zeros_like, separate.params)
+    for batch in runner._batches(phase("a", epochs=1), 0, seed):
+        old = separate.params
+        separate, _ = trainer.train_step(separate, *data, batch)
+        squares = jax.tree.map(
+            lambda s, p, q: s + ((p - q) / 0.1) ** 2, squares, old, separate.params
+        )
+    fisher, anchor = (optax.tree.get(state.opt_state, k) for k in ("fisher", "anchor"))
+    for s, f in zip(jax.tree.leaves(squares), jax.tree.leaves(fisher), strict=True):
+        np.testing.assert_allclose(f, s / 40, rtol=1e-3, atol=1e-7)
+    for p, q in zip(
+        jax.tree.leaves(separate.params), jax.tree.leaves(anchor), strict=True
+    ):
+        np.testing.assert_allclose(p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_accuracy_of_any_number_of_examples():
+    trainer = Trainer(Network, optax.sgd(0.1), preprocess)
+    params = trainer.init(0).params
+    for n in (3, 50, 120):
+        inputs, labels = map(jnp.asarray, split(n, n))
+        logits = nnx.merge(trainer._graphdef, params)(preprocess(inputs))
+        expected = jnp.mean(jnp.argmax(logits, -1) == labels)
+        off, on = trainer.accuracy(params, inputs, labels, jax.random.key(0))
+        assert off == pytest.approx(float(expected))
+        assert 0 <= on <= 1
+        assert trainer.accuracy(params, inputs, labels).dropout_on is None
+
+
+def test_half_a_line_of_rows_is_named(tmp_path):
+    rows.append(tmp_path / "rows.jsonl", {"a": 1})
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write('{"a": ')
+    with pytest.raises(ValueError, match="line 2 is no JSON"):
+        rows.read(tmp_path / "rows.jsonl")

@@ -1,0 +1,146 @@
+import json
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import classp_jax
+from examples import rows
+from examples.continual import Split, Task
+from examples.datasets import DatasetError
+from examples.methods import as_json, make_optimizer
+from examples.training import Trainer
+from examples.vision import __main__ as vision
+from examples.vision.methods import (
+    ABLATION,
+    COLLECT,
+    FRONTS,
+    GROUPS,
+    METHODS,
+    PUBLISHED,
+)
+from tests.helpers import Network
+
+
+def test_a_closed_gate_without_threshold_is_one_computation():
+    """The first phase that several rows of the table share.
+
+    To rounding alone: XLA fuses each of them in its own way.
+    """
+    rng = np.random.default_rng(0)
+    data = jnp.asarray(rng.normal(size=(40, 6)), jnp.float32), jnp.arange(40) % 3
+    batches = rng.integers(0, 40, (20, 8))
+
+    def outcome(optimizer):
+        trainer = Trainer(Network, optimizer)
+        state, _ = trainer.train_steps(trainer.init(0), *data, batches)
+        return state.params, optax.tree.get(state.opt_state, "grad_sum")
+
+    params, grad_sum = outcome(make_optimizer(COLLECT))
+    closed = dict(learning_rate=0.2, apply_decay=False)
+    for optimizer in (
+        classp_jax.classp_equation1(**closed),
+        classp_jax.classp_released(**closed),
+        classp_jax.classp_released(**closed, threshold=0.5),
+    ):
+        chex.assert_trees_all_close(
+            outcome(optimizer), (params, grad_sum), rtol=1e-5, atol=1e-6
+        )
+    chex.assert_trees_all_close(
+        outcome(optax.sgd(0.2))[0], params, rtol=1e-5, atol=1e-6
+    )
+    # Which isn't to say that all are: a threshold of 0.5 stops Algorithm 1.
+    stopped, _ = outcome(classp_jax.classp(**closed, threshold=0.5))
+    assert np.any(stopped.hidden.kernel[...] != params.hidden.kernel[...])
+
+
+def test_methods():
+    assert set(PUBLISHED) == set(GROUPS["paper"])
+    for method in METHODS.values():
+        # All learn MNIST for 4 epochs and Fashion-MNIST for 1.
+        epochs = {}
+        for phase in method.phases:
+            for task, count in phase.epochs.items():
+                epochs[task] = epochs.get(task, 0) + count
+            if phase.ewc is None:
+                make_optimizer(phase)
+        assert epochs == {"mnist": 4, "fashion_mnist": 1}
+    for front in FRONTS:
+        different = {json.dumps(as_json(m.phases)) for m in front.methods.values()}
+        assert len(different) == len(front.methods) >= 5
+    for ablation in ABLATION.values():
+        first, second = (
+            phase.hyperparameters.get("threshold", 0)
+            for phase in ablation.method.phases
+        )
+        expected = {
+            "first": (ablation.threshold, 0),
+            "second": (0, ablation.threshold),
+            "both": (ablation.threshold,) * 2,
+        }
+        assert (first, second) == expected[ablation.where]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    rng = np.random.default_rng(0)
+
+    def split(n):
+        images = rng.integers(0, 256, (n, 28, 28, 1)).astype(np.uint8)
+        return Split(images, (np.arange(n) % 10).astype(np.int32))
+
+    tasks = {name: Task(split(32), split(20)) for name in ("mnist", "fashion_mnist")}
+    monkeypatch.setattr(vision, "load", lambda data_dir: tasks)
+
+
+def test_one_command_makes_rows_tables_and_figures(tiny, tmp_path, capsys):
+    arguments = ["--seeds", "1", "--batch-size", "16", "--out", str(tmp_path / "new")]
+    vision.main([*arguments, "--methods", "sgd", "classp"])
+    found = rows.read(tmp_path / "new" / "rows.jsonl")
+    assert [row["method"] for row in found] == ["sgd", "classp"]
+    table = (tmp_path / "new" / "table.md").read_text()
+    assert "SGD" in table
+    assert "CLASSP" in table
+    assert (tmp_path / "new" / "fronts.png").read_bytes().startswith(b"\x89PNG")
+    # A second call finds all done.
+    vision.main([*arguments, "--methods", "classp"])
+    assert len(rows.read(tmp_path / "new" / "rows.jsonl")) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--methods rmsprop", "invalid choice: 'rmsprop'"),
+        ("--seeds 0", "must be 1 or more, got 0"),
+        ("--vmap-seeds 0", "must be 1 or more, got 0"),
+        ("--out pyproject.toml", "File exists"),
+        ("--batch-size 64 --methods sgd", "batch of 64"),
+    ],
+)
+def test_names_what_is_wrong(tiny, arguments, message, capsys, tmp_path):
+    out = [] if "--out" in arguments else ["--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as info:
+        vision.main([*arguments.split(), *out])
+    assert info.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_missing_data_is_one_clear_line(monkeypatch, capsys, tmp_path):
+    def missing(data_dir):
+        raise DatasetError("put it there")
+
+    monkeypatch.setattr(vision, "load", missing)
+    with pytest.raises(SystemExit):
+        vision.main(["--out", str(tmp_path)])
+    assert "put it there" in capsys.readouterr().err
+
+
+def test_help_lists_every_method(capsys):
+    with pytest.raises(SystemExit) as info:
+        vision.main(["--help"])
+    assert info.value.code == 0
+    text = "".join(capsys.readouterr().out.split())
+    for name in ("--evaluate-with-dropout", "--vmap-seeds", *GROUPS, *METHODS):
+        assert name in text
