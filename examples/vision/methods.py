@@ -149,6 +149,15 @@ FRONTS = [
         },
     ),
     _front(
+        "ewc_slower",
+        "EWC, α 0.05",
+        "λ",
+        {
+            s: (COLLECT, _sgd(0.05, ewc=EWC(strength=s)))
+            for s in (10, 30, 100, 300, 1000, 3000)
+        },
+    ),
+    _front(
         "sgd_rate",
         "SGD",
         "α",
@@ -179,6 +188,15 @@ FRONTS = [
         {
             share: (COLLECT, _sgd(replay=Replay(share, in_batch=8)))
             for share in (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+        },
+    ),
+    _front(
+        "replay_slower",
+        "Replay, α 0.05",
+        "share",
+        {
+            share: (COLLECT, _sgd(0.05, replay=Replay(share, in_batch=8)))
+            for share in (0.0003, 0.001, 0.003, 0.01, 0.03)
         },
     ),
 ]
