@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.train_step`` times both in turns, in one process, and prints the
 ratio of each turn: its median, and its smallest and largest. PyTorch runs the same
-network, batch and optimizer, with as many threads as this process has cores.
+network, batch, normalisation and optimizer, with as many threads as there are cores.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from tqdm import trange
 import classp_jax
 from examples.cnn import CNN
 from examples.training import Trainer
+from examples.vision.data import normalise
 from tests.reference import cnn
 from tests.reference.optimizer import Classp
 
@@ -25,7 +26,7 @@ HYPERPARAMETERS = {"threshold": 0.0, "power": 1.0, "eps": 1e-5, "apply_decay": T
 
 def jax_loop(images, labels, batches):
     """A function that makes a step on each of the batches."""
-    trainer = Trainer(CNN, classp_jax.classp(0.01, **HYPERPARAMETERS))
+    trainer = Trainer(CNN, classp_jax.classp(0.01, **HYPERPARAMETERS), normalise)
     state = trainer.init(0)
     images, labels = jax.device_put((images, labels))
 
@@ -48,7 +49,7 @@ def torch_loop(images, labels, batches):
     def run():
         for batch in batches:
             optimizer.zero_grad()
-            logits = model(images[batch])
+            logits = model((images[batch].float() / 255 - 0.1307) / 0.3081)
             torch.nn.functional.cross_entropy(logits, labels[batch]).backward()
             optimizer.step()
 
@@ -69,7 +70,7 @@ def main(argv=None):
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(1000, 28, 28, 1)).astype(np.float32)
+    images = rng.integers(0, 256, (1000, 28, 28, 1)).astype(np.uint8)
     labels = rng.integers(0, 10, 1000).astype(np.int32)
     batches = rng.integers(0, 1000, (args.steps, args.batch_size))
 

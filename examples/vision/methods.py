@@ -134,6 +134,18 @@ FRONTS = [
         },
     ),
     _front(
+        "classp_square_rate",
+        "CLASSP, p = 2",
+        "α",
+        {
+            a: (
+                _classp(MNIST, power=2, apply_decay=False),
+                _classp(FASHION, learning_rate=a, power=2),
+            )
+            for a in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
+        },
+    ),
+    _front(
         "classp_relative_rate",
         "CLASSP, g² > mean(g²)",
         "α",
