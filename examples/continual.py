@@ -106,7 +106,8 @@ class Runner:
     def __init__(
         self, experiment: Experiment, folder: pathlib.Path, vmap_seeds: int = 1
     ):
-        tasks = jax.device_put(experiment.tasks)
+        # One by one: as a pytree, a dictionary would lose its order.
+        tasks = {name: jax.device_put(t) for name, t in experiment.tasks.items()}
         self._experiment = experiment._replace(tasks=tasks)
         self._rows = folder / "rows.jsonl"
         self._checkpoints = folder / "checkpoints"

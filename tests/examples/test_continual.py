@@ -27,7 +27,7 @@ def split(n, seed):
 @pytest.fixture
 def experiment():
     tasks = {
-        "a": Task(split(40, 0), split(20, 1)),
+        "z": Task(split(40, 0), split(20, 1)),
         "b": Task(split(48, 2), split(16, 3)),
     }
     return Experiment("tiny", Network, preprocess, tasks, 8)
@@ -39,7 +39,7 @@ def phase(task, optimizer="sgd", learning_rate=0.1, epochs=2, **kwargs):
     return Phase({task: epochs}, optimizer, hyperparameters, ewc, replay)
 
 
-COLLECT = phase("a", "classp", apply_decay=False)
+COLLECT = phase("z", "classp", apply_decay=False)
 CLASSP = Method("CLASSP", (COLLECT, phase("b", "classp")), ("train", "test"))
 SGD = Method("SGD", (COLLECT, phase("b")))
 
@@ -68,9 +68,9 @@ def test_a_row_a_seed_and_none_twice(experiment, tmp_path):
     for row in found:
         assert row["phases"] == as_json(CLASSP.phases)
         first, last = row["results"]
-        assert set(first["accuracy"]) == {"a"}  # The tasks seen so far.
-        assert set(last["accuracy"]) == {"a", "b"}
-        assert set(last["accuracy"]["a"]) == {"train", "test"}
+        assert set(first["accuracy"]) == {"z"}  # The tasks seen so far.
+        assert set(last["accuracy"]) == {"z", "b"}
+        assert set(last["accuracy"]["z"]) == {"train", "test"}
         assert last["curve"]["step"] == [0, 12]
         assert last["bytes_per_weight"] == pytest.approx(4, abs=0.2)
         assert 0 < last["update_density"] <= 1
@@ -136,7 +136,7 @@ def test_seeds_side_by_side_are_those_one_after_another(experiment, tmp_path):
 
 def test_batches(experiment, tmp_path):
     runner = Runner(experiment, tmp_path)
-    a, b = phase("a"), phase("b")
+    a, b = phase("z"), phase("b")
     first = runner._batches(a, 0, seed=0)
     assert first.shape == (10, 8)
     for epoch in first.reshape(2, 40):
@@ -147,7 +147,7 @@ def test_batches(experiment, tmp_path):
     np.testing.assert_array_equal(second, runner._batches(phase("b", "adam"), 1, 0))
     assert np.any(second != runner._batches(b, 1, seed=1))
 
-    both = Phase({"a": 2, "b": 1}, "sgd", dict(learning_rate=0.1))
+    both = Phase({"z": 2, "b": 1}, "sgd", dict(learning_rate=0.1))
     mixed = runner._batches(both, 0, seed=0)
     assert sorted(mixed.ravel()) == sorted([*range(40), *range(40), *range(40, 88)])
     assert 0 < np.mean(mixed[0] < 40) < 1
@@ -195,7 +195,7 @@ def test_the_sum_goes_on_across_the_boundary(experiment, tmp_path):
 
 def test_adam_keeps_its_moments(experiment, tmp_path):
     runner = Runner(experiment, tmp_path)
-    adam = phase("a", "adam"), phase("b", "adam")
+    adam = phase("z", "adam"), phase("b", "adam")
     assert optax.tree.get(final_state(runner, adam).opt_state, "count") == 22
 
 
@@ -204,7 +204,7 @@ def test_fisher_of_examples(experiment, tmp_path):
     anchor = final_state(runner, (COLLECT,)).params
     pinned = phase("b", ewc=EWC(strength=1e30, examples=40))
     state = final_state(runner, (COLLECT, pinned))
-    data = experiment.tasks["a"].train
+    data = experiment.tasks["z"].train
     trainer = Trainer(Network, optax.sgd(0.1), preprocess)
     squares = jax.tree.map(jnp.zeros_like, anchor)
     for example, label in zip(data.inputs, data.labels, strict=True):
@@ -223,13 +223,13 @@ def test_fisher_of_examples(experiment, tmp_path):
 def test_fisher_of_batches_is_that_of_a_separate_network(experiment, tmp_path):
     runner = Runner(experiment, tmp_path)
     ewc = EWC(strength=1.0, fisher="batches", implicit=False)
-    state = final_state(runner, (phase("a"), phase("b", ewc=ewc)))
+    state = final_state(runner, (phase("z"), phase("b", ewc=ewc)))
     seed = continual._SEPARATE
     trainer = Trainer(Network, optax.sgd(0.1), preprocess)
     separate = trainer.init(seed)
-    data = jax.device_put(experiment.tasks["a"].train)
+    data = jax.device_put(experiment.tasks["z"].train)
     squares = jax.tree.map(jnp.zeros_like, separate.params)
-    for batch in runner._batches(phase("a", epochs=1), 0, seed):
+    for batch in runner._batches(phase("z", epochs=1), 0, seed):
         old = separate.params
         separate, _ = trainer.train_step(separate, *data, batch)
         squares = jax.tree.map(
