@@ -1,4 +1,4 @@
-"""The README says the truth: its snippets run and its tables are the results'."""
+"""The pages say the truth: snippets run, tables and figures are the results'."""
 
 import pathlib
 import re
@@ -7,6 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs/reproduction.md"]
 
 
 def test_python_snippets_run_as_written(tmp_path, monkeypatch):
@@ -23,11 +24,19 @@ def test_tables_are_the_committed_results(result):
     assert (ROOT / "results" / result).read_text().strip() in README
 
 
-def test_links_within_the_repository_lead_somewhere():
-    for page in (README, (ROOT / "CONTRIBUTING.md").read_text()):
-        prose = re.sub(r"```.*?```", "", page, flags=re.DOTALL)
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", prose):
-            assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_means_and_deviations_are_in_the_committed_results(page):
+    # The paper's have two digits behind the point, ours one.
+    figures = set(re.findall(r"(?<![\d.])\d+\.\d ± \d+\.\d(?!\d)", page.read_text()))
+    results = "".join(path.read_text() for path in (ROOT / "results").rglob("*.md"))
+    assert not {figure for figure in figures if figure not in results}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_repository_lead_somewhere(page):
+    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", prose):
+        assert (page.parent / target).exists(), target
 
 
 def test_make_targets_exist():

@@ -78,11 +78,11 @@ def train(
     size = _loop_size(steps_per_epoch)
     batches = np.stack([order[: steps_per_epoch * batch_size] for order in orders])
     batches = batches.reshape(total // size, size, batch_size)
-    # Eight measurements a task, whatever its length, its end among them.
+    # Five measurements a task, whatever its length, its end among them.
     stops = {
-        start + (stop - start) * i // 8
+        start + (stop - start) * i // 5
         for start, stop in ((0, task_b_start), (task_b_start, total))
-        for i in range(1, 9)
+        for i in range(1, 6)
     }
 
     # Compiled before the clock starts; the state is made anew.
