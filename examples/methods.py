@@ -84,22 +84,13 @@ def as_json(phases: tuple[Phase, ...]) -> list[dict[str, Any]]:
 
 
 def collecting_all(
-    learning_rate: optax.ScalarOrSchedule,
-    threshold: optax.ScalarOrSchedule = 0.0,
-    power: float = 1.0,
-    eps: optax.ScalarOrSchedule = 1e-5,
-    apply_decay: bool | optax.ScalarOrSchedule = True,
-    *,
-    relative: bool = False,
-) -> optax.GradientTransformationExtraArgs:
+    learning_rate: float, threshold: float, apply_decay: bool = True, **mask: Any
+) -> optax.GradientTransformation:
     """Algorithm 1, but that the sum takes in every gradient, whatever the mask."""
+    scale = classp_jax.scale_by_accumulated_power_norm()
     return optax.chain(
         classp_jax.threshold_mask(
-            threshold,
-            relative=relative,
-            inner=classp_jax.decay_gate(
-                classp_jax.scale_by_accumulated_power_norm(power, eps), apply_decay
-            ),
+            threshold, inner=classp_jax.decay_gate(scale, apply_decay), **mask
         ),
         optax.scale_by_learning_rate(learning_rate),
     )

@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 
+from examples import rows
 from examples.arguments import positive_int
 from examples.cnn import CNN
 from examples.continual import Experiment, Runner
@@ -21,15 +22,21 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
+        rows.read(args.out / "rows.jsonl")  # A damaged file, before any training.
         tasks = load(args.data_dir)
-        experiment = Experiment("vision", CNN, normalise, tasks, args.batch_size)
-        on_cpu = jax.default_backend() == "cpu"
-        side_by_side = args.vmap_seeds or (1 if on_cpu else args.seeds)
-        runner = Runner(experiment, args.out, side_by_side)
-        for name, method in _chosen(args.methods).items():
-            runner.run(name, method, range(args.seeds))
     except (DatasetError, OSError, ValueError) as error:
         parser.error(str(error))
+    fewest = min(len(task.train.labels) for task in tasks.values())
+    if args.batch_size > fewest:
+        parser.error(f"--batch-size must be at most {fewest}, the training images")
+    on_cpu = jax.default_backend() == "cpu"
+    runner = Runner(
+        Experiment("vision", CNN, normalise, tasks, args.batch_size),
+        args.out,
+        vmap_seeds=args.vmap_seeds or (1 if on_cpu else args.seeds),
+    )
+    for name, method in _chosen(args.methods).items():
+        runner.run(name, method, range(args.seeds))
     report.main(
         [str(args.out), *["--evaluate-with-dropout"][: args.evaluate_with_dropout]]
     )

@@ -116,7 +116,7 @@ def test_one_command_makes_rows_tables_and_figures(tiny, tmp_path, capsys):
         ("--seeds 0", "must be 1 or more, got 0"),
         ("--vmap-seeds 0", "must be 1 or more, got 0"),
         ("--out pyproject.toml", "File exists"),
-        ("--batch-size 64 --methods sgd", "batch of 64"),
+        ("--batch-size 64 --methods sgd", "at most 32"),
     ],
 )
 def test_names_what_is_wrong(tiny, arguments, message, capsys, tmp_path):
@@ -125,6 +125,13 @@ def test_names_what_is_wrong(tiny, arguments, message, capsys, tmp_path):
         vision.main([*arguments.split(), *out])
     assert info.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_damaged_rows_are_named(tiny, capsys, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"method": ')
+    with pytest.raises(SystemExit):
+        vision.main(["--out", str(tmp_path)])
+    assert "line 1 is no JSON" in capsys.readouterr().err
 
 
 def test_missing_data_is_one_clear_line(monkeypatch, capsys, tmp_path):
