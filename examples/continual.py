@@ -55,7 +55,8 @@ class Experiment(NamedTuple):
     """A model and the tasks it learns.
 
     Attributes:
-      name: what to call it in the rows.
+      name: what to call it in the rows; another one whenever the model or the
+        preprocessing changes, so that no mean mixes old rows with new.
       make_model: as :class:`examples.training.Trainer` takes it.
       preprocess: likewise.
       tasks: the tasks by their names, in their order.
@@ -139,7 +140,6 @@ class Runner:
                     "settings": settings,
                     "phases": as_json(method.phases),
                     "results": outcome.results,
-                    **rows.provenance(),
                 }
                 rows.append(self._rows, row)
 
@@ -220,6 +220,7 @@ class Runner:
                     for name in seen
                 },
                 **{key: value[i] for key, value in measured.items()},
+                **rows.provenance(),
                 "bytes_per_weight": self._bytes_per_weight(phase, state),
                 "finite": all(
                     bool(jnp.isfinite(p).all()) for p in jax.tree.leaves(state.params)
@@ -318,7 +319,9 @@ class Runner:
         return self._trainers[key]
 
     def _file(self, phases: tuple[Phase, ...], seed: int) -> pathlib.Path:
-        content = json.dumps([self._experiment.settings, as_json(phases)])
+        content = json.dumps(
+            [self._experiment.settings, as_json(phases)], sort_keys=True
+        )
         key = hashlib.sha256(content.encode()).hexdigest()[:12]
         return self._checkpoints / f"{phases[-1].optimizer}-{key}-seed-{seed}.npz"
 
@@ -358,7 +361,10 @@ class Runner:
         return state._replace(opt_state=opt_state)
 
     def _batches(self, phase: Phase, number: int, seed: int) -> np.ndarray:
-        """Which examples to train on, (steps, batch); the same for all methods."""
+        """Which examples to train on, (steps, batch).
+
+        The same for all methods, as long as their phases' data are.
+        """
         rng = np.random.default_rng([seed, number])
         sizes = [len(task.train.labels) for task in self._experiment.tasks.values()]
         starts = dict(zip(self._experiment.tasks, np.cumsum([0, *sizes]), strict=False))

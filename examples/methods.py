@@ -1,6 +1,7 @@
 """What an experiment compares: methods, each a sequence of training phases."""
 
 import dataclasses
+import inspect
 import json
 from typing import Any, NamedTuple
 
@@ -79,8 +80,18 @@ class Method(NamedTuple):
 
 
 def as_json(phases: tuple[Phase, ...]) -> list[dict[str, Any]]:
-    """The phases as a row of results has them; equal for equal computations."""
-    return json.loads(json.dumps([dataclasses.asdict(phase) for phase in phases]))
+    """The phases as a row of results has them; equal for equal computations.
+
+    Every hyperparameter is there, those left at their defaults too.
+    """
+    content = []
+    for phase in phases:
+        signature = inspect.signature(OPTIMIZERS[phase.optimizer])
+        bound = signature.bind(**phase.hyperparameters)
+        bound.apply_defaults()
+        resolved = dataclasses.replace(phase, hyperparameters=bound.arguments)
+        content.append(dataclasses.asdict(resolved))
+    return json.loads(json.dumps(content))
 
 
 def collecting_all(

@@ -96,11 +96,6 @@ def updated(row: dict[str, Any], task: str) -> float:
     return 100 * float(np.average(density, weights=steps))
 
 
-def seconds(row: dict[str, Any]) -> float:
-    """Time in training steps, of all phases."""
-    return sum(result["seconds"] for result in row["results"])
-
-
 def curve(
     row: dict[str, Any], task: str, *, with_dropout: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,8 @@ import jax
 
 from examples.methods import Method, as_json
 
+_FIELDS = {"method", "seed", "settings", "phases", "results"}
+
 
 def append(path: pathlib.Path, row: dict[str, Any]) -> None:
     """Writes a row behind those already there.
@@ -34,17 +36,20 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
       The rows, in their order.
 
     Raises:
-      ValueError: a line isn't JSON; the message names it.
+      ValueError: a line isn't JSON or no row of results; the message names it.
     """
     rows = []
     for number, line in enumerate(path.open() if path.exists() else [], start=1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"{path}, line {number} is no JSON ({error}); a run cut short leaves"
                 " half a line: delete it"
             ) from error
+        if not isinstance(row, dict) or not set(row) >= _FIELDS:
+            raise ValueError(f"{path}, line {number} is no row of results")
+        rows.append(row)
     return rows
 
 
@@ -74,7 +79,7 @@ def select(
 
 
 def provenance() -> dict[str, Any]:
-    """The device and the versions that a row was made with."""
+    """The device and the versions that a phase is trained with."""
     names = ("classp_jax", "jax", "optax", "flax")
     return {
         "device": device(),

@@ -30,16 +30,22 @@ def main(argv: list[str] | None = None) -> None:
     if args.batch_size > fewest:
         parser.error(f"--batch-size must be at most {fewest}, the training images")
     on_cpu = jax.default_backend() == "cpu"
-    runner = Runner(
-        Experiment("vision", CNN, normalise, tasks, args.batch_size),
-        args.out,
-        vmap_seeds=args.vmap_seeds or (1 if on_cpu else args.seeds),
-    )
-    for name, method in _chosen(args.methods).items():
+    chosen = _chosen(args.methods)
+    replayed = max(_replayed(method) for method in chosen.values())
+    if args.batch_size <= replayed:
+        parser.error(f"--batch-size must be above {replayed}, the images replayed")
+    experiment = Experiment("vision", CNN, normalise, tasks, args.batch_size)
+    vmap_seeds = args.vmap_seeds or (1 if on_cpu else args.seeds)
+    runner = Runner(experiment, args.out, vmap_seeds)
+    for name, method in chosen.items():
         runner.run(name, method, range(args.seeds))
-    report.main(
-        [str(args.out), *["--evaluate-with-dropout"][: args.evaluate_with_dropout]]
-    )
+    report.write(args.out, experiment.settings, with_dropout=args.evaluate_with_dropout)
+    report.save_samples(tasks, args.out)
+
+
+def _replayed(method: Method) -> int:
+    replays = [phase.replay for phase in method.phases if phase.replay]
+    return max((replay.in_batch for replay in replays), default=0)
 
 
 def _chosen(names: list[str]) -> dict[str, Method]:

@@ -160,14 +160,17 @@ FRONTS = [
             for s in (10, 30, 100, 300, 1000, 3000, 10_000, 100_000)
         },
     ),
-    _front(
-        "ewc_slower",
-        "EWC, α 0.05",
-        "λ",
-        {
-            s: (COLLECT, _sgd(0.05, ewc=EWC(strength=s)))
-            for s in (10, 30, 100, 300, 1000, 3000)
-        },
+    *(
+        _front(
+            f"ewc_rate_{rate:g}",
+            f"EWC, α {rate:g}",
+            "λ",
+            {
+                s: (COLLECT, _sgd(rate, ewc=EWC(strength=s)))
+                for s in (10, 30, 100, 300, 1000, 3000)
+            },
+        )
+        for rate in (0.1, 0.05)
     ),
     _front(
         "sgd_rate",

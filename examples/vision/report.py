@@ -3,11 +3,11 @@
 import argparse
 import collections
 import json
-import os
 import pathlib
 from typing import Any
 
 from examples import rows
+from examples.continual import Task
 from examples.datasets import DatasetError
 from examples.vision import data, figures, tables
 from examples.vision.methods import ABLATION, FRONTS, GROUPS, METHODS
@@ -26,24 +26,48 @@ def main(argv: list[str] | None = None) -> None:
     parser = _parser()
     args = parser.parse_args(argv)
     try:
-        found, left_out = read(args.folder / "rows.jsonl")
-        samples = None
-        if args.data_dir or os.environ.get("TFDS_DATA_DIR"):
-            samples = data.load(args.data_dir)
-        _write_tables(found, left_out, args.folder)
-        _write_figures(found, args.folder, args.evaluate_with_dropout)
-        if samples:
-            of_title = {TASKS[name]: task.train for name, task in samples.items()}
-            figures.save_samples(of_title, args.folder / "samples.png")
+        write(args.folder, with_dropout=args.evaluate_with_dropout)
+        if args.data_dir:
+            save_samples(data.load(args.data_dir), args.folder)
     except (DatasetError, OSError, ValueError) as error:
         parser.error(str(error))
 
 
-def read(path: pathlib.Path) -> tuple[Found, int]:
-    """Reads the rows of all methods, of those settings that most rows have.
+def write(
+    folder: pathlib.Path,
+    settings: dict[str, Any] | None = None,
+    *,
+    with_dropout: bool = False,
+) -> None:
+    """Writes the tables and figures.
+
+    Args:
+      folder: holds ``rows.jsonl``.
+      settings: of the rows to show; by default those that most rows have.
+      with_dropout: whether the figures show accuracies with dropout left on.
+
+    Raises:
+      ValueError: there are no rows, or something else.
+    """
+    found, left_out = read(folder / "rows.jsonl", settings)
+    _write_tables(found, left_out, folder)
+    _write_figures(found, folder, with_dropout)
+
+
+def save_samples(tasks: dict[str, Task], folder: pathlib.Path) -> None:
+    """Draws images of each data set, the counterpart of the paper's Figure 1."""
+    of_title = {TASKS[name]: task.train for name, task in tasks.items()}
+    figures.save_samples(of_title, folder / "samples.png")
+
+
+def read(
+    path: pathlib.Path, settings: dict[str, Any] | None = None
+) -> tuple[Found, int]:
+    """Reads the rows of all methods.
 
     Args:
       path: the JSONL file.
+      settings: of the rows; by default those that most rows have.
 
     Returns:
       The rows, and how many others the file has: of other methods or settings, or
@@ -53,21 +77,17 @@ def read(path: pathlib.Path) -> tuple[Found, int]:
       ValueError: the file holds no rows of this experiment, or something else.
     """
     all_rows = rows.read(path)
-    fields = {"method", "seed", "settings", "phases", "results", "device", "versions"}
-    for number, row in enumerate(all_rows, start=1):
-        if not isinstance(row, dict) or not fields <= set(row):
-            raise ValueError(f"{path}, line {number} is no row of results")
-    settings = collections.Counter(
+    counts = collections.Counter(
         json.dumps(row["settings"])
         for row in all_rows
         if row["settings"]["experiment"] == "vision"
     )
+    if counts and settings is None:
+        settings = json.loads(counts.most_common(1)[0][0])
     found = {}
-    if settings:
-        most = json.loads(settings.most_common(1)[0][0])
-        for name, method in METHODS.items():
-            found[name] = rows.select(all_rows, method, most)
-        found = {name: of_method for name, of_method in found.items() if of_method}
+    for name, method in METHODS.items():
+        if of_method := rows.select(all_rows, method, settings or {}):
+            found[name] = of_method
     if not found:
         raise ValueError(
             f"{path} holds no rows of this experiment; make some with"
@@ -125,11 +145,12 @@ def _write_tables(found: Found, left_out: int, folder: pathlib.Path) -> None:
         tables.measured_table(found),
         "Dropout off; accuracies, %. Forgetting: points of held-out accuracy on MNIST"
         " lost since its last epoch. Updated: the share of weights that a step moves,"
-        " %. Bytes: optimizer state and stored examples on the second task. Best of n:"
+        " %, at eight steps of each phase; what isn't finite counts as moved. Bytes:"
+        " optimizer state and stored examples on the second task. Best of n:"
         " of the n settings of a front, the one with the best mean of both held-out"
         " accuracies over its seeds, so chosen on what it is reported on. Joint"
-        " training has both data sets at once: an upper bound.",
-        "Learns nothing: below 15% on MNIST after MNIST; ends at chance: below 15% on"
+        " training has both data sets at once.",
+        "Learns no MNIST: below 15% after MNIST; ends at chance: below 15% on"
         " both in the end; not finite: a weight is infinite or NaN. Means are of all"
         " seeds, those too.",
     ]
@@ -182,32 +203,34 @@ def _ablated(found: Found) -> bool:
 
 def _provenance(found: Found, left_out: int, folder: pathlib.Path) -> list[str]:
     """The commands, devices and versions behind the tables; no machine's paths."""
-    name = folder.name if folder.is_absolute() else str(folder)
+    out = folder.name if folder.is_absolute() else str(folder)
     of_rows = _distinct(found)
-    count_of = collections.Counter(row["method"] for row in of_rows)
-    groups = collections.defaultdict(list)  # By how many seeds most methods have.
+    # The name of a group where all of its methods have as many seeds.
+    names, grouped = collections.defaultdict(list), set()
     for group, methods in GROUPS.items():
-        counts = collections.Counter(
-            count_of[name] for name in methods.keys() & count_of.keys()
-        )
-        if counts:
-            groups[counts.most_common(1)[0][0]].append(group)
+        counts = {len(found.get(name, [])) for name in methods}
+        if len(counts) == 1 and counts != {0}:
+            names[counts.pop()].append(group)
+            grouped |= methods.keys()
+    for name in {row["method"] for row in of_rows} - grouped:
+        names[len(found[name])].append(name)
     batch_size = of_rows[0]["settings"]["batch_size"]
     commands = [
-        f"python -m examples.vision --methods {' '.join(of_count)} --seeds {count}"
-        f" --batch-size {batch_size} --out {name}"
-        for count, of_count in groups.items()
+        f"python -m examples.vision --methods {' '.join(sorted(of_count))}"
+        f" --seeds {count} --batch-size {batch_size} --out {out}"
+        for count, of_count in sorted(names.items())
     ]
-    commands.append(f"python -m examples.vision.report {name}")
+    commands.append(f"python -m examples.vision.report {out}")
     made_on = collections.Counter(
-        ", ".join([row["device"], *(f"{k} {v}" for k, v in row["versions"].items())])
+        ", ".join([part["device"], *(f"{k} {v}" for k, v in part["versions"].items())])
         for row in of_rows
+        for part in row["results"]
     )
     if len(made_on) == 1:
         where = f"{len(of_rows)} rows, made on {next(iter(made_on))}."
     else:
         where = "Rows of several devices or versions:\n\n" + "\n".join(
-            f"- {count} rows made on {device}" for device, count in made_on.items()
+            f"- {count} phases trained on {device}" for device, count in made_on.items()
         )
     others = f"Left out: {left_out} rows of other methods or settings, or made again."
     code = "\n".join(["```", *commands, "```"])
@@ -245,8 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data-dir",
         type=pathlib.Path,
-        help="TFDS's folder of data sets, for samples.png; without it, and without"
-        " $TFDS_DATA_DIR, there is none",
+        help="TFDS's folder of data sets, for samples.png, which isn't made without",
     )
     return parser
 

@@ -12,7 +12,6 @@ from examples.report import (
     cell,
     forgetting,
     learned,
-    seconds,
     table,
     updated,
 )
@@ -76,7 +75,6 @@ def measured_table(found: Found) -> str:
             cell([forgetting(row, "mnist") for row in found[name]], 1),
             *_of_tasks(updated, found[name], 1),
             f"{found[name][0]['results'][-1]['bytes_per_weight']:.2g}",
-            cell(map(seconds, found[name]), 0),
             seeds(found[name]),
         ]
         for name, title in titles.items()
@@ -93,7 +91,6 @@ def measured_table(found: Found) -> str:
         "updated on MNIST",
         "updated on Fashion",
         "bytes a weight",
-        "seconds",
         "seeds",
     ]
     return table(header, lines)
@@ -183,7 +180,7 @@ def fate(row: dict[str, Any]) -> str:
     if not all(result["finite"] for result in row["results"]):
         return "not finite"
     if learned(row, "mnist") < _CHANCE:
-        return "learns nothing"
+        return "learns no MNIST"
     if all(accuracy(row, task) < _CHANCE for task in TASKS):
         return "ends at chance"
     return ""

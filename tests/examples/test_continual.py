@@ -75,7 +75,7 @@ def test_a_row_a_seed_and_none_twice(experiment, tmp_path):
         assert last["bytes_per_weight"] == pytest.approx(4, abs=0.2)
         assert 0 < last["update_density"] <= 1
         assert last["finite"]
-        assert row["versions"]["jax"] == jax.__version__
+        assert last["versions"]["jax"] == jax.__version__
     # Another runner, as after a stop, goes on where the first ended.
     Runner(experiment, tmp_path).run("classp", CLASSP, range(3))
     assert [row["seed"] for row in read(tmp_path)] == [0, 1, 2]
@@ -132,6 +132,13 @@ def test_seeds_side_by_side_are_those_one_after_another(experiment, tmp_path):
         states = [final_state(r, CLASSP.phases, seed) for r in (one, all_)]
         for a, b in zip(*(jax.tree.leaves(s.params) for s in states), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_have_the_defaults_too():
+    one = phase("z", "classp", learning_rate=0.1)
+    other = phase("z", "classp", learning_rate=0.1, threshold=0.0, power=1.0, eps=1e-5)
+    assert as_json((one,)) == as_json((other,))
+    assert as_json((one,)) != as_json((phase("z", "classp", eps=1e-6),))
 
 
 def test_batches(experiment, tmp_path):
@@ -257,9 +264,15 @@ def test_accuracy_of_any_number_of_examples():
         assert trainer.accuracy(params, inputs, labels).dropout_on is None
 
 
-def test_half_a_line_of_rows_is_named(tmp_path):
-    rows.append(tmp_path / "rows.jsonl", {"a": 1})
-    with (tmp_path / "rows.jsonl").open("a") as file:
-        file.write('{"a": ')
-    with pytest.raises(ValueError, match="line 2 is no JSON"):
-        rows.read(tmp_path / "rows.jsonl")
+def test_a_damaged_line_of_rows_is_named(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    whole = dict(method="sgd", seed=0, settings={}, phases=[], results=[])
+    rows.append(file, whole)
+    assert rows.read(file) == [whole]
+    for line, message in (
+        ('{"method": ', "line 2 is no JSON"),
+        ('{"method": "sgd"}', "line 2 is no row of results"),
+    ):
+        file.write_text(json.dumps(whole) + "\n" + line)
+        with pytest.raises(ValueError, match=message):
+            rows.read(file)

@@ -103,7 +103,9 @@ def test_one_command_makes_rows_tables_and_figures(tiny, tmp_path, capsys):
     table = (tmp_path / "new" / "table.md").read_text()
     assert "SGD" in table
     assert "CLASSP" in table
-    assert (tmp_path / "new" / "fronts.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("fronts", "samples"):
+        figure = tmp_path / "new" / f"{name}.png"
+        assert figure.read_bytes().startswith(b"\x89PNG")
     # A second call finds all done.
     vision.main([*arguments, "--methods", "classp"])
     assert len(rows.read(tmp_path / "new" / "rows.jsonl")) == 2
@@ -117,6 +119,7 @@ def test_one_command_makes_rows_tables_and_figures(tiny, tmp_path, capsys):
         ("--vmap-seeds 0", "must be 1 or more, got 0"),
         ("--out pyproject.toml", "File exists"),
         ("--batch-size 64 --methods sgd", "at most 32"),
+        ("--batch-size 8 --methods sgd replay_0.1", "must be above 8"),
     ],
 )
 def test_names_what_is_wrong(tiny, arguments, message, capsys, tmp_path):
