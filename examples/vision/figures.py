@@ -45,11 +45,8 @@ def save_fronts(
         ax.errorbar(x[:, 0], y[:, 0], y[:, 1], x[:, 1], **error_bars)
         ax.plot(x[:, 0], y[:, 0], label=_describe(front, found), **style)
         # The larger the value, the larger the marker.
-        every = sorted(_value(method.title) for method in front.methods.values())
-        sizes = [
-            20 + 100 * every.index(_value(front.methods[name].title)) / len(every)
-            for name in found
-        ]
+        every = sorted(front.values.values())
+        sizes = [20 + 100 * every.index(front.values[n]) / len(every) for n in found]
         face = colour if style["ls"] == "-" else "white"
         ax.scatter(x[:, 0], y[:, 0], sizes, face, edgecolors=colour, zorder=3)
         best = (x + y)[:, 0].argmax()
@@ -249,7 +246,7 @@ def _deviation(of_seeds: np.ndarray) -> np.ndarray:
 
 def _describe(front: Front, found: dict[str, Rows]) -> str:
     """A front's title, its values and what its methods keep, least to most."""
-    values = [_value(front.methods[name].title) for name in found]
+    values = [front.values[name] for name in found]
     kept = [rows[0]["results"][-1]["bytes_per_weight"] for rows in found.values()]
     return (
         f"{front.title}, {front.knob} {_range(values, '{:.6g}')}:"
@@ -260,8 +257,3 @@ def _describe(front: Front, found: dict[str, Rows]) -> str:
 def _range(numbers: list[float], form: str) -> str:
     least, most = (form.format(number) for number in (min(numbers), max(numbers)))
     return least if least == most else f"{least} to {most}"
-
-
-def _value(title: str) -> float:
-    """The value that the title of a front's method ends with."""
-    return float(title.split()[-1])

@@ -98,11 +98,13 @@ class Front(NamedTuple):
       title: what to call it.
       knob: the setting, in words.
       methods: a method a value of it, in their order.
+      values: of the setting, by the method's name.
     """
 
     title: str
     knob: str
     methods: dict[str, Method]
+    values: dict[str, float]
 
 
 def _front(name: str, title: str, knob: str, phases: dict[float, tuple]) -> Front:
@@ -110,7 +112,7 @@ def _front(name: str, title: str, knob: str, phases: dict[float, tuple]) -> Fron
         f"{name}_{value:g}": Method(f"{title}, {knob} {value:g}", of_value)
         for value, of_value in phases.items()
     }
-    return Front(title, knob, methods)
+    return Front(title, knob, methods, dict(zip(methods, phases, strict=True)))
 
 
 def _selective(learning_rate: float, threshold: float = 1.0) -> Phase:
