@@ -42,18 +42,14 @@ ADAM = Phase(MNIST, "adam", dict(learning_rate=0.001))
 ADAGRAD = Phase(MNIST, "adagrad", dict(learning_rate=0.05))
 
 
-def _first(reading: str, threshold: float) -> Phase:
-    if threshold == 0 or (reading == "classp_released" and threshold < 1):
-        return COLLECT
-    return _classp(MNIST, reading, threshold=threshold, apply_decay=False)
-
-
 def _of_the_paper() -> dict[str, Method]:
     methods = {}
     for reading, name in READINGS.items():
-        second = _classp(FASHION, reading)
+        first = COLLECT
+        if reading != "classp_released":
+            first = _classp(MNIST, reading, threshold=0.5, apply_decay=False)
         methods[f"{reading}_threshold"] = Method(
-            f"CLASSP, {name}, θ 0.5", (_first(reading, 0.5), second), _ALL
+            f"CLASSP, {name}, θ 0.5", (first, _classp(FASHION, reading)), _ALL
         )
     for reading, name in READINGS.items():
         second = _classp(FASHION, reading)
@@ -115,16 +111,6 @@ def _front(name: str, title: str, knob: str, phases: dict[float, tuple]) -> Fron
     return Front(title, knob, methods, dict(zip(methods, phases, strict=True)))
 
 
-def _selective(learning_rate: float, threshold: float = 1.0) -> Phase:
-    return _classp(
-        FASHION,
-        "collecting_all",
-        learning_rate=learning_rate,
-        threshold=threshold,
-        relative=True,
-    )
-
-
 FRONTS = [
     _front(
         "classp_rate",
@@ -151,7 +137,19 @@ FRONTS = [
         "classp_relative_rate",
         "CLASSP, g² > mean(g²)",
         "α",
-        {a: (COLLECT, _selective(a)) for a in (0.05, 0.1, 0.2, 0.4, 0.8)},
+        {
+            a: (
+                COLLECT,
+                _classp(
+                    FASHION,
+                    "collecting_all",
+                    learning_rate=a,
+                    threshold=1.0,
+                    relative=True,
+                ),
+            )
+            for a in (0.05, 0.1, 0.2, 0.4, 0.8)
+        },
     ),
     _front(
         "ewc",
