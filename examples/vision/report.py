@@ -50,8 +50,13 @@ def write(
       ValueError: there are no rows, or something else.
     """
     found, left_out = read(folder / "rows.jsonl", settings)
-    _write_tables(found, left_out, folder)
-    _write_figures(found, folder, with_dropout)
+    lines, not_drawn = training_lines(found)
+    sections = [*_tables(found), *_along_training(lines, not_drawn)]
+    sections += ["## How it was made", *_provenance(found, left_out, folder)]
+    (folder / "table.md").write_text("\n\n".join(sections) + "\n")
+    if _ablated(found):
+        (folder / "ablation.md").write_text(f"{tables.ablation_table(found)}\n")
+    _write_figures(found, lines, folder, with_dropout)
 
 
 def save_samples(tasks: dict[str, Task], folder: pathlib.Path) -> None:
@@ -129,7 +134,8 @@ def training_lines(found: Found) -> tuple[Found, list[str]]:
     return lines, not_drawn
 
 
-def _write_tables(found: Found, left_out: int, folder: pathlib.Path) -> None:
+def _tables(found: Found) -> list[str]:
+    """The tables of table.md, each with its title and a caption."""
     sections = ["# MNIST, then Fashion-MNIST"]
     if found.keys() & GROUPS["paper"].keys():
         sections += [
@@ -161,22 +167,24 @@ def _write_tables(found: Found, left_out: int, folder: pathlib.Path) -> None:
             "Held-out test accuracies at the end, dropout off, %; the best mean of each"
             " front in bold.",
         ]
-    lines, not_drawn = training_lines(found)
-    if lines:
-        sections += [
-            "## Along training",
-            "training.png shows accuracies on the first 1,000 images of each test set,"
-            " the mean over the seeds and a deviation to both sides."
-            + f" Not drawn: {'; '.join(not_drawn)}."
-            * bool(not_drawn),
-        ]
-    sections += ["## How it was made", *_provenance(found, left_out, folder)]
-    (folder / "table.md").write_text("\n\n".join(sections) + "\n")
-    if _ablated(found):
-        (folder / "ablation.md").write_text(f"{tables.ablation_table(found)}\n")
+    return sections
 
 
-def _write_figures(found: Found, folder: pathlib.Path, with_dropout: bool) -> None:
+def _along_training(lines: Found, not_drawn: list[str]) -> list[str]:
+    if not lines:
+        return []
+    caption = (
+        "training.png shows accuracies on the first 1,000 images of each test set,"
+        " the mean over the seeds and a deviation to both sides."
+    )
+    if not_drawn:
+        caption += f" Not drawn: {'; '.join(not_drawn)}."
+    return ["## Along training", caption]
+
+
+def _write_figures(
+    found: Found, lines: Found, folder: pathlib.Path, with_dropout: bool
+) -> None:
     def file(name: str) -> pathlib.Path:
         return folder / f"{name}{'_with_dropout' * with_dropout}.png"
 
@@ -188,7 +196,6 @@ def _write_figures(found: Found, folder: pathlib.Path, with_dropout: bool) -> No
     if fronts:
         joint = found.get("joint", [])
         figures.save_fronts(fronts, joint, file("fronts"), with_dropout=with_dropout)
-    lines, _ = training_lines(found)
     if lines:
         figures.save_training(lines, file("training"), with_dropout=with_dropout)
     if _ablated(found):
