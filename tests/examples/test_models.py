@@ -220,3 +220,39 @@ def test_transformer_shows_a_token_outside_its_vocabulary():
 def test_transformer_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="heads must divide width, got 7 and 24"):
         Transformer(nnx.Rngs(0), VOCABULARY, width=24, heads=7)
+
+
+@pytest.mark.parametrize("padding", [1, 5])
+def test_masked_padding_changes_nothing(padding):
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, VOCABULARY, (BATCH, 6))
+    padded = np.pad(tokens, ((0, 0), (0, padding)))
+    model = Transformer(nnx.Rngs(0), VOCABULARY, **SMALL, mask_padding=True)
+    as_in_the_paper = Transformer(nnx.Rngs(0), VOCABULARY, **SMALL)
+    np.testing.assert_allclose(model(padded), model(tokens), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(model(tokens), as_in_the_paper(tokens), rtol=0, atol=0)
+    assert np.abs(as_in_the_paper(padded) - as_in_the_paper(tokens)).max() > 0.01
+    # A text of padding alone is still one of something.
+    assert np.all(np.isfinite(model(np.zeros((1, 4), np.int32))))
+
+
+def test_positions_make_the_order_matter():
+    tokens = np.array([[3, 4, 5, 6], [5, 3, 4, 6]])
+    first, second = Transformer(nnx.Rngs(0), VOCABULARY, **SMALL)(tokens)
+    np.testing.assert_allclose(first, second, rtol=0, atol=1e-5)
+    model = Transformer(nnx.Rngs(0), VOCABULARY, **SMALL, positions=True)
+    first, second = model(tokens)
+    assert np.abs(first - second).max() > 0.001
+    # Added to the embedding, sine and cosine by turns, the slowest wave last.
+    rates = 10_000.0 ** (-np.arange(12) / 12)
+    angles = np.arange(4)[:, None] * rates
+    waves = np.empty((4, 24))
+    waves[:, ::2], waves[:, 1::2] = np.sin(angles), np.cos(angles)
+    x = model.embedding[...][tokens] + waves
+    expected = model.classifier(model.norm(model.encoder(model.norm(x))))
+    np.testing.assert_allclose(model(tokens), expected, rtol=0, atol=1e-5)
+
+
+def test_transformer_positions_need_an_even_width():
+    with pytest.raises(ValueError, match="width must be even for positions, got 15"):
+        Transformer(nnx.Rngs(0), VOCABULARY, width=15, heads=5, positions=True)
