@@ -1,9 +1,8 @@
 """Trains methods on one task after another and writes a row of results a seed."""
 
+import functools
 import hashlib
 import json
-import math
-import operator
 import pathlib
 import time
 from collections.abc import Callable, Iterable
@@ -22,8 +21,9 @@ from examples.methods import Method, Phase, as_json, make_optimizer
 from examples.training import Accuracy, Trainer, TrainState
 
 _LOOP = 125  # Steps in one compiled loop, at most.
-_MEASUREMENTS = 8  # Along each phase.
-_CURVE_EXAMPLES = 1000  # Of each task's test split, along training.
+_MEASUREMENTS = 8  # Along each phase of a given length.
+_MEASURE_EVERY = 30  # Steps, along others; at the beginning of an epoch.
+_FISHER_WEIGHTS = 2**27  # Of gradients held at once, 4 bytes each.
 _SEPARATE = 1000  # Added to the seed for a separately initialised network.
 
 
@@ -44,11 +44,11 @@ class Task(NamedTuple):
 
     Attributes:
       train: the examples to train on.
-      test: those held out.
+      test: those held out, if any.
     """
 
     train: Split
-    test: Split
+    test: Split | None = None
 
 
 class Experiment(NamedTuple):
@@ -60,7 +60,9 @@ class Experiment(NamedTuple):
       make_model: as :class:`examples.training.Trainer` takes it.
       preprocess: likewise.
       tasks: the tasks by their names, in their order.
-      batch_size: examples a step.
+      batch_size: examples a step; an epoch's last step takes those left over.
+      curve: the split on which accuracy is measured along training, and on how many
+        of its first examples.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Experiment(NamedTuple):
     preprocess: Callable[[jax.Array], jax.Array]
     tasks: dict[str, Task]
     batch_size: int
+    curve: tuple[str, int] = ("test", 1000)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -76,7 +79,7 @@ class Experiment(NamedTuple):
             "experiment": self.name,
             "batch_size": self.batch_size,
             "examples": {
-                name: {split: len(x.labels) for split, x in task._asdict().items()}
+                name: {split: len(x.labels) for split, x in task._asdict().items() if x}
                 for name, task in self.tasks.items()
             },
         }
@@ -185,26 +188,24 @@ class Runner:
             ]
         if phase.ewc:
             states = [
-                self._with_penalty(title, tuple(earlier), phase, state, seed)
-                for state, seed in zip(states, seeds, strict=True)
+                self._with_penalty(title, tuple(earlier), phase, outcome, state, seed)
+                for outcome, state, seed in zip(before, states, seeds, strict=True)
             ]
         batches = [self._batches(phase, len(earlier), seed) for seed in seeds]
-        stacked, measured = self._loop(
+        ends = self._loop(
             f"{title}, {'+'.join(phase.epochs)}, seed {', '.join(map(str, seeds))}",
             trainer,
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
-            np.stack(batches),
+            jax.tree.map(lambda *blocks: np.stack(blocks), *batches),
+            phase.stop_loss,
         )
-        states = [
-            jax.tree.map(operator.itemgetter(i), stacked) for i in range(len(seeds))
-        ]
         seen = [
             name
             for name in self._experiment.tasks
             if any(name in phase.epochs for phase in phases)
         ]
         outcomes = []
-        for i, (seed, state) in enumerate(zip(seeds, states, strict=True)):
+        for so_far, seed, (state, measured) in zip(results, seeds, ends, strict=True):
             result = {
                 "accuracy": {
                     name: {
@@ -216,10 +217,11 @@ class Runner:
                             )
                         )
                         for split in splits
+                        if getattr(self._experiment.tasks[name], split)
                     }
                     for name in seen
                 },
-                **{key: value[i] for key, value in measured.items()},
+                **measured,
                 **rows.provenance(),
                 "bytes_per_weight": self._bytes_per_weight(phase, state),
                 "finite": all(
@@ -228,73 +230,96 @@ class Runner:
             }
             if optax.tree.get(state.opt_state, "grad_sum") is not None:
                 result["unassigned_share"] = float(unassigned_share(state.opt_state))
-            outcomes.append(Outcome(state, [*results[i], result]))
+            outcomes.append(Outcome(state, [*so_far, result]))
         return outcomes
 
     def _loop(
-        self, title: str, trainer: Trainer, states: TrainState, batches: np.ndarray
-    ) -> tuple[TrainState, dict[str, list[Any]]]:
-        """Trains stacked seeds; batches are (seeds, steps, batch)."""
-        seeds, total, _ = batches.shape
-        size = max(n for n in range(1, _LOOP + 1) if total % n == 0)
-        loops = total // size
-        stops = {math.ceil(loops * i / _MEASUREMENTS) for i in range(_MEASUREMENTS + 1)}
-        steps, curve, density, seconds = [], [], [], 0.0
+        self,
+        title: str,
+        trainer: Trainer,
+        states: TrainState,
+        epochs: list[list[np.ndarray]],
+        stop_loss: float | None,
+    ) -> list[tuple[TrainState, dict[str, Any]]]:
+        """Trains stacked seeds; an epoch's blocks are (seeds, steps, batch).
 
-        def measure(loop: int) -> None:
-            steps.append(loop * size)
-            curve.append(self._curve_point(trainer, states))
-            if loop < loops:
-                following = batches[:, loop * size]
-                density.append(
-                    _each_seed(
-                        lambda x: trainer.update_density(x[0], *self._data, x[1]),
-                        (states, following),
-                    )
+        Returns:
+          The state that each seed ended with, and what was measured on its way. Those
+          that end before others train on with them, unseen.
+        """
+        seeds = range(len(jax.tree.leaves(states)[0]))
+        total = sum(block.shape[1] for epoch in epochs for block in epoch)
+        every = total / _MEASUREMENTS if stop_loss is None else _MEASURE_EVERY
+        points: list[dict[str, Any]] = []
+        ends: dict[int, tuple[TrainState, dict[str, Any]]] = {}
+        step, seconds = 0, 0.0
+
+        def measure(following: np.ndarray | None) -> None:
+            if not points or points[-1]["step"] < step:
+                accuracy = self._curve_point(trainer, states)
+                points.append({"step": step, "accuracy": accuracy})
+                bar.set_postfix(_in_words(accuracy))
+            if following is not None:
+                points[-1]["density"] = _each_seed(
+                    lambda x: trainer.update_density(x[0], *self._data, x[1]),
+                    (states, following),
                 )
+
+        def end(seed: int, epoch: int, loss: float) -> None:
+            measure(None)
+            tasks = self._experiment.tasks
+            measured = {
+                "curve": {
+                    "step": [point["step"] for point in points],
+                    "accuracy": {
+                        task: [point["accuracy"][task][seed] for point in points]
+                        for task in tasks
+                    },
+                },
+                "epochs": epoch,
+                "last_loss": loss,
+                "update_density": float(
+                    np.mean([p["density"][seed] for p in points if "density" in p])
+                ),
+                "seconds": seconds / len(seeds),
+            }
+            ends[seed] = jax.tree.map(lambda x: x[seed], states), measured
 
         with tqdm(total=total, desc=title, unit="step", dynamic_ncols=True) as bar:
-            for loop in range(loops):
-                if loop in stops:
-                    measure(loop)
-                    bar.set_postfix(_in_words(curve[-1]))
-                start = time.perf_counter()
-                part = batches[:, loop * size : (loop + 1) * size]
-                states, _ = _each_seed(
-                    lambda x: trainer.train_steps(x[0], *self._data, x[1]),
-                    (states, part),
-                )
-                jax.block_until_ready(states)
-                seconds += time.perf_counter() - start
-                bar.update(size)
-            measure(loops)
-            bar.set_postfix(_in_words(curve[-1]))
-        return states, {
-            "curve": [
-                {
-                    "step": steps,
-                    "accuracy": {
-                        task: [point[task][i] for point in curve] for task in curve[0]
-                    },
-                }
-                for i in range(seeds)
-            ],
-            "update_density": np.mean(density, axis=0).tolist(),
-            "seconds": [seconds / seeds] * seeds,
-        }
+            for epoch, blocks in enumerate(epochs, start=1):
+                for block in blocks:
+                    may = stop_loss is None or block is blocks[0]
+                    if may and step >= every * len(points):
+                        measure(block[:, 0])
+                    start = time.perf_counter()
+                    states, losses = _train_steps(trainer, states, self._data, block)
+                    last = np.asarray(losses)[:, -1].astype(float)
+                    seconds += time.perf_counter() - start
+                    step += block.shape[1]
+                    bar.update(block.shape[1])
+                for seed in seeds:
+                    ended = epoch == len(epochs)
+                    if stop_loss is not None:  # Not finite: it never will be again.
+                        ended |= last[seed] <= stop_loss or not np.isfinite(last[seed])
+                    if ended and seed not in ends:
+                        end(seed, epoch, last[seed])
+                if len(ends) == len(seeds):
+                    break
+        return [ends[seed] for seed in seeds]
 
     def _curve_point(
         self, trainer: Trainer, states: TrainState
     ) -> dict[str, list[list[float]]]:
-        """Accuracies on the beginning of each test split: a pair a seed."""
-        tests = {
-            name: [x[:_CURVE_EXAMPLES] for x in task.test]
+        """Accuracies on the beginning of each task's split: a pair a seed."""
+        split, count = self._experiment.curve
+        beginnings = {
+            name: [x[:count] for x in getattr(task, split)]
             for name, task in self._experiment.tasks.items()
         }
         accuracies = _each_seed(
             lambda state: {
                 name: trainer.accuracy(state.params, *data, state.dropout_key)
-                for name, data in tests.items()
+                for name, data in beginnings.items()
             },
             states,
         )
@@ -305,7 +330,9 @@ class Runner:
 
     def _trainer(self, phase: Phase) -> Trainer:
         # Phases that differ in their data alone share a compiled program.
-        key = json.dumps(as_json((phase,))[0] | {"epochs": None, "replay": None})
+        key = json.dumps(
+            as_json((phase,))[0] | dict(epochs=None, replay=None, stop_loss=None)
+        )
         if key not in self._trainers:
             make_model, preprocess = self._experiment[1:3]
             zeros = None
@@ -330,12 +357,16 @@ class Runner:
         title: str,
         earlier: tuple[Phase, ...],
         phase: Phase,
+        before: Outcome,
         state: TrainState,
         seed: int,
     ) -> TrainState:
         """Puts Fisher and anchor into the optimizer's state."""
         data = self._first_task
-        if phase.ewc.fisher == "batches":
+        if phase.ewc.fisher == "steps":
+            fisher = optax.tree.get(before.state.opt_state, "grad_sum")
+            anchor = jax.tree.map(jnp.copy, state.params)
+        elif phase.ewc.fisher == "batches":
             rate = phase.hyperparameters["learning_rate"]
             hyperparameters = dict(learning_rate=rate, power=2, apply_decay=False)
             first = next(iter(self._experiment.tasks))
@@ -352,16 +383,20 @@ class Runner:
                 rng = np.random.default_rng([seed, _SEPARATE])
                 count = min(phase.ewc.examples, len(data.labels))
                 which = rng.choice(len(data.labels), count, replace=False)
-                loss = self._trainer(phase).example_loss
+                weights = sum(p.size for p in jax.tree.leaves(state.params))
                 self._fishers[key] = fisher_diagonal(
-                    loss, state.params, data.inputs[which], data.labels[which]
+                    self._trainer(phase).example_loss,
+                    state.params,
+                    data.inputs[which],
+                    data.labels[which],
+                    batch_size=min(32, max(1, _FISHER_WEIGHTS // weights)),
                 )
             fisher, anchor = self._fishers[key], jax.tree.map(jnp.copy, state.params)
         opt_state = optax.tree.set(state.opt_state, fisher=fisher, anchor=anchor)
         return state._replace(opt_state=opt_state)
 
-    def _batches(self, phase: Phase, number: int, seed: int) -> np.ndarray:
-        """Which examples to train on, (steps, batch).
+    def _batches(self, phase: Phase, number: int, seed: int) -> list[list[np.ndarray]]:
+        """Which examples to train on: of each epoch blocks of (steps, batch).
 
         The same for all methods, as long as their phases' data are.
         """
@@ -384,15 +419,15 @@ class Runner:
                 f"A batch of {self._experiment.batch_size} examples, {replayed} of them"
                 f" replayed, can't be drawn from {smallest}."
             )
-        batches = np.concatenate(
-            [epoch[: len(epoch) // new * new].reshape(-1, new) for epoch in epochs]
-        )
+        blocks = [_blocks(epoch.astype(np.int32), new) for epoch in epochs]
         if phase.replay:
             count = len(self._first_task.labels)
             kept = rng.choice(count, self._kept(phase), replace=False)
-            drawn = rng.choice(kept, (len(batches), replayed))
-            batches = np.concatenate([batches, drawn], axis=1)
-        return batches.astype(np.int32)
+            for of_epoch in blocks:
+                for i, block in enumerate(of_epoch):
+                    drawn = rng.choice(kept, (len(block), replayed)).astype(np.int32)
+                    of_epoch[i] = np.concatenate([block, drawn], axis=1)
+        return blocks
 
     def _kept(self, phase: Phase) -> int:
         """How many examples of the first task a phase keeps."""
@@ -408,6 +443,17 @@ class Runner:
         return kept / sum(p.size for p in jax.tree.leaves(state.params))
 
 
+def _blocks(order: np.ndarray, size: int) -> list[np.ndarray]:
+    """Cuts an epoch into batches, and these into loops of equal length.
+
+    What is left over makes one more batch, in a block of its own.
+    """
+    steps, rest = divmod(len(order), size)
+    loop = max(n for n in range(1, _LOOP + 1) if steps % n == 0)
+    blocks = list(order[: steps * size].reshape(-1, loop, size))
+    return blocks + ([order[-rest:][np.newaxis]] if rest else [])
+
+
 def _carry_over(before: TrainState, fresh: TrainState) -> TrainState:
     """The state that a phase begins with: the optimizer's goes on where it can."""
     opt_state = fresh.opt_state
@@ -417,6 +463,16 @@ def _carry_over(before: TrainState, fresh: TrainState) -> TrainState:
     elif grad_sum is not None and optax.tree.get(opt_state, "grad_sum") is not None:
         opt_state = optax.tree.set(opt_state, grad_sum=grad_sum)
     return before._replace(opt_state=opt_state)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _train_steps(
+    trainer: Trainer, states: TrainState, data: Split, batches: np.ndarray
+) -> tuple[TrainState, jax.Array]:
+    """``trainer.train_steps`` of each seed, without a copy of their states."""
+    return _each_seed(
+        lambda x: trainer.train_steps(x[0], *data, x[1]), (states, batches)
+    )
 
 
 def _each_seed(f: Callable[..., Any], stacked: Any) -> Any:

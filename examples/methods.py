@@ -30,8 +30,10 @@ class EWC:
     Attributes:
       strength: lambda, of a penalty of lambda / 2 times the weighted squared distance.
       fisher: ``"examples"``, the mean squared gradient of single examples of the first
-        task at the weights that it ended with, which are the anchor; or
-        ``"batches"``, as the paper's experiment has it: the squared gradients of one
+        task at the weights that it ended with, which are the anchor; ``"steps"``, as
+        the paper's text experiment has it: the squared gradients of all batches that
+        led to those weights, summed by an optimizer with ``power=2``; or
+        ``"batches"``, as its vision experiment has it: the squared gradients of one
         epoch's batches, summed and divided by the number of examples, along the first
         epoch of a network initialised separately, whose weights are the anchor.
       examples: how many examples ``"examples"`` takes.
@@ -49,11 +51,14 @@ class Phase:
     """Training on some data with one optimizer.
 
     Attributes:
-      epochs: how often each task's data are passed over; several tasks are mixed.
+      epochs: how often each task's data are passed over, at most; several tasks are
+        mixed.
       optimizer: a key of :data:`OPTIMIZERS`.
       hyperparameters: what to call it with.
       ewc: the penalty, if any.
       replay: the examples replayed, if any.
+      stop_loss: ends the phase behind the epoch whose last batch's loss is at most
+        this, if not None.
     """
 
     epochs: dict[str, int]
@@ -61,6 +66,7 @@ class Phase:
     hyperparameters: dict[str, Any]
     ewc: EWC | None = None
     replay: Replay | None = None
+    stop_loss: float | None = None
 
 
 class Method(NamedTuple):
@@ -82,7 +88,8 @@ class Method(NamedTuple):
 def as_json(phases: tuple[Phase, ...]) -> list[dict[str, Any]]:
     """The phases as a row of results has them; equal for equal computations.
 
-    Every hyperparameter is there, those left at their defaults too.
+    Every hyperparameter is there, those left at their defaults too; what a phase does
+    without isn't.
     """
     content = []
     for phase in phases:
@@ -90,7 +97,8 @@ def as_json(phases: tuple[Phase, ...]) -> list[dict[str, Any]]:
         bound = signature.bind(**phase.hyperparameters)
         bound.apply_defaults()
         resolved = dataclasses.replace(phase, hyperparameters=bound.arguments)
-        content.append(dataclasses.asdict(resolved))
+        of_phase = dataclasses.asdict(resolved)
+        content.append({k: v for k, v in of_phase.items() if v is not None})
     return json.loads(json.dumps(content))
 
 

@@ -68,11 +68,11 @@ def select(
     """
     phases, by_seed = as_json(method.phases), {}
     for row in all_rows:
-        measured = next(iter(row["results"][-1]["accuracy"].values()))
+        measured = set().union(*row["results"][-1]["accuracy"].values())
         if (
             row["phases"] == phases
             and row["settings"] == settings
-            and set(method.splits) <= set(measured)
+            and set(method.splits) <= measured
         ):
             by_seed[row["seed"]] = row
     return [by_seed[seed] for seed in sorted(by_seed)]

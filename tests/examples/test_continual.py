@@ -1,5 +1,7 @@
+import dataclasses
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,7 +73,9 @@ def test_a_row_a_seed_and_none_twice(experiment, tmp_path):
         assert set(first["accuracy"]) == {"z"}  # The tasks seen so far.
         assert set(last["accuracy"]) == {"z", "b"}
         assert set(last["accuracy"]["z"]) == {"train", "test"}
-        assert last["curve"]["step"] == [0, 12]
+        assert last["curve"]["step"] == [0, 6, 12]
+        assert last["epochs"] == 2
+        assert last["last_loss"] > 0
         assert last["bytes_per_weight"] == pytest.approx(4, abs=0.2)
         assert 0 < last["update_density"] <= 1
         assert last["finite"]
@@ -98,13 +102,13 @@ def test_a_changed_hyperparameter_makes_a_new_row(experiment, tmp_path):
 
 def test_what_methods_begin_with_is_trained_once(experiment, tmp_path, monkeypatch):
     steps = []
-    original = Trainer.train_steps
+    original = continual._train_steps
 
-    def count(self, state, inputs, labels, batches):
-        steps.append(len(batches))
-        return original(self, state, inputs, labels, batches)
+    def count(trainer, states, data, batches):
+        steps.append(batches.shape[1])
+        return original(trainer, states, data, batches)
 
-    monkeypatch.setattr(Trainer, "train_steps", count)
+    monkeypatch.setattr(continual, "_train_steps", count)
     Runner(experiment, tmp_path).run("classp", CLASSP, [0])
     assert sum(steps) == 2 * 5 + 2 * 6
     Runner(experiment, tmp_path).run("sgd", SGD, [0])
@@ -141,30 +145,93 @@ def test_rows_have_the_defaults_too():
     assert as_json((one,)) != as_json((phase("z", "classp", eps=1e-6),))
 
 
+def batches_of(runner, phase, number, seed):
+    """All of a phase's batches, the epochs one behind the other."""
+    epochs = runner._batches(phase, number, seed)
+    return np.concatenate([block for epoch in epochs for block in epoch])
+
+
 def test_batches(experiment, tmp_path):
     runner = Runner(experiment, tmp_path)
     a, b = phase("z"), phase("b")
-    first = runner._batches(a, 0, seed=0)
+    first = batches_of(runner, a, 0, seed=0)
     assert first.shape == (10, 8)
     for epoch in first.reshape(2, 40):
         assert sorted(epoch) == list(range(40))
-    second = runner._batches(b, 1, seed=0)
+    second = batches_of(runner, b, 1, seed=0)
     assert sorted(second[:6].ravel()) == list(range(40, 88))
     # The same for all methods, other ones for another seed.
-    np.testing.assert_array_equal(second, runner._batches(phase("b", "adam"), 1, 0))
-    assert np.any(second != runner._batches(b, 1, seed=1))
+    adam = batches_of(runner, phase("b", "adam"), 1, 0)
+    np.testing.assert_array_equal(second, adam)
+    assert np.any(second != batches_of(runner, b, 1, seed=1))
 
     both = Phase({"z": 2, "b": 1}, "sgd", dict(learning_rate=0.1))
-    mixed = runner._batches(both, 0, seed=0)
+    mixed = batches_of(runner, both, 0, seed=0)
     assert sorted(mixed.ravel()) == sorted([*range(40), *range(40), *range(40, 88)])
     assert 0 < np.mean(mixed[0] < 40) < 1
 
     replay = phase("b", epochs=1, replay=Replay(share=0.1, in_batch=2))
-    replayed = runner._batches(replay, 1, seed=0)
+    replayed = batches_of(runner, replay, 1, seed=0)
     assert replayed.shape == (8, 8)
     assert sorted(replayed[:, :6].ravel()) == list(range(40, 88))
     assert len(np.unique(replayed[:, 6:])) == 4
     assert replayed[:, 6:].max() < 40
+
+
+def test_what_is_left_of_an_epoch_is_a_batch_too(experiment, tmp_path):
+    runner = Runner(experiment._replace(batch_size=15), tmp_path)
+    for epoch in runner._batches(phase("z"), 0, seed=0):
+        assert [block.shape for block in epoch] == [(2, 15), (1, 10)]
+        assert sorted(np.concatenate([b.ravel() for b in epoch])) == list(range(40))
+    assert int(final_state(runner, (phase("z"),)).step) == 6
+
+
+def test_a_phase_ends_at_its_stop_loss(experiment, tmp_path):
+    longest = phase("z", learning_rate=0.3, epochs=80)
+    runner = Runner(experiment, tmp_path)
+    runner.run("", Method("", (longest,)), [0])
+    (capped,) = read(tmp_path)[0]["results"]
+    assert (capped["epochs"], capped["curve"]["step"][-1]) == (80, 400)
+    stop_loss = 1.0
+    assert capped["last_loss"] < stop_loss
+    stopping = dataclasses.replace(longest, stop_loss=stop_loss)
+    for name, vmap_seeds in (("one", 1), ("all", 3)):
+        runner = Runner(experiment, tmp_path / name, vmap_seeds=vmap_seeds)
+        runner.run("", Method("", (stopping,)), range(3))
+    for one, side in zip(read(tmp_path / "one"), read(tmp_path / "all"), strict=True):
+        (result,), (other,) = one["results"], side["results"]
+        # Each seed in its own time, side by side as well.
+        assert result["epochs"] == other["epochs"]
+        assert result["curve"]["step"][-1] == 5 * result["epochs"]
+        assert result["last_loss"] <= stop_loss
+        assert result["last_loss"] == pytest.approx(other["last_loss"], rel=1e-3)
+        # One epoch less, and the loss would still be above.
+        shorter = dataclasses.replace(longest, epochs={"z": result["epochs"] - 1})
+        folder = tmp_path / f"{one['seed']}"
+        Runner(experiment, folder).run("", Method("", (shorter,)), [one["seed"]])
+        assert read(folder)[0]["results"][0]["last_loss"] > stop_loss
+    assert len({row["results"][0]["epochs"] for row in read(tmp_path / "one")}) > 1
+
+
+def test_a_phase_ends_where_its_loss_is_no_number(experiment, tmp_path):
+    diverging = phase("z", learning_rate=1e38, epochs=50)
+    diverging = dataclasses.replace(diverging, stop_loss=1e-3)
+    Runner(experiment, tmp_path).run("", Method("", (diverging,)), [0])
+    (result,) = read(tmp_path)[0]["results"]
+    assert result["epochs"] < 50 and not result["finite"]
+
+
+def test_a_task_may_have_no_test_split(experiment, tmp_path):
+    tasks = dict(experiment.tasks, z=experiment.tasks["z"]._replace(test=None))
+    experiment = experiment._replace(tasks=tasks, curve=("train", 20))
+    Runner(experiment, tmp_path).run("classp", CLASSP, [0])
+    (row,) = read(tmp_path)
+    assert row["settings"]["examples"]["z"] == {"train": 40}
+    accuracy = row["results"][-1]["accuracy"]
+    assert set(accuracy["z"]) == {"train"}
+    assert set(accuracy["b"]) == {"train", "test"}
+    method = Method("", CLASSP.phases, ("test",))
+    assert len(rows.select(read(tmp_path), method, experiment.settings)) == 1
 
 
 def test_bytes_a_weight(experiment, tmp_path):
@@ -227,6 +294,19 @@ def test_fisher_of_examples(experiment, tmp_path):
         np.testing.assert_allclose(w[f > 0], w_star[f > 0], atol=1e-6)
 
 
+def test_fisher_of_steps_is_the_sum_along_training(experiment, tmp_path):
+    runner = Runner(experiment, tmp_path)
+    collect = phase("z", "classp", power=2, apply_decay=False)
+    before = final_state(runner, (collect,))
+    state = final_state(runner, (collect, phase("b", ewc=EWC(1.0, fisher="steps"))))
+    for name, expected in (
+        ("fisher", optax.tree.get(before.opt_state, "grad_sum")),
+        ("anchor", before.params),
+    ):
+        actual = optax.tree.get(state.opt_state, name)
+        chex.assert_trees_all_equal(actual, expected)
+
+
 def test_fisher_of_batches_is_that_of_a_separate_network(experiment, tmp_path):
     runner = Runner(experiment, tmp_path)
     ewc = EWC(strength=1.0, fisher="batches", implicit=False)
@@ -236,7 +316,7 @@ def test_fisher_of_batches_is_that_of_a_separate_network(experiment, tmp_path):
     separate = trainer.init(seed)
     data = jax.device_put(experiment.tasks["z"].train)
     squares = jax.tree.map(jnp.zeros_like, separate.params)
-    for batch in runner._batches(phase("z", epochs=1), 0, seed):
+    for batch in batches_of(runner, phase("z", epochs=1), 0, seed):
         old = separate.params
         separate, _ = trainer.train_step(separate, *data, batch)
         squares = jax.tree.map(
