@@ -1,7 +1,124 @@
-"""Types of command-line arguments, with errors that say what is allowed."""
+"""Command-line arguments, with errors that say what is allowed."""
 
 import argparse
 import math
+import pathlib
+
+from examples.methods import Method
+from examples.study import Study
+
+
+def of_experiment(
+    study: Study, description: str, examples: str, batch_size: int
+) -> argparse.ArgumentParser:
+    """The options that all experiments have.
+
+    Args:
+      study: what is compared.
+      description: of the command.
+      examples: what a batch has.
+      batch_size: the default.
+
+    Returns:
+      A parser, to add others to.
+    """
+    name, methods = study.experiment, study.methods
+    parser = argparse.ArgumentParser(
+        prog=f"python -m examples.{name}",
+        description=(
+            f"{description} and writes a row of results a method and seed; a second"
+            f" call goes on where the first stopped. python -m examples.{name}.report"
+            " makes the tables and figures alone."
+        ),
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=[*study.groups, *methods],
+        default=["paper"],
+        metavar="METHOD",
+        help="which to train: the groups "
+        + "; ".join(f"{group} ({len(of)})" for group, of in study.groups.items())
+        + "; or single ones, of "
+        + ", ".join(methods),
+    )
+    parser.add_argument(
+        "--seeds",
+        type=positive_int,
+        default=10,
+        metavar="N",
+        help=f"seeds 0 to N - 1: of the weights, the order of the {examples}, the"
+        " dropout",
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=pathlib.Path,
+        help="TFDS's folder of data sets; where they're missing they're downloaded"
+        " (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)",
+    )
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path(f"out/{name}"),
+        help="folder for rows.jsonl, checkpoints, tables and figures",
+    )
+    parser.add_argument(
+        "--vmap-seeds",
+        type=positive_int,
+        metavar="N",
+        help="how many seeds train side by side in one program (default: 1 on a CPU,"
+        " all elsewhere)",
+    )
+    parser.add_argument(
+        "--evaluate-with-dropout",
+        action="store_true",
+        help="draw the figures from accuracies with dropout left on, as the paper's"
+        " code measured them; rows and tables have both",
+    )
+    parser.add_argument(
+        "--batch-size", type=positive_int, default=batch_size, help=f"{examples} a step"
+    )
+    return parser
+
+
+def of_report(study: Study, description: str) -> argparse.ArgumentParser:
+    """The options that all reports have.
+
+    Args:
+      study: what was compared.
+      description: of the command.
+
+    Returns:
+      A parser, to add others to.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m examples.{study.experiment}.report",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=pathlib.Path,
+        default=pathlib.Path("results") / study.experiment,
+        help="holds rows.jsonl; the tables and figures are written there",
+    )
+    parser.add_argument(
+        "--evaluate-with-dropout",
+        action="store_true",
+        help="draw the figures from the accuracies with dropout left on, as files"
+        " named *_with_dropout.png",
+    )
+    return parser
+
+
+def chosen(study: Study, names: list[str]) -> dict[str, Method]:
+    """The methods of some names, of groups or their own."""
+    found = {}
+    for name in names:
+        found |= study.groups.get(name) or {name: study.methods[name]}
+    return found
 
 
 def natural_int(text: str) -> int:

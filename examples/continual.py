@@ -63,6 +63,7 @@ class Experiment(NamedTuple):
       batch_size: examples a step; an epoch's last step takes those left over.
       curve: the split on which accuracy is measured along training, and on how many
         of its first examples.
+      options: what else the model and the tasks depend on, for the rows.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Experiment(NamedTuple):
     tasks: dict[str, Task]
     batch_size: int
     curve: tuple[str, int] = ("test", 1000)
+    options: dict[str, Any] = {}  # noqa: RUF012
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -82,6 +84,7 @@ class Experiment(NamedTuple):
                 name: {split: len(x.labels) for split, x in task._asdict().items() if x}
                 for name, task in self.tasks.items()
             },
+            **self.options,
         }
 
 
@@ -410,7 +413,7 @@ class Runner:
             for _ in range(count)
         ]
         if len(phase.epochs) > 1:
-            epochs = [rng.permutation(np.concatenate(epochs))]
+            epochs = _mixed(epochs, set(phase.epochs.values()), rng)
         replayed = phase.replay.in_batch if phase.replay else 0
         new = self._experiment.batch_size - replayed
         smallest = min(map(len, epochs))
@@ -441,6 +444,14 @@ class Runner:
         examples = self._kept(phase) * inputs.nbytes / len(inputs)
         kept = sum(x.nbytes for x in jax.tree.leaves(state.opt_state)) + examples
         return kept / sum(p.size for p in jax.tree.leaves(state.params))
+
+
+def _mixed(
+    epochs: list[np.ndarray], counts: set[int], rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Mixes several tasks' epochs: one by one if all have as many, else all in one."""
+    count = counts.pop() if len(counts) == 1 else 1
+    return [rng.permutation(np.concatenate(epochs[i::count])) for i in range(count)]
 
 
 def _blocks(order: np.ndarray, size: int) -> list[np.ndarray]:

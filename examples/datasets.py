@@ -47,8 +47,8 @@ def prepare(
     Raises:
       DatasetError: it isn't there, and can't be downloaded or written.
     """
-    data_dir = pathlib.Path(data_dir or import_tfds().core.constants.DATA_DIR)
-    folder = data_dir.expanduser() / name
+    data_dir = folder_of_data_sets(data_dir)
+    folder = data_dir / name
     if folder.exists():
         return folder
     # TFDS itself would try for minutes.
@@ -59,6 +59,31 @@ def prepare(
             f" here so that {folder / 'dataset_info.json'} is in place, or name the"
             " folder of data sets that holds it."
         )
+    return make(builder_class, data_dir, folder)
+
+
+def folder_of_data_sets(data_dir: pathlib.Path | str | None) -> pathlib.Path:
+    """The folder named, or TFDS's own."""
+    default = data_dir or import_tfds().core.constants.DATA_DIR
+    return pathlib.Path(default).expanduser()
+
+
+def make(
+    builder_class: type[Any], data_dir: pathlib.Path, folder: pathlib.Path
+) -> pathlib.Path:
+    """Prepares a data set.
+
+    Args:
+      builder_class: a ``tfds.core.GeneratorBasedBuilder``.
+      data_dir: TFDS's folder of data sets.
+      folder: that of this one there, for the message.
+
+    Returns:
+      The folder.
+
+    Raises:
+      DatasetError: it can't be made.
+    """
     try:
         builder = builder_class(data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare()

@@ -78,14 +78,14 @@ def accuracy(
     return 100 * measured[split][with_dropout] if split in measured else math.nan
 
 
-def learned(row: dict[str, Any], task: str) -> float:
-    """Held-out accuracy on a task when its last phase ended, in per cent."""
-    return accuracy(row, task, phase=max(_phases_of(row, task)))
+def learned(row: dict[str, Any], task: str, split: str = "test") -> float:
+    """Accuracy on a task when its last phase ended, in per cent."""
+    return accuracy(row, task, split, phase=max(_phases_of(row, task)))
 
 
-def forgetting(row: dict[str, Any], task: str) -> float:
+def forgetting(row: dict[str, Any], task: str, split: str = "test") -> float:
     """The points of :func:`learned` that were gone at the end."""
-    return learned(row, task) - accuracy(row, task)
+    return learned(row, task, split) - accuracy(row, task, split)
 
 
 def updated(row: dict[str, Any], task: str) -> float:

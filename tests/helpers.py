@@ -1,9 +1,15 @@
-"""What several test files share: readings, runs, distances, a small network."""
+"""What several test files share: readings, runs, distances, a network, a server."""
+
+import contextlib
+import functools
+import http.server
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 import torch
 from flax import nnx
 
@@ -92,3 +98,22 @@ class Network(nnx.Module):
         x = nnx.relu(self.hidden(x))
         x = self.dropout(x, deterministic=dropout_rngs is None, rngs=dropout_rngs)
         return self.out(x)
+
+
+@contextlib.contextmanager
+def serving(folder):
+    """Serves the files of a folder; gives the URL."""
+    handler = functools.partial(_QuietHandler, directory=folder)
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass

@@ -3,7 +3,9 @@
 from typing import Any, NamedTuple
 
 from examples.methods import EWC, Method, Phase, Replay
+from examples.study import Study, front
 
+TASKS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 MNIST, FASHION = {"mnist": 4}, {"fashion_mnist": 1}
 READINGS = {
     "classp": "Algorithm 1",
@@ -11,18 +13,6 @@ READINGS = {
     "classp_released": "released",
 }
 _ALL = ("train", "test")
-
-
-class Published(NamedTuple):
-    """What Table 1 of the paper gives: mean and deviation of 10 runs, %.
-
-    Attributes:
-      mnist: on MNIST's training set, after both.
-      fashion_mnist: on Fashion-MNIST's training set.
-    """
-
-    mnist: tuple[float, float]
-    fashion_mnist: tuple[float, float]
 
 
 def _sgd(learning_rate: float = 0.2, **kwargs: Any) -> Phase:
@@ -75,44 +65,20 @@ def _of_the_paper() -> dict[str, Method]:
     return methods
 
 
-_ROW_1 = Published((91.05, 1.94), (85.53, 0.83))
-_ROW_2 = Published((80.56, 1.55), (85.76, 2.19))
-_ROW_3 = Published((66.10, 3.09), (81.69, 0.91))
+_ROW_1 = ((91.05, 1.94), (85.53, 0.83))
+_ROW_2 = ((80.56, 1.55), (85.76, 2.19))
+_ROW_3 = ((66.10, 3.09), (81.69, 0.91))
 PUBLISHED = {
     **{f"{reading}_threshold": _ROW_1 for reading in READINGS},
     **dict.fromkeys(READINGS, _ROW_2),
     **{f"{reading}_adagrad": _ROW_3 for reading in READINGS},
-    "sgd": Published((43.18, 0.90), (85.16, 0.64)),
-    "ewc_paper": Published((68.52, 5.32), (82.48, 1.19)),
+    "sgd": ((43.18, 0.90), (85.16, 0.64)),
+    "ewc_paper": ((68.52, 5.32), (82.48, 1.19)),
 }
 
 
-class Front(NamedTuple):
-    """A method along the one setting that trades stability for plasticity.
-
-    Attributes:
-      title: what to call it.
-      knob: the setting, in words.
-      methods: a method a value of it, in their order.
-      values: of the setting, by the method's name.
-    """
-
-    title: str
-    knob: str
-    methods: dict[str, Method]
-    values: dict[str, float]
-
-
-def _front(name: str, title: str, knob: str, phases: dict[float, tuple]) -> Front:
-    methods = {
-        f"{name}_{value:g}": Method(f"{title}, {knob} {value:g}", of_value)
-        for value, of_value in phases.items()
-    }
-    return Front(title, knob, methods, dict(zip(methods, phases, strict=True)))
-
-
 FRONTS = [
-    _front(
+    front(
         "classp_rate",
         "CLASSP",
         "α",
@@ -121,7 +87,7 @@ FRONTS = [
             for a in (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)
         },
     ),
-    _front(
+    front(
         "classp_square_rate",
         "CLASSP, p = 2",
         "α",
@@ -133,7 +99,7 @@ FRONTS = [
             for a in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
         },
     ),
-    _front(
+    front(
         "classp_relative_rate",
         "CLASSP, g² > mean(g²)",
         "α",
@@ -151,7 +117,7 @@ FRONTS = [
             for a in (0.05, 0.1, 0.2, 0.4, 0.8)
         },
     ),
-    _front(
+    front(
         "ewc",
         "EWC",
         "λ",
@@ -161,7 +127,7 @@ FRONTS = [
         },
     ),
     *(
-        _front(
+        front(
             f"ewc_rate_{rate:g}",
             f"EWC, α {rate:g}",
             "λ",
@@ -172,13 +138,13 @@ FRONTS = [
         )
         for rate in (0.1, 0.05)
     ),
-    _front(
+    front(
         "sgd_rate",
         "SGD",
         "α",
         {a: (COLLECT, _sgd(a)) for a in (0.1, 0.02, 0.01, 0.005, 0.002, 0.001)},
     ),
-    _front(
+    front(
         "adam_rate",
         "Adam",
         "α",
@@ -187,7 +153,7 @@ FRONTS = [
             for a in (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
         },
     ),
-    _front(
+    front(
         "adagrad_rate",
         "AdaGrad",
         "α",
@@ -196,7 +162,7 @@ FRONTS = [
             for a in (0.05, 0.02, 0.01, 0.005, 0.002)
         },
     ),
-    _front(
+    front(
         "replay",
         "Replay",
         "share",
@@ -205,7 +171,7 @@ FRONTS = [
             for share in (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
         },
     ),
-    _front(
+    front(
         "replay_slower",
         "Replay, α 0.05",
         "share",
@@ -268,10 +234,19 @@ ABLATION = {
     for threshold in _THRESHOLDS[relative]
 }
 
-GROUPS: dict[str, dict[str, Method]] = {
-    "paper": _of_the_paper(),
-    "fronts": {k: m for front in FRONTS for k, m in front.methods.items()},
-    "ablation": {k: ablation.method for k, ablation in ABLATION.items()},
-    "joint": {"joint": JOINT},
-}
-METHODS = {name: m for group in GROUPS.values() for name, m in group.items()}
+STUDY = Study(
+    experiment="vision",
+    title="MNIST, then Fashion-MNIST",
+    table="Table 1",
+    tasks=TASKS,
+    judged_on=dict.fromkeys(TASKS, "test"),
+    nothing=dict.fromkeys(TASKS, 15.0),  # A tenth is chance.
+    groups={
+        "paper": _of_the_paper(),
+        "fronts": {k: m for front in FRONTS for k, m in front.methods.items()},
+        "ablation": {k: ablation.method for k, ablation in ABLATION.items()},
+        "joint": {"joint": JOINT},
+    },
+    published=PUBLISHED,
+    fronts=FRONTS,
+)

@@ -169,6 +169,11 @@ def test_batches(experiment, tmp_path):
     mixed = batches_of(runner, both, 0, seed=0)
     assert sorted(mixed.ravel()) == sorted([*range(40), *range(40), *range(40, 88)])
     assert 0 < np.mean(mixed[0] < 40) < 1
+    as_often = dataclasses.replace(both, epochs={"z": 2, "b": 2})
+    mixed = batches_of(runner, as_often, 0, seed=0)
+    for epoch in mixed.reshape(2, 88):
+        assert sorted(epoch) == list(range(88))
+        assert 0 < np.mean(epoch[:8] < 40) < 1
 
     replay = phase("b", epochs=1, replay=Replay(share=0.1, in_batch=2))
     replayed = batches_of(runner, replay, 1, seed=0)

@@ -13,14 +13,7 @@ from examples.datasets import DatasetError
 from examples.methods import as_json, make_optimizer
 from examples.training import Trainer
 from examples.vision import __main__ as vision
-from examples.vision.methods import (
-    ABLATION,
-    COLLECT,
-    FRONTS,
-    GROUPS,
-    METHODS,
-    PUBLISHED,
-)
+from examples.vision.methods import ABLATION, COLLECT, STUDY
 from tests.helpers import Network
 
 
@@ -57,8 +50,8 @@ def test_a_closed_gate_without_threshold_is_one_computation():
 
 
 def test_methods():
-    assert set(PUBLISHED) == set(GROUPS["paper"])
-    for method in METHODS.values():
+    assert set(STUDY.published) == set(STUDY.groups["paper"])
+    for method in STUDY.methods.values():
         # All learn MNIST for 4 epochs and Fashion-MNIST for 1.
         epochs = {}
         for phase in method.phases:
@@ -67,7 +60,7 @@ def test_methods():
             if phase.ewc is None:
                 make_optimizer(phase)
         assert epochs == {"mnist": 4, "fashion_mnist": 1}
-    for front in FRONTS:
+    for front in STUDY.fronts:
         different = {json.dumps(as_json(m.phases)) for m in front.methods.values()}
         assert len(different) == len(front.methods) >= 5
     for ablation in ABLATION.values():
@@ -152,5 +145,10 @@ def test_help_lists_every_method(capsys):
         vision.main(["--help"])
     assert info.value.code == 0
     text = "".join(capsys.readouterr().out.split())
-    for name in ("--evaluate-with-dropout", "--vmap-seeds", *GROUPS, *METHODS):
+    for name in (
+        "--evaluate-with-dropout",
+        "--vmap-seeds",
+        *STUDY.groups,
+        *STUDY.methods,
+    ):
         assert name in text

@@ -1,6 +1,4 @@
-import functools
 import gzip
-import http.server
 import os
 import pathlib
 import shutil
@@ -16,6 +14,7 @@ import tensorflow_datasets as tfds
 from examples import datasets
 from examples.continual import Task
 from examples.vision.data import load, normalise
+from tests.helpers import serving
 
 # By the names of the published files. Of different sizes, to tell one from the other.
 SIZES = {
@@ -49,23 +48,10 @@ def published(tmp_path_factory):
                 (folder / name / f"{part}-{file}-ubyte.gz").write_bytes(
                     gzip.compress(header + array.tobytes())
                 )
-    handler = functools.partial(_QuietHandler, directory=folder)
-    with (
-        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        patch.setenv("NO_PROXY", "127.0.0.1")
+    with serving(folder) as url, pytest.MonkeyPatch.context() as patch:
         for name in SIZES:
-            url = f"http://127.0.0.1:{server.server_port}/{name}/"
-            patch.setattr(tfds.builder_cls(name), "URL", url)
+            patch.setattr(tfds.builder_cls(name), "URL", f"{url}/{name}/")
         yield arrays
-        server.shutdown()
-
-
-class _QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
 
 
 @pytest.fixture(scope="module")

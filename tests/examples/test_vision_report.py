@@ -4,16 +4,17 @@ import math
 import numpy as np
 import pytest
 
-from examples import report
-from examples.continual import Split
+from examples import page, report, tables
+from examples.continual import Split, Task
 from examples.methods import as_json
-from examples.vision import figures, tables
-from examples.vision.methods import FRONTS, METHODS
-from examples.vision.report import main, read, training_lines
+from examples.vision import figures
+from examples.vision.methods import STUDY
+from examples.vision.report import main
+from examples.vision.tables import ablation_table
 
 SETTINGS = {"experiment": "vision", "batch_size": 32}
 TASKS = ("mnist", "fashion_mnist")
-EWC = next(front for front in FRONTS if front.title == "EWC")
+EWC = next(front for front in STUDY.fronts if front.title == "EWC")
 
 
 def row(
@@ -26,7 +27,7 @@ def row(
     **changes,
 ):
     """A row of results; with dropout 0.1 less, on the training sets 0.01 more."""
-    method, results, step = METHODS[name], [], 0
+    method, results, step = STUDY.methods[name], [], 0
     for index in range(1, len(method.phases) + 1):
         last = index == len(method.phases)
         accuracies = final if last else (after_mnist, 0.1)
@@ -121,7 +122,7 @@ def test_paper_table_is_measured_as_the_paper_measures():
         "sgd": [row("sgd", 0), row("sgd", 1, finite=False)],
         "classp_threshold": [row("classp_threshold", after_mnist=0.1)],
     }
-    table = tables.paper_table(found)
+    table = tables.paper_table(STUDY, found)
     assert lines_of(table) == [
         [
             "CLASSP, Algorithm 1, θ 0.5",
@@ -144,8 +145,8 @@ def test_measured_table_adds_the_best_of_each_front_and_joint_training():
     points = {"ewc_10": (0.7, 0.88), "ewc_100": (0.9, 0.8), "ewc_1000": (0.99, 0.6)}
     found = {name: [row(name, final=final)] for name, final in points.items()}
     found |= {"sgd": [row("sgd")], "joint": [row("joint", final=(0.99, 0.9))]}
-    assert tables.best(EWC, found) == "ewc_100"
-    cells = lines_of(tables.measured_table(found))
+    assert tables.best(STUDY, EWC, found) == "ewc_100"
+    cells = lines_of(tables.measured_table(STUDY, found))
     costs = ["20.0", "40.0", "8", "1"]
     accuracies = ["91.0", "81.0", "90.0", "80.0", "85.0", "5.0"]
     dashes = ["\N{EN DASH}"] * 2
@@ -153,7 +154,7 @@ def test_measured_table_adds_the_best_of_each_front_and_joint_training():
     assert cells[1] == ["EWC, λ 100 (best of 3)", *dashes, *accuracies[2:], *costs]
     assert cells[2][0] == "Joint training"
     assert cells[2][6] == "0.0"
-    assert [line[3] for line in lines_of(tables.fronts_table(found))] == [
+    assert [line[3] for line in lines_of(tables.fronts_table(STUDY, found))] == [
         "79.0",
         "**85.0**",
         "79.5",
@@ -171,7 +172,7 @@ def test_measured_table_adds_the_best_of_each_front_and_joint_training():
     ],
 )
 def test_fate_says_what_went_wrong(changes, fate):
-    assert tables.fate(row("sgd", **changes)) == fate
+    assert tables.fate(STUDY, row("sgd", **changes)) == fate
 
 
 def test_ablation_table_has_the_point_without_a_threshold_once():
@@ -181,7 +182,7 @@ def test_ablation_table_has_the_point_without_a_threshold_once():
         "threshold_both_relative_masked_0.1",
         "threshold_first_absolute_all_1e-06",
     ]
-    cells = lines_of(tables.ablation_table({name: [row(name)] for name in names}))
+    cells = lines_of(ablation_table({name: [row(name)] for name in names}))
     assert [line[:3] for line in cells] == [
         ["\N{EN DASH}", "0", "all"],
         ["first task", "1e-06", "all"],
@@ -196,7 +197,8 @@ def test_training_lines_leave_out_what_went_wrong_and_what_is_the_same():
     found = {name: [row(name)] for name in names}
     found["sgd"] = [row("sgd", 0, finite=False), row("sgd", 1)]
     found["classp_threshold"] = [row("classp_threshold", after_mnist=0.1)]
-    lines, not_drawn = training_lines(found)
+    names = ["classp", "sgd", *STUDY.groups["paper"]]
+    lines, not_drawn = page.training_lines(STUDY, found, names)
     assert list(lines) == [
         "CLASSP, Algorithm 1, no θ",
         "SGD",
@@ -214,7 +216,7 @@ def test_read_takes_the_settings_of_most_rows_and_known_methods(folder):
     other = SETTINGS | {"batch_size": 8}
     rows = [row("sgd", 0), row("sgd", 1), row("sgd", 2, settings=other)]
     rows += [row("sgd", 3, phases=[]), row("ewc_10", settings={"experiment": "text"})]
-    found, left_out = read(folder(*rows) / "rows.jsonl")
+    found, left_out = page.read(STUDY, folder(*rows) / "rows.jsonl")
     assert [of_row["seed"] for of_row in found.pop("sgd")] == [0, 1]
     assert not found
     assert left_out == 3
@@ -246,7 +248,8 @@ def test_command_writes_what_the_rows_allow(folder):
 def test_samples_are_drawn(tmp_path):
     images = np.zeros((40, 28, 28, 1), np.uint8)
     split = Split(images, np.arange(40, dtype=np.int32) % 10)
-    figures.save_samples({"MNIST": split, "other": split}, tmp_path / "samples.png")
+    tasks = dict.fromkeys(TASKS, Task(split))
+    figures.save_samples(tasks, tmp_path / "samples.png")
     assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")
 
 

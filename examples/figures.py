@@ -1,0 +1,183 @@
+"""The figures that the experiments share."""
+
+import collections
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from examples import report
+from examples.report import Rows
+from examples.study import Front, Study
+from examples.tables import Found
+
+
+def save_fronts(
+    study: Study,
+    found: Found,
+    path: pathlib.Path,
+    *,
+    with_dropout: bool = False,
+) -> None:
+    """Draws what is kept of the first task against what is learned of the second.
+
+    Args:
+      study: what was compared.
+      found: the rows, some of them of its fronts.
+      path: where to save the PNG.
+      with_dropout: whether to take the accuracies with dropout left on.
+    """
+    figure = Figure(figsize=(9, 6.2), layout="constrained")
+    ax = figure.subplots()
+    fronts = [
+        (front, {name: found[name] for name in front.methods if name in found})
+        for front in study.fronts
+        if found.keys() & front.methods.keys()
+    ]
+    bests = []
+    of_fronts = styles([front.title for front, _ in fronts])
+    for (front, points), style in zip(fronts, of_fronts, strict=True):
+        y, x = (
+            np.array([mean_deviation(r, *on, with_dropout) for r in points.values()])
+            for on in study.judged_on.items()
+        )
+        colour = style["color"]
+        error_bars = dict(fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.5)
+        ax.errorbar(x[:, 0], y[:, 0], y[:, 1], x[:, 1], **error_bars)
+        ax.plot(x[:, 0], y[:, 0], label=_describe(front, points), **style)
+        # The larger the value, the larger the marker.
+        every = sorted(front.values.values())
+        sizes = [20 + 100 * every.index(front.values[n]) / len(every) for n in points]
+        face = colour if style["ls"] == "-" else "white"
+        ax.scatter(x[:, 0], y[:, 0], sizes, face, edgecolors=colour, zorder=3)
+        best = (x + y)[:, 0].argmax()
+        bests.append((x[best, 0], y[best, 0]))
+    if joint := found.get("joint"):
+        y, x = (
+            mean_deviation(joint, *o, with_dropout) for o in study.judged_on.items()
+        )
+        bests.append((x[0], y[0]))
+        label = "Joint training, on both at once"
+        ax.scatter(*bests[-1], 160, "black", marker="*", label=label, zorder=3)
+    (first, second), (y_split, x_split) = study.tasks.values(), study.judged_on.values()
+    # Where each is at its best; how the worse of them go on isn't worth the room.
+    (left, bottom), (right, top) = np.min(bests, 0) - 3, np.max(bests, 0) + 1
+    ax.set(
+        xlim=(left, right),
+        ylim=(bottom, min(top, 100)),
+        xlabel=f"{second}, learned second: {accuracy_label(x_split, with_dropout)}",
+        ylabel=f"{first}, learned first: {accuracy_label(y_split, with_dropout)}",
+        title="After both tasks; the larger the marker, the larger α, λ or share",
+    )
+    ax.grid(alpha=0.3)
+    legend_below(figure, ax.get_legend_handles_labels()[0], columns=2)
+    figure.savefig(path, dpi=150)
+
+
+def save_training(
+    study: Study, lines: Found, path: pathlib.Path, *, with_dropout: bool = False
+) -> None:
+    """Draws accuracy along training: means, and a deviation to both sides.
+
+    Args:
+      study: what was compared.
+      lines: the rows behind each line's label.
+      path: where to save the PNG.
+      with_dropout: whether to take the accuracies with dropout left on.
+    """
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    axes = figure.subplots(1, 2)
+    most = max(map(len, lines.values()))
+    for (task, title), ax in zip(study.tasks.items(), axes, strict=True):
+        ends, highest = [], 0.0
+        for (label, rows), style in zip(lines.items(), styles(lines), strict=True):
+            curves = [report.curve(r, task, with_dropout=with_dropout) for r in rows]
+            steps = curves[0][0]
+            accuracies = np.array([of_seed for _, of_seed in curves])
+            mean, deviation = accuracies.mean(0), _deviation(accuracies)
+            count = f" ({len(rows)} of {most} seeds)" if len(rows) < most else ""
+            ax.plot(steps, mean, label=label + count, **style)
+            band = dict(color=style["color"], alpha=0.12, lw=0)
+            ax.fill_between(steps, mean - deviation, mean + deviation, **band)
+            switch = report.boundary(rows[0], study.first)
+            ax.axvline(switch, color="0.5", ls=":", lw=1)
+            ends.append(mean[-1])
+            highest = max(highest, mean[steps >= switch].max())
+        # Before, all are alike; how far down the worst go isn't worth the room.
+        ax.set(
+            title=title,
+            xlabel=f"step (dotted: {list(study.tasks.values())[-1]} begins)",
+            xlim=(switch - (steps[-1] - switch) / 4, steps[-1]),
+            ylim=(max(min(ends) - 5, max(ends) - 40), min(highest + 2, 100)),
+        )
+        ax.grid(alpha=0.3)
+    split = study.judged_on[study.first]
+    axes[0].set_ylabel(accuracy_label(split, with_dropout))
+    legend_below(figure, axes[0].get_legend_handles_labels()[0], columns=3)
+    figure.savefig(path, dpi=150)
+
+
+def styles(labels: Iterable[str]) -> list[dict[str, Any]]:
+    """A colour for each family of methods, another line for each of a family."""
+    styles, seen = [], collections.Counter()
+    for label in labels:
+        # By the word alone: "AdaGrad" also begins "AdaGrad instance".
+        family = label.replace(",", " ").split()[0]
+        styles.append(
+            {
+                "color": report.COLOURS[family],
+                "ls": ("-", "--", ":", "-.")[seen[family] % 4],
+                "lw": 2.4 if family == "CLASSP" else 1.4,
+            }
+        )
+        seen[family] += 1
+    return styles
+
+
+def legend_below(figure: Figure, handles: list[Line2D], columns: int) -> None:
+    """Puts a legend under a figure's axes."""
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=columns,
+        fontsize="small",
+        frameon=False,
+    )
+
+
+def accuracy_label(split: str, with_dropout: bool) -> str:
+    """What an axis shows."""
+    word = {"train": "training", "test": "test"}[split]
+    return f"{word} accuracy{', dropout on' * with_dropout}, %"
+
+
+def mean_deviation(
+    rows: Rows, task: str, split: str, with_dropout: bool
+) -> tuple[float, float]:
+    """Of the accuracies at the end, in per cent."""
+    of_seeds = [
+        report.accuracy(row, task, split, with_dropout=with_dropout) for row in rows
+    ]
+    return np.mean(of_seeds), _deviation(np.array(of_seeds))
+
+
+def _deviation(of_seeds: np.ndarray) -> np.ndarray:
+    return of_seeds.std(0, ddof=1) if len(of_seeds) > 1 else 0 * of_seeds[0]
+
+
+def _describe(front: Front, found: Found) -> str:
+    """A front's title, its values and what its methods keep, least to most."""
+    values = [front.values[name] for name in found]
+    kept = [rows[0]["results"][-1]["bytes_per_weight"] for rows in found.values()]
+    return (
+        f"{front.title}, {front.knob} {_range(values, '{:.6g}')}:"
+        f" {_range(kept, '{:.2g}')} bytes a weight"
+    )
+
+
+def _range(numbers: list[float], form: str) -> str:
+    least, most = (form.format(number) for number in (min(numbers), max(numbers)))
+    return least if least == most else f"{least} to {most}"

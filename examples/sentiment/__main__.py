@@ -1,0 +1,95 @@
+"""Command line of the text experiment: ``python -m examples.sentiment``."""
+
+import argparse
+import functools
+import pathlib
+
+import jax
+
+from examples import arguments, rows
+from examples.continual import Experiment, Runner
+from examples.datasets import DatasetError
+from examples.sentiment import report
+from examples.sentiment.data import LABEL_MAPS, TOKENIZERS, load
+from examples.sentiment.methods import STUDY
+from examples.transformer import Transformer
+
+_CURVE = ("train", 5000)  # All sentences, and a fifth of the reviews.
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Trains what has no row yet, then makes the tables and figures of all rows."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        rows.read(args.out / "rows.jsonl")  # A damaged file, before any training.
+        tasks, vocabulary = load(
+            args.data_dir,
+            args.phrasebank,
+            tokenizer=args.tokenizer,
+            label_map=args.label_map,
+        )
+    except (DatasetError, OSError, ValueError) as error:
+        parser.error(str(error))
+    fewest = min(len(task.train.labels) for task in tasks.values())
+    if args.batch_size > fewest:
+        parser.error(f"--batch-size must be at most {fewest}, the sentences")
+    model = dict(positions=args.positions, mask_padding=args.mask_padding)
+    experiment = Experiment(
+        "sentiment",
+        functools.partial(Transformer, vocabulary=vocabulary, **model),
+        lambda tokens: tokens,
+        tasks,
+        args.batch_size,
+        _CURVE,
+        {"tokenizer": args.tokenizer, "label_map": args.label_map, **model},
+    )
+    on_cpu = jax.default_backend() == "cpu"
+    vmap_seeds = args.vmap_seeds or (1 if on_cpu else args.seeds)
+    runner = Runner(experiment, args.out, vmap_seeds)
+    for name, method in arguments.chosen(STUDY, args.methods).items():
+        runner.run(name, method, range(args.seeds))
+    report.write(args.out, experiment.settings, with_dropout=args.evaluate_with_dropout)
+
+
+def _parser() -> argparse.ArgumentParser:
+    what = (
+        "Trains the paper's Transformer on Financial PhraseBank, then on IMDB (Section"
+        " 4.2)"
+    )
+    parser = arguments.of_experiment(STUDY, what, "texts", batch_size=750)
+    parser.add_argument(
+        "--phrasebank",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="FinancialPhraseBank-v1.0.zip, as its authors publish it (default: what"
+        " TFDS has prepared, or that file in its folder of manual downloads)",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        choices=TOKENIZERS,
+        default="spacy",
+        help="spaCy's rule-based English one, as in the paper's experiment, or words"
+        " and punctuation by a regular expression",
+    )
+    parser.add_argument(
+        "--label-map",
+        choices=LABEL_MAPS,
+        default="sentiment",
+        help="IMDB's positive reviews as PhraseBank's positive class, or as its neutral"
+        " one, as in the paper's code",
+    )
+    parser.add_argument(
+        "--positions", action="store_true", help="tell the encoder tokens' positions"
+    )
+    parser.add_argument(
+        "--mask-padding",
+        action="store_true",
+        help="leave padding out of the attention, and read a text's own last token",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""Tables and figures: ``python -m examples.sentiment.report``."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from examples import arguments, figures, page
+from examples.report import Rows, cell, curve, table
+from examples.sentiment.methods import STUDY, TASKS
+from examples.tables import Found, best
+
+LEVELS = (80, 83, 85, 87)  # Of accuracy on IMDB, in per cent.
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Makes the tables and figures of a folder's rows."""
+    what = (
+        "Makes table.md, forgetting.png, equal_accuracy.png and fronts.png from the"
+        " rows that `python -m examples.sentiment` wrote."
+    )
+    parser = arguments.of_report(STUDY, what)
+    args = parser.parse_args(argv)
+    try:
+        write(args.folder, with_dropout=args.evaluate_with_dropout)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+
+
+def write(
+    folder: pathlib.Path,
+    settings: dict[str, Any] | None = None,
+    *,
+    with_dropout: bool = False,
+) -> None:
+    """Writes the tables and figures.
+
+    Args:
+      folder: holds ``rows.jsonl``.
+      settings: of the rows to show; by default those that most rows have.
+      with_dropout: whether the figures show accuracies with dropout left on.
+
+    Raises:
+      ValueError: there are no rows, or something else.
+    """
+    found, left_out = page.read(STUDY, folder / "rows.jsonl", settings)
+    names = [best(STUDY, f, found) for f in STUDY.fronts if found.keys() & f.methods]
+    names += ["classp", "sgd", "adam", "ewc_paper", *STUDY.groups["paper"]]
+    lines, not_drawn = page.training_lines(STUDY, found, names)
+    of_rows = next(iter(found.values()))[0]["settings"]
+    sections = [
+        *page.sections(STUDY, found),
+        "## How long it took",
+        epochs_table(found),
+        "Epochs until the loss of an epoch's last batch was low enough, and how many"
+        " seeds' never was.",
+        "## At equal accuracy on IMDB",
+        equal_accuracy_table(found),
+        "Accuracy on PhraseBank when that on 5,000 reviews to train on, measured every"
+        " epoch, first reached as much, %, both with dropout off. In brackets the seeds"
+        " that did, where not all did.",
+        *page.along_training(
+            lines,
+            not_drawn,
+            "forgetting.png shows accuracies on PhraseBank and on 5,000 reviews of"
+            " IMDB, both from the training sets, while IMDB is learned, a line a seed;"
+            " equal_accuracy.png the one against the other.",
+        ),
+        *page.provenance(STUDY, found, left_out, folder, _options(of_rows)),
+    ]
+    (folder / "table.md").write_text("\n\n".join(sections) + "\n")
+
+    def file(name: str) -> pathlib.Path:
+        return folder / f"{name}{'_with_dropout' * with_dropout}.png"
+
+    if found.keys() & STUDY.groups["fronts"].keys():
+        figures.save_fronts(STUDY, found, file("fronts"), with_dropout=with_dropout)
+    if lines:
+        save_forgetting(lines, file("forgetting"), with_dropout=with_dropout)
+        save_equal_accuracy(lines, file("equal_accuracy"), with_dropout=with_dropout)
+
+
+def at_equal_accuracy(row: dict[str, Any], level: float) -> float:
+    """Accuracy on PhraseBank when that on IMDB first reached a level.
+
+    Args:
+      row: a row of results.
+      level: in per cent.
+
+    Returns:
+      In per cent, dropout off; NaN if it never did.
+    """
+    _, of_imdb, of_phrase_bank = _on_imdb(row)
+    reached = np.flatnonzero(of_imdb >= level)
+    return float(of_phrase_bank[reached[0]]) if len(reached) else float("nan")
+
+
+def equal_accuracy_table(found: Found) -> str:
+    """PhraseBank's accuracy at some levels of IMDB's.
+
+    Args:
+      found: the rows.
+
+    Returns:
+      The table.
+    """
+
+    def at(of_method: Rows, level: float) -> str:
+        reached = [at_equal_accuracy(row, level) for row in of_method]
+        reached = [value for value in reached if not np.isnan(value)]
+        if not reached:
+            return "\N{EN DASH}"
+        count = f" ({len(reached)})" if len(reached) < len(of_method) else ""
+        return cell(reached, 1) + count
+
+    lines = [
+        [STUDY.methods[name].title, *(at(of_method, level) for level in LEVELS)]
+        for name, of_method in found.items()
+        if len(of_method[0]["results"]) > 1
+    ]
+    return table(["method", *(f"IMDB {level}%" for level in LEVELS)], lines)
+
+
+def epochs_table(found: Found) -> str:
+    """How many epochs each task took.
+
+    Args:
+      found: the rows.
+
+    Returns:
+      The table.
+    """
+
+    def of_phase(of_method: Rows, phase: int) -> str:
+        results = [row["results"][phase] for row in of_method]
+        stop_loss = of_method[0]["phases"][phase]["stop_loss"]
+        capped = sum(not result["last_loss"] <= stop_loss for result in results)
+        never = f" ({capped} never)" if capped else ""
+        return cell([result["epochs"] for result in results], 0) + never
+
+    lines = [
+        [STUDY.methods[name].title, *(of_phase(of_method, i) for i in range(2))]
+        for name, of_method in found.items()
+        if len(of_method[0]["results"]) == len(TASKS)
+    ]
+    return table(["method", *TASKS.values()], lines)
+
+
+def save_forgetting(
+    lines: Found, path: pathlib.Path, *, with_dropout: bool = False
+) -> None:
+    """Draws both accuracies along training on IMDB, a line a seed.
+
+    Args:
+      lines: the rows behind each line's label.
+      path: where to save the PNG.
+      with_dropout: whether to take the accuracies with dropout left on.
+    """
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    axes = figure.subplots(1, len(TASKS))
+    for (label, rows), style in zip(lines.items(), figures.styles(lines), strict=True):
+        for i, row in enumerate(rows):
+            steps, *accuracies = _on_imdb(row, with_dropout=with_dropout)
+            per_epoch = steps[-1] / row["results"][-1]["epochs"]
+            for ax, of_task in zip(axes, reversed(accuracies), strict=True):
+                label_once = "" if i else label
+                ax.plot(
+                    steps / per_epoch, of_task, label=label_once, **style, alpha=0.7
+                )
+    for ax, title in zip(axes, TASKS.values(), strict=True):
+        ax.set(title=title, xlabel="epochs of IMDB")
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel(figures.accuracy_label("train", with_dropout))
+    figures.legend_below(figure, axes[0].get_legend_handles_labels()[0], columns=3)
+    figure.savefig(path, dpi=150)
+
+
+def save_equal_accuracy(
+    lines: Found, path: pathlib.Path, *, with_dropout: bool = False
+) -> None:
+    """Draws PhraseBank's accuracy against IMDB's along training on IMDB, a line a seed.
+
+    Args:
+      lines: the rows behind each line's label.
+      path: where to save the PNG.
+      with_dropout: whether to take the accuracies with dropout left on.
+    """
+    figure = Figure(figsize=(7, 5.2), layout="constrained")
+    ax = figure.subplots()
+    for (label, rows), style in zip(lines.items(), figures.styles(lines), strict=True):
+        for i, row in enumerate(rows):
+            _, x, y = _on_imdb(row, with_dropout=with_dropout)
+            ax.plot(x, y, label="" if i else label, **style, alpha=0.7)
+    for level in LEVELS:
+        ax.axvline(level, color="0.7", ls=":", lw=1, zorder=0)
+    ax.set(
+        xlabel=f"IMDB: {figures.accuracy_label('train', with_dropout)}",
+        ylabel=f"PhraseBank: {figures.accuracy_label('train', with_dropout)}",
+        title="While IMDB is learned, a line a seed; dotted: 80, 83, 85 and 87%",
+    )
+    ax.grid(alpha=0.3)
+    figures.legend_below(figure, ax.get_legend_handles_labels()[0], columns=2)
+    figure.savefig(path, dpi=150)
+
+
+def _on_imdb(
+    row: dict[str, Any], *, with_dropout: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps on IMDB, and accuracies on it and on PhraseBank at them, in per cent."""
+    points = curve(row, "imdb", with_dropout=with_dropout)
+    of_phrase_bank = curve(row, "phrase_bank", with_dropout=with_dropout)[1]
+    # The last phase alone: the one before ends at the step at which it begins.
+    count = len(row["results"][-1]["curve"]["step"])
+    steps, of_imdb = (values[-count:] for values in points)
+    return steps - steps[0], of_imdb, of_phrase_bank[-count:]
+
+
+def _options(settings: dict[str, Any]) -> str:
+    """The command's options that led to some settings."""
+    chosen = {name: settings[name] for name in ("tokenizer", "label_map")}
+    flags = [name for name in ("positions", "mask_padding") if settings[name]]
+    words = [*(f"{name} {value}" for name, value in chosen.items()), *flags]
+    return "".join(f" --{word.replace('_', '-')}" for word in words)
+
+
+if __name__ == "__main__":
+    main()

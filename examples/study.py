@@ -1,0 +1,81 @@
+"""A study: what an experiment compares, and what its paper published."""
+
+from typing import NamedTuple
+
+from examples.methods import Method
+
+Published = tuple[tuple[float, float], tuple[float, float]]
+"""Mean and deviation of the paper's runs on the first and the second task, in %."""
+
+
+class Front(NamedTuple):
+    """A method along the one setting that trades stability for plasticity.
+
+    Attributes:
+      title: what to call it.
+      knob: the setting, in words.
+      methods: a method a value of it, in their order.
+      values: of the setting, by the method's name.
+    """
+
+    title: str
+    knob: str
+    methods: dict[str, Method]
+    values: dict[str, float]
+
+
+class Study(NamedTuple):
+    """Methods on two tasks, one learned after the other.
+
+    Attributes:
+      experiment: as the rows name it; ``examples.<experiment>`` runs it.
+      title: of its page.
+      table: of the paper, that it reproduces.
+      tasks: what to call each task, the first one first.
+      judged_on: the split of each task that tells what was learned: held out, if any
+        is.
+      nothing: the accuracy on each task, in %, below which a run has learned nothing.
+      groups: methods by their names, by the groups that the command line knows.
+        ``paper`` are the rows of the paper's table, ``joint`` the upper bound.
+      published: the paper's numbers for its rows.
+      fronts: of those methods that have a setting to sweep.
+    """
+
+    experiment: str
+    title: str
+    table: str
+    tasks: dict[str, str]
+    judged_on: dict[str, str]
+    nothing: dict[str, float]
+    groups: dict[str, dict[str, Method]]
+    published: dict[str, Published]
+    fronts: list[Front]
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """All of them, by their names."""
+        return {name: m for group in self.groups.values() for name, m in group.items()}
+
+    @property
+    def first(self) -> str:
+        """The task learned first."""
+        return next(iter(self.tasks))
+
+
+def front(name: str, title: str, knob: str, phases: dict[float, tuple]) -> Front:
+    """Makes a front.
+
+    Args:
+      name: what its methods' names begin with; their values follow.
+      title: what to call it.
+      knob: the setting, in words.
+      phases: a method's phases by the value of the setting.
+
+    Returns:
+      The front.
+    """
+    methods = {
+        f"{name}_{value:g}": Method(f"{title}, {knob} {value:g}", of_value)
+        for value, of_value in phases.items()
+    }
+    return Front(title, knob, methods, dict(zip(methods, phases, strict=True)))
