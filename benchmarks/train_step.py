@@ -1,13 +1,17 @@
-"""The CNN's whole train step in JAX against the same loop in PyTorch.
+"""The experiments' whole train steps in JAX against the same loops in PyTorch.
 
 ``python -m benchmarks.train_step`` times both in turns, in one process, and prints the
 ratio of each turn: its median, and its smallest and largest. PyTorch runs the same
-network, batch, normalisation and optimizer, with as many threads as there are cores.
+network, batch, preprocessing and optimizer, with as many threads as there are cores.
+Of the Transformer PyTorch encodes every position, as its layer does, and JAX the one
+that is read.
 """
 
 import argparse
+import functools
 import os
 import time
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,81 +21,150 @@ from tqdm import trange
 import classp_jax
 from examples.cnn import CNN
 from examples.training import Trainer
+from examples.transformer import Transformer
 from examples.vision.data import normalise
-from tests.reference import cnn
+from tests.reference import cnn, transformer
 from tests.reference.optimizer import Classp
 
-HYPERPARAMETERS = {"threshold": 0.0, "power": 1.0, "eps": 1e-5, "apply_decay": True}
+HYPERPARAMETERS = {"threshold": 0.0, "power": 1.0, "apply_decay": True}
+VOCABULARY = 42_991  # Of PhraseBank and IMDB.
 
 
-def jax_loop(images, labels, batches):
+class Workload(NamedTuple):
+    """What to train on what.
+
+    Attributes:
+      title: what to call it.
+      trainer: of the network in Flax.
+      torch_model: its twin.
+      torch_inputs: from a batch of inputs to what the twin takes.
+      inputs: (n, ...).
+      labels: (n,).
+      batch_size: examples a step.
+      hyperparameters: of the optimizer.
+      steps: in a turn.
+    """
+
+    title: str
+    trainer: Trainer
+    torch_model: torch.nn.Module
+    torch_inputs: Any
+    inputs: np.ndarray
+    labels: np.ndarray
+    batch_size: int
+    hyperparameters: dict[str, Any]
+    steps: int
+
+
+def vision():
+    rng = np.random.default_rng(0)
+    hyperparameters = HYPERPARAMETERS | {"eps": 1e-5}
+    return Workload(
+        "CNN",
+        Trainer(CNN, classp_jax.classp(0.01, **hyperparameters), normalise),
+        cnn.CNN(),
+        lambda x: (x.permute(0, 3, 1, 2).float() / 255 - 0.1307) / 0.3081,
+        rng.integers(0, 256, (1000, 28, 28, 1)).astype(np.uint8),
+        rng.integers(0, 10, 1000).astype(np.int32),
+        32,
+        hyperparameters,
+        20,
+    )
+
+
+def sentiment():
+    rng = np.random.default_rng(0)
+    hyperparameters = HYPERPARAMETERS | {"eps": 1e-4}
+    make_model = functools.partial(Transformer, vocabulary=VOCABULARY)
+    tokens = np.minimum(rng.zipf(1.3, (3000, 30)), VOCABULARY - 1)
+    return Workload(
+        "Transformer",
+        Trainer(make_model, classp_jax.classp(0.01, **hyperparameters)),
+        transformer.Transformer(VOCABULARY),
+        lambda x: x,
+        tokens.astype(np.int32),
+        rng.integers(0, 3, 3000).astype(np.int32),
+        750,
+        hyperparameters,
+        2,
+    )
+
+
+def jax_loop(work, batches):
     """A function that makes a step on each of the batches."""
-    trainer = Trainer(CNN, classp_jax.classp(0.01, **HYPERPARAMETERS), normalise)
-    state = trainer.init(0)
-    images, labels = jax.device_put((images, labels))
+    state = work.trainer.init(0)
+    inputs, labels = jax.device_put((work.inputs, work.labels))
 
     def run():
         nonlocal state
-        state, _ = trainer.train_steps(state, images, labels, batches)
+        state, _ = work.trainer.train_steps(state, inputs, labels, batches)
         jax.block_until_ready(state)
 
     return run
 
 
-def torch_loop(images, labels, batches):
+def torch_loop(work, batches):
     """The same in PyTorch."""
-    torch.manual_seed(0)
-    model = cnn.CNN().train()
-    optimizer = Classp(model.parameters(), lr=0.01, **HYPERPARAMETERS)
-    images = torch.tensor(images).permute(0, 3, 1, 2).contiguous()
-    labels = torch.tensor(labels, dtype=torch.long)
+    model = work.torch_model.train()
+    optimizer = Classp(model.parameters(), lr=0.01, **work.hyperparameters)
+    inputs = torch.tensor(work.inputs)
+    labels = torch.tensor(work.labels, dtype=torch.long)
 
     def run():
         for batch in batches:
             optimizer.zero_grad()
-            logits = model((images[batch].float() / 255 - 0.1307) / 0.3081)
+            logits = model(work.torch_inputs(inputs[batch]))
             torch.nn.functional.cross_entropy(logits, labels[batch]).backward()
             optimizer.step()
 
     return run
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.train_step",
-        description="Times the CNN's train step in JAX and PyTorch, side by side.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--turns", type=int, default=15, help="turns of each")
-    parser.add_argument("--steps", type=int, default=20, help="steps in a turn")
-    parser.add_argument("--batch-size", type=int, default=32, help="images a step")
-    args = parser.parse_args(argv)
-
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(cores)
+def measure(work, turns):
+    """Times a workload and gives its table."""
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (1000, 28, 28, 1)).astype(np.uint8)
-    labels = rng.integers(0, 10, 1000).astype(np.int32)
-    batches = rng.integers(0, 1000, (args.steps, args.batch_size))
-
-    loops = {"JAX": jax_loop, "PyTorch": torch_loop}
-    runs = {name: loop(images, labels, batches) for name, loop in loops.items()}
+    batches = rng.integers(0, len(work.labels), (work.steps, work.batch_size))
+    runs = {"JAX": jax_loop(work, batches), "PyTorch": torch_loop(work, batches)}
     for run in runs.values():  # Compile, allocate, warm up.
         run()
     milliseconds = {name: [] for name in runs}
-    for _ in trange(args.turns, desc="turns"):
+    for _ in trange(turns, desc=work.title):
         for name, run in runs.items():
             start = time.perf_counter()
             run()
             elapsed = time.perf_counter() - start
-            milliseconds[name].append(1000 * elapsed / args.steps)
-
+            milliseconds[name].append(1000 * elapsed / work.steps)
     ratio = np.divide(milliseconds["PyTorch"], milliseconds["JAX"])
-    print(f"\nCNN, CLASSP, batch {args.batch_size}, {cores} cores, {args.turns} turns")
-    print("| | ms a step: median | smallest | largest |\n|---|---:|---:|---:|")
-    for name, times in milliseconds.items():
-        print(f"| {name} | {_spread(times, 1)} |")
-    print(f"| PyTorch ÷ JAX | {_spread(ratio, 2)} |")
+    head = f"{work.title}, batch {work.batch_size}"
+    lines = [
+        f"| {head}: {name}, ms a step | {_spread(times, 1)} |"
+        for name, times in milliseconds.items()
+    ]
+    return [*lines, f"| {head}: PyTorch ÷ JAX | {_spread(ratio, 2)} |"]
+
+
+WORKLOADS = {"cnn": vision, "transformer": sentiment}
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.train_step",
+        description="Times the experiments' train steps in JAX and PyTorch.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--turns", type=int, default=15, help="turns of each")
+    parser.add_argument(
+        "--models", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="which"
+    )
+    args = parser.parse_args(argv)
+
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(cores)
+    torch.manual_seed(0)
+    lines = [line for m in args.models for line in measure(WORKLOADS[m](), args.turns)]
+    print(f"\nTrain step, CLASSP, {cores} cores, {args.turns} turns\n")
+    print("| | median | smallest | largest |\n|---|---:|---:|---:|")
+    print("\n".join(lines))
     print(f"\nJAX {jax.__version__}, PyTorch {torch.__version__}")
 
 
