@@ -10,15 +10,14 @@ that is read.
 import argparse
 import functools
 import os
-import time
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import torch
-from tqdm import trange
 
 import classp_jax
+from benchmarks.timing import in_turns, spread
 from examples.cnn import CNN
 from examples.training import Trainer
 from examples.transformer import Transformer
@@ -125,22 +124,15 @@ def measure(work, turns):
     rng = np.random.default_rng(0)
     batches = rng.integers(0, len(work.labels), (work.steps, work.batch_size))
     runs = {"JAX": jax_loop(work, batches), "PyTorch": torch_loop(work, batches)}
-    for run in runs.values():  # Compile, allocate, warm up.
-        run()
-    milliseconds = {name: [] for name in runs}
-    for _ in trange(turns, desc=work.title):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            elapsed = time.perf_counter() - start
-            milliseconds[name].append(1000 * elapsed / work.steps)
+    milliseconds = in_turns(runs, turns, work.title)
+    milliseconds = {name: np.divide(t, work.steps) for name, t in milliseconds.items()}
     ratio = np.divide(milliseconds["PyTorch"], milliseconds["JAX"])
     head = f"{work.title}, batch {work.batch_size}"
     lines = [
-        f"| {head}: {name}, ms a step | {_spread(times, 1)} |"
+        f"| {head}: {name}, ms a step | {spread(times, 1)} |"
         for name, times in milliseconds.items()
     ]
-    return [*lines, f"| {head}: PyTorch ÷ JAX | {_spread(ratio, 2)} |"]
+    return [*lines, f"| {head}: PyTorch ÷ JAX | {spread(ratio, 2)} |"]
 
 
 WORKLOADS = {"cnn": vision, "transformer": sentiment}
@@ -166,10 +158,6 @@ def main(argv=None):
     print("| | median | smallest | largest |\n|---|---:|---:|---:|")
     print("\n".join(lines))
     print(f"\nJAX {jax.__version__}, PyTorch {torch.__version__}")
-
-
-def _spread(values, digits):
-    return " | ".join(f"{f(values):.{digits}f}" for f in (np.median, np.min, np.max))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,24 @@
+"""What the benchmarks share: turns side by side, medians and spreads."""
+
+import time
+
+import numpy as np
+from tqdm import trange
+
+
+def in_turns(runs, turns, title):
+    """Milliseconds of each run, by its name, a number a turn; all run in each turn."""
+    for run in runs.values():  # Compile, allocate, warm up.
+        run()
+    milliseconds = {name: [] for name in runs}
+    for _ in trange(turns, desc=title, leave=False):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            milliseconds[name].append(1000 * (time.perf_counter() - start))
+    return milliseconds
+
+
+def spread(values, digits):
+    """Median, smallest and largest, as cells of a table."""
+    return " | ".join(f"{f(values):.{digits}f}" for f in (np.median, np.min, np.max))

@@ -1,0 +1,239 @@
+"""One optimizer step against the memory bandwidth that the machine has.
+
+``python -m benchmarks.update`` times jitted, donated steps of CLASSP, Optax and PyTorch
+on the same gradients, in turns, in one process. The floor is what a step with one
+accumulator must move, 20 bytes a float32 weight (gradient, accumulator and weight read,
+accumulator and weight written), at the bandwidth that an in-place sum of two large
+arrays reaches in the same turn.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+from flax import nnx
+
+import classp_jax
+from benchmarks.timing import in_turns, spread
+from examples.cnn import CNN
+from examples.transformer import Transformer
+from tests.reference.optimizer import Classp
+
+FLOOR, READ_AND_WRITTEN = "floor", 20
+SUMMED = 2**26  # Elements of the arrays whose sum measures the bandwidth.
+VOCABULARY = 42_991  # Of PhraseBank and IMDB.
+RATE = 1e-3
+
+
+def shapes_of(make_model):
+    model = nnx.eval_shape(lambda: make_model(nnx.Rngs(0)))
+    return [p.shape for p in jax.tree.leaves(nnx.state(model, nnx.Param))]
+
+
+WEIGHTS = {
+    "cnn": lambda: shapes_of(CNN),
+    "transformer": lambda: shapes_of(lambda rngs: Transformer(rngs, VOCABULARY)),
+    "array": lambda: [(100_000_000,)],
+    "tensors": lambda: [(32, 32)] * 1000,
+}
+JAX = {
+    f"{reading.__name__}, p {power:g}": (reading, power)
+    for reading in (
+        classp_jax.classp,
+        classp_jax.classp_equation1,
+        classp_jax.classp_released,
+    )
+    for power in (1, 2, 1.5)
+}
+OPTAX = {
+    "optax.adagrad": optax.adagrad,
+    "optax.adam": optax.adam,
+    "optax.sgd": optax.sgd,
+}
+TORCH = {
+    f"torch {optimizer.__name__}, {form}": (optimizer, {form: True})
+    for optimizer in (torch.optim.Adagrad, torch.optim.Adam)
+    for form in ("fused", "foreach")
+}
+EAGER = "torch, CLASSP a tensor at a time"
+
+
+class Contender(NamedTuple):
+    """An optimizer, ready to step.
+
+    Attributes:
+      run: makes a step.
+      bytes_per_weight: of its state.
+      compile_seconds: NaN where nothing is compiled.
+    """
+
+    run: Any
+    bytes_per_weight: float
+    compile_seconds: float = float("nan")
+
+
+def of_jax(optimizer, shapes):
+    rng = np.random.default_rng(0)
+    params = [jnp.asarray(rng.standard_normal(s, np.float32)) for s in shapes]
+    grads = [jnp.asarray(rng.standard_normal(s, np.float32)) for s in shapes]
+    state = optimizer.init(params)
+
+    def step(params, state, grads):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    start = time.perf_counter()
+    compiled = (
+        jax.jit(step, donate_argnums=(0, 1)).lower(params, state, grads).compile()
+    )
+    seconds = time.perf_counter() - start
+    size = sum(x.nbytes for x in jax.tree.leaves(state))
+
+    def run():
+        nonlocal params, state
+        params, state = compiled(params, state, grads)
+        jax.block_until_ready(params)
+
+    return Contender(run, size / sum(p.size for p in params), seconds)
+
+
+def of_torch(make_optimizer, shapes):
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(s, generator=generator)) for s in shapes]
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=generator)
+    optimizer = make_optimizer(params)
+    optimizer.step()
+    state = [x for of in optimizer.state.values() for x in of.values()]
+    size = sum(x.nbytes for x in state if torch.is_tensor(x))
+    return Contender(optimizer.step, size / sum(p.numel() for p in params))
+
+
+def floor():
+    """The in-place sum of two large arrays."""
+    add = jax.jit(lambda a, b: a + b, donate_argnums=0)
+    a, b = jnp.ones(SUMMED), jnp.ones(SUMMED)
+
+    def run():
+        nonlocal a
+        a = add(a, b)
+        a.block_until_ready()
+
+    return run
+
+
+def contender(name, shapes):
+    """The optimizer of a name."""
+    if name in JAX:
+        reading, power = JAX[name]
+        return of_jax(reading(RATE, power=power), shapes)
+    if name in OPTAX:
+        return of_jax(OPTAX[name](RATE), shapes)
+    if name in TORCH:
+        optimizer, form = TORCH[name]
+        return of_torch(lambda p: optimizer(p, lr=RATE, **form), shapes)
+    return of_torch(lambda p: Classp(p, lr=RATE, threshold=0.0), shapes)
+
+
+def measure(what, name, turns):
+    """A row: an optimizer's ratios to the floor, and what it costs besides."""
+    shapes = WEIGHTS[what]()
+    number = sum(int(np.prod(shape)) for shape in shapes)
+    made = contender(name, shapes)
+    # So many steps that the clock doesn't matter.
+    steps = max(1, 10_000_000 // number)
+
+    def run():
+        for _ in range(steps):
+            made.run()
+
+    sums = in_turns({FLOOR: floor(), name: run}, turns, f"{what}, {name}")
+    milliseconds = np.divide(sums[name], steps)
+    bandwidth = 3 * 4 * SUMMED / np.divide(sums[FLOOR], 1000)
+    least = 1000 * READ_AND_WRITTEN * number / bandwidth
+    return {
+        "weights": what,
+        "number": number,
+        "optimizer": name,
+        "milliseconds": milliseconds.tolist(),
+        "ratio": (milliseconds / least).tolist(),
+        "bytes_per_weight": made.bytes_per_weight,
+        "compile_seconds": made.compile_seconds,
+        "bandwidth": bandwidth.tolist(),
+    }
+
+
+def table(rows):
+    """The rows of one set of weights as a table."""
+    bandwidth = np.median([row["bandwidth"] for row in rows]) / 1e9
+    lines = [
+        f"{rows[0]['weights']}: {rows[0]['number']:,} weights; the floor at"
+        f" {bandwidth:.1f} GB/s",
+        "",
+        "| | ÷ floor: median | smallest | largest | ms | state, bytes a weight |"
+        " compile, s |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        seconds = row["compile_seconds"]
+        compiled = "\N{EN DASH}" if np.isnan(seconds) else f"{seconds:.2f}"
+        cells = [
+            row["optimizer"],
+            spread(row["ratio"], 2),
+            f"{np.median(row['milliseconds']):.2f}",
+            f"{row['bytes_per_weight']:.1f}",
+            compiled,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(argv=None):
+    everything = [*JAX, *OPTAX, *TORCH, EAGER]
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.update",
+        description="Times an optimizer's step against the memory's bandwidth.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--turns", type=int, default=15, help="turns of each")
+    parser.add_argument(
+        "--weights", nargs="+", choices=WEIGHTS, default=list(WEIGHTS), help="of what"
+    )
+    parser.add_argument(
+        "--optimizers",
+        nargs="+",
+        choices=everything,
+        default=everything,
+        metavar="NAME",
+        help=f"of {'; '.join(everything)}",
+    )
+    parser.add_argument("--json", type=pathlib.Path, help="where to write every turn")
+    args = parser.parse_args(argv)
+    if jax.default_backend() != "cpu":
+        # PyTorch here is on the CPU: another machine.
+        args.optimizers = [n for n in args.optimizers if not n.startswith("torch")]
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(cores)
+    rows = []
+    for what in args.weights:
+        of_weights = [measure(what, name, args.turns) for name in args.optimizers]
+        print(f"\n{table(of_weights)}", flush=True)
+        rows += of_weights
+        if args.json:
+            args.json.write_text(json.dumps(rows))
+    device = jax.devices()[0]
+    where = f"{cores} cores" if device.platform == "cpu" else device.device_kind
+    versions = f"JAX {jax.__version__}, Optax {optax.__version__}"
+    print(f"\n{where}, {args.turns} turns; {versions}, PyTorch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()
