@@ -1,7 +1,7 @@
 """One optimizer step against the memory bandwidth that the machine has.
 
 ``python -m benchmarks.update`` times jitted, donated steps of CLASSP, Optax and PyTorch
-on the same gradients, in turns, in one process. The floor is what a step with one
+in one process, each in turns with the floor. The floor is what a step with one
 accumulator must move, 20 bytes a float32 weight (gradient, accumulator and weight read,
 accumulator and weight written), at the bandwidth that an in-place sum of two large
 arrays reaches in the same turn.

@@ -8,6 +8,15 @@ from examples.methods import Method
 from examples.study import Study
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default to each option's help, unless there is none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.default is None:
+            return action.help
+        return super()._get_help_string(action)
+
+
 def of_experiment(
     study: Study, description: str, examples: str, batch_size: int
 ) -> argparse.ArgumentParser:
@@ -30,7 +39,7 @@ def of_experiment(
             f" call goes on where the first stopped. python -m examples.{name}.report"
             " makes the tables and figures alone."
         ),
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument(
         "--methods",
@@ -54,8 +63,8 @@ def of_experiment(
     parser.add_argument(
         "--data-dir",
         type=pathlib.Path,
-        help="TFDS's folder of data sets; where they're missing they're downloaded"
-        " (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)",
+        help="TFDS's folder of data sets; what's missing and free to download is"
+        " downloaded (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)",
     )
     parser.add_argument(
         "--out",
@@ -95,7 +104,7 @@ def of_report(study: Study, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m examples.{study.experiment}.report",
         description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument(
         "folder",

@@ -22,7 +22,7 @@ from examples.training import Accuracy, Trainer, TrainState
 
 _LOOP = 125  # Steps in one compiled loop, at most.
 _MEASUREMENTS = 8  # Along each phase of a given length.
-_MEASURE_EVERY = 30  # Steps, along others; at the beginning of an epoch.
+_MEASURE_EVERY = 30  # Steps, along others, rounded up to epochs.
 _FISHER_WEIGHTS = 2**27  # Of gradients held at once, 4 bytes each.
 _SEPARATE = 1000  # Added to the seed for a separately initialised network.
 
@@ -200,7 +200,7 @@ class Runner:
             trainer,
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
             jax.tree.map(lambda *blocks: np.stack(blocks), *batches),
-            phase.stop_loss,
+            phase,
         )
         seen = [
             name
@@ -242,7 +242,7 @@ class Runner:
         trainer: Trainer,
         states: TrainState,
         epochs: list[list[np.ndarray]],
-        stop_loss: float | None,
+        phase: Phase,
     ) -> list[tuple[TrainState, dict[str, Any]]]:
         """Trains stacked seeds; an epoch's blocks are (seeds, steps, batch).
 
@@ -252,7 +252,9 @@ class Runner:
         """
         seeds = range(len(jax.tree.leaves(states)[0]))
         total = sum(block.shape[1] for epoch in epochs for block in epoch)
-        every = total / _MEASUREMENTS if stop_loss is None else _MEASURE_EVERY
+        # Steps between measurements, or epochs where nobody knows how many there'll be.
+        every = total / _MEASUREMENTS
+        every_epochs = -(-_MEASURE_EVERY * len(epochs) // total)
         points: list[dict[str, Any]] = []
         ends: dict[int, tuple[TrainState, dict[str, Any]]] = {}
         step, seconds = 0, 0.0
@@ -280,7 +282,7 @@ class Runner:
                     },
                 },
                 "epochs": epoch,
-                "last_loss": loss,
+                "last_loss": loss if np.isfinite(loss) else None,
                 "update_density": float(
                     np.mean([p["density"][seed] for p in points if "density" in p])
                 ),
@@ -291,8 +293,10 @@ class Runner:
         with tqdm(total=total, desc=title, unit="step", dynamic_ncols=True) as bar:
             for epoch, blocks in enumerate(epochs, start=1):
                 for block in blocks:
-                    may = stop_loss is None or block is blocks[0]
-                    if may and step >= every * len(points):
+                    due = step >= every * len(points)
+                    if phase.stop_loss is not None:
+                        due = block is blocks[0] and (epoch - 1) % every_epochs == 0
+                    if due:
                         measure(block[:, 0])
                     start = time.perf_counter()
                     states, losses = _train_steps(trainer, states, self._data, block)
@@ -300,10 +304,16 @@ class Runner:
                     seconds += time.perf_counter() - start
                     step += block.shape[1]
                     bar.update(block.shape[1])
+                if phase.ewc and not phase.ewc.implicit:
+                    strength = phase.ewc.strength
+                    penalty = _penalty(states.params, states.opt_state, strength)
+                    last += np.asarray(penalty)
                 for seed in seeds:
                     ended = epoch == len(epochs)
-                    if stop_loss is not None:  # Not finite: it never will be again.
-                        ended |= last[seed] <= stop_loss or not np.isfinite(last[seed])
+                    if phase.stop_loss is not None:
+                        # Not finite: it never will be again.
+                        small_enough = last[seed] <= phase.stop_loss
+                        ended |= small_enough or not np.isfinite(last[seed])
                     if ended and seed not in ends:
                         end(seed, epoch, last[seed])
                 if len(ends) == len(seeds):
@@ -367,7 +377,8 @@ class Runner:
         """Puts Fisher and anchor into the optimizer's state."""
         data = self._first_task
         if phase.ewc.fisher == "steps":
-            fisher = optax.tree.get(before.state.opt_state, "grad_sum")
+            grad_sum = optax.tree.get(before.state.opt_state, "grad_sum")
+            fisher = jax.tree.map(lambda s: s / before.state.step, grad_sum)
             anchor = jax.tree.map(jnp.copy, state.params)
         elif phase.ewc.fisher == "batches":
             rate = phase.hyperparameters["learning_rate"]
@@ -455,13 +466,13 @@ def _mixed(
 
 
 def _blocks(order: np.ndarray, size: int) -> list[np.ndarray]:
-    """Cuts an epoch into batches, and these into loops of equal length.
+    """Cuts an epoch into batches, and these into compiled loops.
 
     What is left over makes one more batch, in a block of its own.
     """
     steps, rest = divmod(len(order), size)
-    loop = max(n for n in range(1, _LOOP + 1) if steps % n == 0)
-    blocks = list(order[: steps * size].reshape(-1, loop, size))
+    whole = order[: steps * size].reshape(steps, size)
+    blocks = [whole[i : i + _LOOP] for i in range(0, steps, _LOOP)]
     return blocks + ([order[-rest:][np.newaxis]] if rest else [])
 
 
@@ -474,6 +485,17 @@ def _carry_over(before: TrainState, fresh: TrainState) -> TrainState:
     elif grad_sum is not None and optax.tree.get(opt_state, "grad_sum") is not None:
         opt_state = optax.tree.set(opt_state, grad_sum=grad_sum)
     return before._replace(opt_state=opt_state)
+
+
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(0, 0, None))
+def _penalty(params: Any, opt_state: Any, strength: float) -> jax.Array:
+    """EWC's, of each seed."""
+    fisher, anchor = (optax.tree.get(opt_state, key) for key in ("fisher", "anchor"))
+    terms = jax.tree.map(
+        lambda f, w, w_star: jnp.sum(f * (w - w_star) ** 2), fisher, params, anchor
+    )
+    return strength / 2 * sum(jax.tree.leaves(terms))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)

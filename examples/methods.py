@@ -31,8 +31,8 @@ class EWC:
       strength: lambda, of a penalty of lambda / 2 times the weighted squared distance.
       fisher: ``"examples"``, the mean squared gradient of single examples of the first
         task at the weights that it ended with, which are the anchor; ``"steps"``, as
-        the paper's text experiment has it: the squared gradients of all batches that
-        led to those weights, summed by an optimizer with ``power=2``; or
+        the paper's text experiment has it: the mean squared gradient of the batches
+        that led to those weights, summed by an optimizer with ``power=2``; or
         ``"batches"``, as its vision experiment has it: the squared gradients of one
         epoch's batches, summed and divided by the number of examples, along the first
         epoch of a network initialised separately, whose weights are the anchor.
@@ -58,7 +58,8 @@ class Phase:
       ewc: the penalty, if any.
       replay: the examples replayed, if any.
       stop_loss: ends the phase behind the epoch whose last batch's loss is at most
-        this, if not None.
+        this, if not None; with EWC's penalty counted in where that is explicit, as in
+        the paper's experiment.
     """
 
     epochs: dict[str, int]

@@ -69,7 +69,8 @@ def sections(study: Study, found: Found) -> list[str]:
             "Accuracy after both, %, as the paper's code measures it: on the training"
             " sets, with dropout left on. Mean ± sample deviation over the seeds; the"
             " paper's over 10 runs. The paper's CLASSP rows stand here in three"
-            " readings each.",
+            f" readings each. {first} at first: when it was learned; forgetting: the"
+            " points of that lost.",
         ]
     paragraphs += [
         "## The same runs, properly measured",
@@ -189,8 +190,11 @@ def provenance(
         if len(counts) == 1 and counts != {0}:
             names[counts.pop()].append(group)
             grouped |= methods.keys()
-    for name in {row["method"] for row in of_rows} - grouped:
-        names[len(found[name])].append(name)
+    for name, of_method in found.items():
+        # Of several names for one computation that under which it was run.
+        run_as = of_method[0]["method"]
+        if name not in grouped and (run_as == name or run_as not in found):
+            names[len(of_method)].append(name)
     batch_size = of_rows[0]["settings"]["batch_size"]
     commands = [
         f"python -m examples.{study.experiment} --methods {' '.join(sorted(of_count))}"

@@ -78,14 +78,20 @@ def accuracy(
     return 100 * measured[split][with_dropout] if split in measured else math.nan
 
 
-def learned(row: dict[str, Any], task: str, split: str = "test") -> float:
+def learned(
+    row: dict[str, Any], task: str, split: str = "test", *, with_dropout: bool = False
+) -> float:
     """Accuracy on a task when its last phase ended, in per cent."""
-    return accuracy(row, task, split, phase=max(_phases_of(row, task)))
+    phase = max(_phases_of(row, task))
+    return accuracy(row, task, split, phase=phase, with_dropout=with_dropout)
 
 
-def forgetting(row: dict[str, Any], task: str, split: str = "test") -> float:
+def forgetting(
+    row: dict[str, Any], task: str, split: str = "test", *, with_dropout: bool = False
+) -> float:
     """The points of :func:`learned` that were gone at the end."""
-    return learned(row, task, split) - accuracy(row, task, split)
+    at_first = learned(row, task, split, with_dropout=with_dropout)
+    return at_first - accuracy(row, task, split, with_dropout=with_dropout)
 
 
 def updated(row: dict[str, Any], task: str) -> float:

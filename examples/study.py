@@ -62,7 +62,13 @@ class Study(NamedTuple):
         return next(iter(self.tasks))
 
 
-def front(name: str, title: str, knob: str, phases: dict[float, tuple]) -> Front:
+def front(
+    name: str,
+    title: str,
+    knob: str,
+    phases: dict[float, tuple],
+    splits: tuple[str, ...] = ("test",),
+) -> Front:
     """Makes a front.
 
     Args:
@@ -70,12 +76,13 @@ def front(name: str, title: str, knob: str, phases: dict[float, tuple]) -> Front
       title: what to call it.
       knob: the setting, in words.
       phases: a method's phases by the value of the setting.
+      splits: on which accuracy is measured at the end.
 
     Returns:
       The front.
     """
     methods = {
-        f"{name}_{value:g}": Method(f"{title}, {knob} {value:g}", of_value)
+        f"{name}_{value:g}": Method(f"{title}, {knob} {value:g}", of_value, splits)
         for value, of_value in phases.items()
     }
     return Front(title, knob, methods, dict(zip(methods, phases, strict=True)))

@@ -30,17 +30,25 @@ def paper_table(study: Study, found: Found) -> str:
     Returns:
       The table; accuracies on the training sets, dropout left on.
     """
-    measure = functools.partial(accuracy, split="train", with_dropout=True)
-    lines = []
+    as_there = dict(split="train", with_dropout=True)
+    measure = functools.partial(accuracy, **as_there)
+    first, lines = study.first, []
     for name, method in study.groups["paper"].items():
         if name in found:
             published = [f"{m:.2f} ± {dev:.2f}" for m, dev in study.published[name]]
             here = of_tasks(study, measure, found[name], 2)
-            lines.append([method.title, *published, *here, seeds(study, found[name])])
+            before_and_lost = [
+                cell([of(row, first, **as_there) for row in found[name]], 2)
+                for of in (learned, forgetting)
+            ]
+            count = seeds(study, found[name])
+            lines.append([method.title, *published, *here, *before_and_lost, count])
     header = [
         "training algorithm",
         *(f"paper: {title}" for title in study.tasks.values()),
         *(f"here: {title}" for title in study.tasks.values()),
+        f"{study.tasks[first]} at first",
+        "forgetting",
         "seeds",
     ]
     return table(header, lines)
@@ -65,9 +73,7 @@ def measured_table(study: Study, found: Found) -> str:
             titles[name] = f"{methods[name].title} (best of {len(of_front)})"
     titles |= {name: methods[name].title for name in study.groups["joint"]}
     splits = {
-        split: [
-            t for t in study.tasks if split == "train" or split in study.judged_on[t]
-        ]
+        split: [t for t in study.tasks if split in ("train", study.judged_on[t])]
         for split in ("train", "test")
     }
     lines = [

@@ -20,8 +20,8 @@ class Transformer(nnx.Module):
 
     As in the paper's experiment the encoder knows neither positions nor padding, the
     layer norm before it is also the one after it, and the class is read from the last
-    position, which is padding behind a short text. ``positions`` and ``mask_padding``
-    are for those who want it otherwise.
+    position, which is padding behind a short text, an embedding of zeros that isn't
+    trained. ``positions`` and ``mask_padding`` are for those who want it otherwise.
 
     The initial weights and biases follow PyTorch's default distributions.
 
@@ -72,13 +72,15 @@ class Transformer(nnx.Module):
 
         Args:
           tokens: (batch, length), integer, below ``vocabulary`` (another makes its
-            text's logits NaN).
+            text's logits NaN); 0 is padding.
           dropout_rngs: the stream ``dropout``; without it dropout is off.
 
         Returns:
           Logits, (batch, classes).
         """
+        # As PyTorch's padding_idx: zero, and never trained.
         x = jnp.take(self.embedding[...], tokens, axis=0)
+        x = jnp.where((jnp.asarray(tokens) == PAD)[..., None], 0, x)
         if self.positions:
             x += _waves(*x.shape[1:]).astype(x.dtype)
         if dropout_rngs is not None:

@@ -6,6 +6,7 @@ import re
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -86,7 +87,9 @@ def load(
     known = itertools.chain.from_iterable(
         words["phrase_bank", "train"] + words["imdb", "train"]
     )
-    # In order of appearance.
+    # In order of appearance; blanks, of which spaCy makes tokens, remain unknown, as in
+    # the paper's experiment.
+    known = (word for word in known if not word.isspace())
     vocabulary = {word: i for i, word in enumerate(dict.fromkeys(known), _UNKNOWN + 1)}
     classes = {"phrase_bank": range(len(CLASSES)), "imdb": LABEL_MAPS[label_map]}
     tasks = {"phrase_bank": {}, "imdb": {}}
@@ -194,7 +197,10 @@ def read_phrasebank(path: pathlib.Path) -> Iterator[dict[str, str]]:
     try:
         with zipfile.ZipFile(path) as archive:
             lines = archive.read(_SENTENCES).decode("latin-1").splitlines()
-    except (zipfile.BadZipFile, KeyError, OSError) as error:
+    except (
+        *(zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError),
+        *(NotImplementedError, RuntimeError),  # Of a password or another packing.
+    ) as error:
         raise ValueError(f"{path}: {error}") from error
     for number, line in enumerate(lines, start=1):
         text, separator, label = line.rpartition("@")

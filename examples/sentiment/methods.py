@@ -102,6 +102,7 @@ FRONTS = [
             strength: _after_sgd(_SGD, EWC(strength))
             for strength in (10, 100, 1000, 10_000, 100_000)
         },
+        _ALL,
     )
 ]
 JOINT = Method(
@@ -111,7 +112,8 @@ JOINT = Method(
             dict.fromkeys(TASKS, 100),
             "adam",
             dict(learning_rate=3e-4),
-            stop_loss=_CLASSP,
+            # What CLASSP's 0.005 on 4,846 sentences and 0.28 on 25,000 reviews make.
+            stop_loss=0.235,
         ),
     ),
     _ALL,

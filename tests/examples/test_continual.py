@@ -210,6 +210,9 @@ def test_a_phase_ends_at_its_stop_loss(experiment, tmp_path):
         assert result["curve"]["step"][-1] == 5 * result["epochs"]
         assert result["last_loss"] <= stop_loss
         assert result["last_loss"] == pytest.approx(other["last_loss"], rel=1e-3)
+        # And with the weights of that time: of 40 examples a few lie on the fence.
+        for split_, shares in result["accuracy"]["z"].items():
+            np.testing.assert_allclose(shares, other["accuracy"]["z"][split_], atol=0.1)
         # One epoch less, and the loss would still be above.
         shorter = dataclasses.replace(longest, epochs={"z": result["epochs"] - 1})
         folder = tmp_path / f"{one['seed']}"
@@ -299,17 +302,44 @@ def test_fisher_of_examples(experiment, tmp_path):
         np.testing.assert_allclose(w[f > 0], w_star[f > 0], atol=1e-6)
 
 
-def test_fisher_of_steps_is_the_sum_along_training(experiment, tmp_path):
+def test_fisher_of_steps_is_the_mean_along_training(experiment, tmp_path):
     runner = Runner(experiment, tmp_path)
     collect = phase("z", "classp", power=2, apply_decay=False)
     before = final_state(runner, (collect,))
     state = final_state(runner, (collect, phase("b", ewc=EWC(1.0, fisher="steps"))))
-    for name, expected in (
-        ("fisher", optax.tree.get(before.opt_state, "grad_sum")),
-        ("anchor", before.params),
-    ):
+    grad_sum = optax.tree.get(before.opt_state, "grad_sum")
+    mean = jax.tree.map(lambda s: s / 10, grad_sum)  # Of 2 epochs of 5 steps.
+    for name, expected in (("fisher", mean), ("anchor", before.params)):
         actual = optax.tree.get(state.opt_state, name)
         chex.assert_trees_all_equal(actual, expected)
+
+
+def test_an_explicit_penalty_counts_for_the_stop_loss(experiment, tmp_path):
+    runner = Runner(experiment, tmp_path)
+    collect = phase("z", "classp", power=2, apply_decay=False)
+    ewc = EWC(2.0, fisher="steps", implicit=False)
+    last = phase("b", ewc=ewc, epochs=1)
+    runner.run("", Method("", (collect, last)), [0])
+    state = final_state(runner, (collect, last))
+    fisher, anchor = (optax.tree.get(state.opt_state, k) for k in ("fisher", "anchor"))
+    penalty = sum(
+        float(np.sum(f * (w - w_star) ** 2))
+        for f, w, w_star in zip(
+            *map(jax.tree.leaves, (fisher, state.params, anchor)), strict=True
+        )
+    )
+    assert penalty > 0
+    # The same steps once more, for the loss before the last of them.
+    before = final_state(runner, (collect,))
+    trainer = runner._trainer(last)
+    fresh = trainer.init(0).opt_state
+    opt_state = optax.tree.set(fresh, fisher=fisher, anchor=anchor)
+    batches = batches_of(runner, last, 1, 0)
+    _, losses = trainer.train_steps(
+        before._replace(opt_state=opt_state), *runner._data, batches
+    )
+    actual = read(tmp_path)[-1]["results"][-1]["last_loss"]
+    assert actual == pytest.approx(float(losses[-1]) + penalty, rel=1e-4)
 
 
 def test_fisher_of_batches_is_that_of_a_separate_network(experiment, tmp_path):

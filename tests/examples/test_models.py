@@ -256,3 +256,13 @@ def test_positions_make_the_order_matter():
 def test_transformer_positions_need_an_even_width():
     with pytest.raises(ValueError, match="width must be even for positions, got 15"):
         Transformer(nnx.Rngs(0), VOCABULARY, width=15, heads=5, positions=True)
+
+
+def test_padding_is_an_embedding_of_zeros():
+    tokens = np.array([[3, 4, 0, 0], [5, 3, 4, 6]])
+    model = Transformer(nnx.Rngs(0), VOCABULARY, **SMALL)
+    before = model(tokens)
+    model.embedding[...] = model.embedding[...].at[0].add(5.0)
+    np.testing.assert_array_equal(model(tokens), before)
+    model.embedding[...] = model.embedding[...].at[3].add(5.0)
+    assert np.all(np.abs(model(tokens) - before).max(axis=1) > 1e-4)

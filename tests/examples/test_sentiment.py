@@ -22,9 +22,10 @@ def test_methods():
             assert phase.stop_loss > 0
             if phase.ewc is None:
                 make_optimizer(phase)
-        assert {task for phase in method.phases for task in phase.epochs} == set(
-            STUDY.tasks
-        )
+        epochs = [task for phase in method.phases for task in phase.epochs]
+        assert set(epochs) == set(STUDY.tasks)
+        # What a report reads is measured.
+        assert {"train", *STUDY.judged_on.values()} <= set(method.splits)
     for front in STUDY.fronts:
         different = {json.dumps(as_json(m.phases)) for m in front.methods.values()}
         assert len(different) == len(front.methods) >= 5
@@ -97,10 +98,13 @@ def test_one_command_makes_rows_tables_and_figures(tiny, tmp_path, vmap_seeds):
 
 
 def row(
-    of_imdb=(0.5, 0.82, 0.84, 0.9), of_phrase_bank=(0.99, 0.8, 0.7, 0.6), **changes
+    name="sgd",
+    of_imdb=(0.5, 0.82, 0.84, 0.9),
+    of_phrase_bank=(0.99, 0.8, 0.7, 0.6),
+    **changes,
 ):
     """A row of results, two epochs of PhraseBank and three of IMDB."""
-    method = STUDY.methods["sgd"]
+    method = STUDY.methods[name]
 
     def result(steps, epochs, last_loss, phrase_bank, imdb):
         def pairs(values):
@@ -135,11 +139,11 @@ def row(
         "mask_padding": False,
     }
     made = {
-        "method": "sgd",
+        "method": name,
         "seed": 0,
         "settings": settings,
         "phases": as_json(method.phases),
-        "results": [first, second],
+        "results": [first, second][-len(method.phases) :],
     }
     return made | changes
 
@@ -156,7 +160,7 @@ def test_equal_accuracy_is_read_off_where_it_is_first_reached():
 
 def test_epochs_table_says_who_never_got_there():
     other = row(seed=1)
-    other["results"][1] |= {"epochs": 100, "last_loss": float("nan")}
+    other["results"][1] |= {"epochs": 100, "last_loss": None}
     table = report.epochs_table({"sgd": [row(), other]})
     assert "| SGD | 2 | 52 ± 69 (1 never) |" in table
 
@@ -164,15 +168,19 @@ def test_epochs_table_says_who_never_got_there():
 def test_report_writes_what_the_rows_allow(tmp_path):
     longer = row(of_imdb=(0.5, 0.7, 0.8, 0.85, 0.86), of_phrase_bank=(0.9,) * 5, seed=1)
     longer["results"][1]["curve"]["step"].append(136)
-    lines = [json.dumps(of_row) for of_row in (row(), longer)]
+    found = [row(), longer, row("ewc_10"), row("ewc_100"), row("joint")]
+    lines = [json.dumps(of_row) for of_row in found]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
     report.main([str(tmp_path)])
-    for name in ("forgetting", "equal_accuracy"):
+    for name in ("forgetting", "equal_accuracy", "fronts"):
         file = tmp_path / f"{name}.png"
         assert file.read_bytes().startswith(b"\x89PNG")
     text = (tmp_path / "table.md").read_text()
     assert "| SGD | 47.24 ± 5.57 | 85.67 ± 1.72 |" in text
     assert "PhraseBank has no test set." in text
+    assert "| EWC, λ 10 | 60.0 | 90.0 | **75.0** | 1 |" in text
+    assert "| Joint training, Adam | 3 (1 never) | 3 (1 never) |" in text
+    assert "--label-map released" in text
     with pytest.raises(SystemExit):
         report.main([str(tmp_path / "missing")])
 

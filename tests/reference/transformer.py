@@ -4,7 +4,7 @@ from torch import nn
 
 
 class Transformer(nn.Module):
-    """Maps tokens (batch, length) to logits (batch, classes).
+    """Maps tokens (batch, length), 0 for padding, to logits (batch, classes).
 
     The encoder knows neither positions nor padding, and the layer norm before it is
     also the one after it.
@@ -12,7 +12,7 @@ class Transformer(nn.Module):
 
     def __init__(self, vocabulary, width=600, heads=30, inner_width=2048, classes=3):
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, width)
+        self.embedding = nn.Embedding(vocabulary, width, padding_idx=0)
         self.dropout = nn.Dropout(0.1)
         self.norm = nn.LayerNorm(width)
         self.encoder = nn.TransformerEncoderLayer(
