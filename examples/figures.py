@@ -77,49 +77,6 @@ def save_fronts(
     figure.savefig(path, dpi=150)
 
 
-def save_training(
-    study: Study, lines: Found, path: pathlib.Path, *, with_dropout: bool = False
-) -> None:
-    """Draws accuracy along training: means, and a deviation to both sides.
-
-    Args:
-      study: what was compared.
-      lines: the rows behind each line's label.
-      path: where to save the PNG.
-      with_dropout: whether to take the accuracies with dropout left on.
-    """
-    figure = Figure(figsize=(9, 4.8), layout="constrained")
-    axes = figure.subplots(1, 2)
-    most = max(map(len, lines.values()))
-    for (task, title), ax in zip(study.tasks.items(), axes, strict=True):
-        ends, highest = [], 0.0
-        for (label, rows), style in zip(lines.items(), styles(lines), strict=True):
-            curves = [report.curve(r, task, with_dropout=with_dropout) for r in rows]
-            steps = curves[0][0]
-            accuracies = np.array([of_seed for _, of_seed in curves])
-            mean, deviation = accuracies.mean(0), _deviation(accuracies)
-            count = f" ({len(rows)} of {most} seeds)" if len(rows) < most else ""
-            ax.plot(steps, mean, label=label + count, **style)
-            band = dict(color=style["color"], alpha=0.12, lw=0)
-            ax.fill_between(steps, mean - deviation, mean + deviation, **band)
-            switch = report.boundary(rows[0], study.first)
-            ax.axvline(switch, color="0.5", ls=":", lw=1)
-            ends.append(mean[-1])
-            highest = max(highest, mean[steps >= switch].max())
-        # Before, all are alike; how far down the worst go isn't worth the room.
-        ax.set(
-            title=title,
-            xlabel=f"step (dotted: {list(study.tasks.values())[-1]} begins)",
-            xlim=(switch - (steps[-1] - switch) / 4, steps[-1]),
-            ylim=(max(min(ends) - 5, max(ends) - 40), min(highest + 2, 100)),
-        )
-        ax.grid(alpha=0.3)
-    split = study.judged_on[study.first]
-    axes[0].set_ylabel(accuracy_label(split, with_dropout))
-    legend_below(figure, axes[0].get_legend_handles_labels()[0], columns=3)
-    figure.savefig(path, dpi=150)
-
-
 def styles(labels: Iterable[str]) -> list[dict[str, Any]]:
     """A colour for each family of methods, another line for each of a family."""
     styles, seen = [], collections.Counter()
@@ -161,10 +118,11 @@ def mean_deviation(
     of_seeds = [
         report.accuracy(row, task, split, with_dropout=with_dropout) for row in rows
     ]
-    return np.mean(of_seeds), _deviation(np.array(of_seeds))
+    return np.mean(of_seeds), deviation(np.array(of_seeds))
 
 
-def _deviation(of_seeds: np.ndarray) -> np.ndarray:
+def deviation(of_seeds: np.ndarray) -> np.ndarray:
+    """The sample deviation over the first axis; 0 of a single seed."""
     return of_seeds.std(0, ddof=1) if len(of_seeds) > 1 else 0 * of_seeds[0]
 
 

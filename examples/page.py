@@ -75,7 +75,7 @@ def sections(study: Study, found: Found) -> list[str]:
     paragraphs += [
         "## The same runs, properly measured",
         tables.measured_table(study, found),
-        f"Dropout off; accuracies, %. {_held_out(study)} Mean: of both, held out where"
+        f"Dropout off; accuracies, %.{_held_out(study)} Mean: of both, held out where"
         f" there is such a set. Forgetting: points of that accuracy on {first} lost"
         " since its last epoch. Updated: the share of weights that a step moves, %, on"
         " average over steps along each phase; what isn't finite counts as moved."
@@ -104,7 +104,7 @@ def _held_out(study: Study) -> str:
         )
         if split == "train"
     ]
-    return "".join(f"{title} has no test set." for title in without)
+    return "".join(f" {title} has no test set." for title in without)
 
 
 def _judged_on(study: Study) -> str:

@@ -1,4 +1,4 @@
-"""The vision experiment's own figures: of its ablation and its data."""
+"""The vision experiment's own figures: along training, of its ablation and data."""
 
 import collections
 import pathlib
@@ -9,9 +9,57 @@ from matplotlib.lines import Line2D
 
 from examples import report
 from examples.continual import Task
-from examples.figures import accuracy_label, legend_below, mean_deviation
+from examples.figures import (
+    accuracy_label,
+    deviation,
+    legend_below,
+    mean_deviation,
+    styles,
+)
 from examples.report import Rows
+from examples.tables import Found
 from examples.vision.methods import TASKS, Ablation
+
+
+def save_training(
+    lines: Found, path: pathlib.Path, *, with_dropout: bool = False
+) -> None:
+    """Draws accuracy along training: means, and a deviation to both sides.
+
+    Args:
+      lines: the rows behind each line's label.
+      path: where to save the PNG.
+      with_dropout: whether to take the accuracies with dropout left on.
+    """
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    axes = figure.subplots(1, 2)
+    most = max(map(len, lines.values()))
+    for (task, title), ax in zip(TASKS.items(), axes, strict=True):
+        ends, highest = [], 0.0
+        for (label, rows), style in zip(lines.items(), styles(lines), strict=True):
+            curves = [report.curve(r, task, with_dropout=with_dropout) for r in rows]
+            steps = curves[0][0]
+            accuracies = np.array([of_seed for _, of_seed in curves])
+            mean, spread = accuracies.mean(0), deviation(accuracies)
+            count = f" ({len(rows)} of {most} seeds)" if len(rows) < most else ""
+            ax.plot(steps, mean, label=label + count, **style)
+            band = dict(color=style["color"], alpha=0.12, lw=0)
+            ax.fill_between(steps, mean - spread, mean + spread, **band)
+            switch = report.boundary(rows[0], "mnist")
+            ax.axvline(switch, color="0.5", ls=":", lw=1)
+            ends.append(mean[-1])
+            highest = max(highest, mean[steps >= switch].max())
+        # Before, all are alike; how far down the worst go isn't worth the room.
+        ax.set(
+            title=title,
+            xlabel="step (dotted: Fashion-MNIST begins)",
+            xlim=(switch - (steps[-1] - switch) / 4, steps[-1]),
+            ylim=(max(min(ends) - 5, max(ends) - 40), min(highest + 2, 100)),
+        )
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel(accuracy_label("test", with_dropout))
+    legend_below(figure, axes[0].get_legend_handles_labels()[0], columns=3)
+    figure.savefig(path, dpi=150)
 
 
 def save_ablation(

@@ -8,7 +8,7 @@ from examples import arguments, figures, page
 from examples.datasets import DatasetError
 from examples.tables import Found, best
 from examples.vision import data
-from examples.vision.figures import save_ablation, save_samples
+from examples.vision.figures import save_ablation, save_samples, save_training
 from examples.vision.methods import ABLATION, FRONTS, STUDY
 from examples.vision.tables import ablation_table
 
@@ -85,7 +85,7 @@ def _write_figures(
         path = file("fronts")
         figures.save_fronts(STUDY, found, path, with_dropout=with_dropout)
     if lines:
-        figures.save_training(STUDY, lines, file("training"), with_dropout=with_dropout)
+        save_training(lines, file("training"), with_dropout=with_dropout)
     if _ablated(found):
         points = [(ABLATION[name], found[name]) for name in ABLATION if name in found]
         save_ablation(points, file("ablation"), with_dropout=with_dropout)
