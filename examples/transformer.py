@@ -57,9 +57,8 @@ class Transformer(nnx.Module):
         if positions and width % 2:
             raise ValueError(f"width must be even for positions, got {width}.")
         # nnx.Embed would compute in float32 whatever dtype the weights later have.
-        self.embedding = nnx.Param(
-            jax.random.normal(rngs.params(), (vocabulary, width))
-        )
+        embedding = jax.random.normal(rngs.params(), (vocabulary, width))
+        self.embedding = nnx.Param(embedding.at[PAD].set(0))
         self.positions, self.mask_padding = positions, mask_padding
         self.norm = _layer_norm(width, rngs)
         self.encoder = EncoderLayer(rngs, width, heads, inner_width)
@@ -78,9 +77,10 @@ class Transformer(nnx.Module):
         Returns:
           Logits, (batch, classes).
         """
-        # As PyTorch's padding_idx: zero, and never trained.
         x = jnp.take(self.embedding[...], tokens, axis=0)
-        x = jnp.where((jnp.asarray(tokens) == PAD)[..., None], 0, x)
+        # As with PyTorch's padding_idx.
+        is_padding = (jnp.asarray(tokens) == PAD)[..., None]
+        x = jnp.where(is_padding, jax.lax.stop_gradient(x), x)
         if self.positions:
             x += _waves(*x.shape[1:]).astype(x.dtype)
         if dropout_rngs is not None:
