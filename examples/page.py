@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from examples import rows, tables
-from examples.study import Study
+from examples.study import SPLIT_TITLES, Study
 from examples.tables import Found
 
 _MOST_LINES = 7  # In the figure along training.
@@ -97,23 +97,17 @@ def sections(study: Study, found: Found) -> list[str]:
 
 
 def _held_out(study: Study) -> str:
-    without = [
-        title
-        for title, split in zip(
-            study.tasks.values(), study.judged_on.values(), strict=True
-        )
+    return "".join(
+        f" {study.tasks[task]} has no test set."
+        for task, split in study.judged_on.items()
         if split == "train"
-    ]
-    return "".join(f" {title} has no test set." for title in without)
+    )
 
 
 def _judged_on(study: Study) -> str:
-    words = {"train": "training set", "test": "test set"}
     return ", ".join(
-        f"{title}'s {words[split]}"
-        for title, split in zip(
-            study.tasks.values(), study.judged_on.values(), strict=True
-        )
+        f"{study.tasks[task]}'s {SPLIT_TITLES[split]}"
+        for task, split in study.judged_on.items()
     )
 
 

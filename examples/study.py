@@ -4,6 +4,13 @@ from typing import NamedTuple
 
 from examples.methods import Method
 
+READINGS = {
+    "classp": "Algorithm 1",
+    "classp_equation1": "Equation 1",
+    "classp_released": "released",
+}
+ALL_SPLITS = ("train", "test")
+SPLIT_TITLES = {"train": "training set", "test": "test set"}
 Published = tuple[tuple[float, float], tuple[float, float]]
 """Mean and deviation of the paper's runs on the first and the second task, in %."""
 
@@ -86,3 +93,8 @@ def front(
         for value, of_value in phases.items()
     }
     return Front(title, knob, methods, dict(zip(methods, phases, strict=True)))
+
+
+def of_fronts(fronts: list[Front]) -> dict[str, Method]:
+    """The methods of all fronts, by their names."""
+    return {name: m for front in fronts for name, m in front.methods.items()}

@@ -14,7 +14,7 @@ from examples.report import (
     table,
     updated,
 )
-from examples.study import Front, Study
+from examples.study import SPLIT_TITLES, Front, Study
 
 Found = dict[str, Rows]
 """The rows of each method that has any, by its name."""
@@ -93,11 +93,10 @@ def measured_table(study: Study, found: Found) -> str:
         for name, title in titles.items()
         if name in found
     ]
-    words = {"train": "training set", "test": "test set"}
     header = [
         "method",
         *(
-            f"{study.tasks[task]}, {words[split]}"
+            f"{study.tasks[task]}, {SPLIT_TITLES[split]}"
             for split, tasks in splits.items()
             for task in tasks
         ),
@@ -123,9 +122,11 @@ def fronts_table(study: Study, found: Found) -> str:
     """
     lines = []
     for front in study.fronts:
-        for name in [name for name in front.methods if name in found]:
+        of_front = [name for name in front.methods if name in found]
+        best_of_front = best(study, front, found) if of_front else None
+        for name in of_front:
             mean = cell([judged(study, row) for row in found[name]], 1)
-            bold = f"**{mean}**" if name == best(study, front, found) else mean
+            bold = f"**{mean}**" if name == best_of_front else mean
             accuracies = [
                 cell([accuracy(row, task, split) for row in found[name]], 1)
                 for task, split in study.judged_on.items()

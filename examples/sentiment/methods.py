@@ -3,21 +3,15 @@
 from typing import Any
 
 from examples.methods import EWC, Method, Phase
-from examples.study import Study, front
+from examples.study import ALL_SPLITS, READINGS, Study, front, of_fronts
 
 TASKS = {"phrase_bank": "PhraseBank", "imdb": "IMDB"}
-READINGS = {
-    "classp": "Algorithm 1",
-    "classp_equation1": "Equation 1",
-    "classp_released": "released",
-}
 # Epochs, at most; of methods that learn nothing fewer show as much.
 _MOST = {"phrase_bank": 500, "imdb": 250}
 _STUCK = {"phrase_bank": 20, "imdb": 5}
 _LEARNED = 0.005  # The loss that ends PhraseBank.
 # Those that end IMDB, chosen in the paper's experiment for some 85% there.
 _CLASSP, _SGD, _EWC, _ADAM = 0.28, 0.32, 0.37, 0.48
-_ALL = ("train", "test")
 
 
 def _phases(
@@ -62,20 +56,22 @@ def _of_the_paper() -> dict[str, Method]:
         if reading == "classp_released":
             phases = _classp(reading)
         methods[f"{reading}_threshold"] = Method(
-            f"CLASSP, {name}, θ 0.99", phases, _ALL
+            f"CLASSP, {name}, θ 0.99", phases, ALL_SPLITS
         )
     for reading, name in READINGS.items():
-        methods[reading] = Method(f"CLASSP, {name}, no θ", _classp(reading), _ALL)
+        methods[reading] = Method(f"CLASSP, {name}, no θ", _classp(reading), ALL_SPLITS)
     for reading, name in READINGS.items():
         methods[f"{reading}_adagrad"] = Method(
-            f"AdaGrad instance, {name}", _classp(reading, power=2), _ALL
+            f"AdaGrad instance, {name}", _classp(reading, power=2), ALL_SPLITS
         )
-    methods["sgd"] = Method("SGD", _after_sgd(_SGD), _ALL)
-    methods["adam"] = Method("Adam", _phases("adam", _ADAM, learning_rate=3e-4), _ALL)
+    methods["sgd"] = Method("SGD", _after_sgd(_SGD), ALL_SPLITS)
+    methods["adam"] = Method(
+        "Adam", _phases("adam", _ADAM, learning_rate=3e-4), ALL_SPLITS
+    )
     # 5000 times the weighted squared distance, explicit.
     penalty = EWC(strength=10_000, fisher="steps", implicit=False)
     methods["ewc_paper"] = Method(
-        "EWC, as in the paper", _after_sgd(_EWC, penalty), _ALL
+        "EWC, as in the paper", _after_sgd(_EWC, penalty), ALL_SPLITS
     )
     return methods
 
@@ -102,7 +98,7 @@ FRONTS = [
             strength: _after_sgd(_SGD, EWC(strength))
             for strength in (10, 100, 1000, 10_000, 100_000)
         },
-        _ALL,
+        ALL_SPLITS,
     )
 ]
 JOINT = Method(
@@ -116,7 +112,7 @@ JOINT = Method(
             stop_loss=0.235,
         ),
     ),
-    _ALL,
+    ALL_SPLITS,
 )
 STUDY = Study(
     experiment="sentiment",
@@ -128,7 +124,7 @@ STUDY = Study(
     nothing={"phrase_bank": 65.0, "imdb": 55.0},
     groups={
         "paper": _of_the_paper(),
-        "fronts": {k: m for front_ in FRONTS for k, m in front_.methods.items()},
+        "fronts": of_fronts(FRONTS),
         "joint": {"joint": JOINT},
     },
     published=PUBLISHED,

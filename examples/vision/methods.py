@@ -3,16 +3,10 @@
 from typing import Any, NamedTuple
 
 from examples.methods import EWC, Method, Phase, Replay
-from examples.study import Study, front
+from examples.study import ALL_SPLITS, READINGS, Study, front, of_fronts
 
 TASKS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 MNIST, FASHION = {"mnist": 4}, {"fashion_mnist": 1}
-READINGS = {
-    "classp": "Algorithm 1",
-    "classp_equation1": "Equation 1",
-    "classp_released": "released",
-}
-_ALL = ("train", "test")
 
 
 def _sgd(learning_rate: float = 0.2, **kwargs: Any) -> Phase:
@@ -39,17 +33,19 @@ def _of_the_paper() -> dict[str, Method]:
         if reading != "classp_released":
             first = _classp(MNIST, reading, threshold=0.5, apply_decay=False)
         methods[f"{reading}_threshold"] = Method(
-            f"CLASSP, {name}, θ 0.5", (first, _classp(FASHION, reading)), _ALL
+            f"CLASSP, {name}, θ 0.5", (first, _classp(FASHION, reading)), ALL_SPLITS
         )
     for reading, name in READINGS.items():
         second = _classp(FASHION, reading)
-        methods[reading] = Method(f"CLASSP, {name}, no θ", (COLLECT, second), _ALL)
+        methods[reading] = Method(
+            f"CLASSP, {name}, no θ", (COLLECT, second), ALL_SPLITS
+        )
     for reading, name in READINGS.items():
         phases = tuple(_classp(data, reading, power=2) for data in (MNIST, FASHION))
         methods[f"{reading}_adagrad"] = Method(
-            f"AdaGrad instance, {name}", phases, _ALL
+            f"AdaGrad instance, {name}", phases, ALL_SPLITS
         )
-    methods["sgd"] = Method("SGD", (COLLECT, _sgd()), _ALL)
+    methods["sgd"] = Method("SGD", (COLLECT, _sgd()), ALL_SPLITS)
     # 5000 times the weighted squared distance; explicit, from the second epoch on.
     penalty = EWC(strength=10_000, fisher="batches", implicit=False)
     rate = dict(learning_rate=0.25)
@@ -60,7 +56,7 @@ def _of_the_paper() -> dict[str, Method]:
             Phase({"mnist": 3}, "sgd", rate, ewc=penalty),
             Phase(FASHION, "sgd", rate, ewc=penalty),
         ),
-        _ALL,
+        ALL_SPLITS,
     )
     return methods
 
@@ -183,7 +179,9 @@ FRONTS = [
 ]
 
 JOINT = Method(
-    "Joint training", (Phase(MNIST | FASHION, "sgd", dict(learning_rate=0.2)),), _ALL
+    "Joint training",
+    (Phase(MNIST | FASHION, "sgd", dict(learning_rate=0.2)),),
+    ALL_SPLITS,
 )
 
 
@@ -243,7 +241,7 @@ STUDY = Study(
     nothing=dict.fromkeys(TASKS, 15.0),  # A tenth is chance.
     groups={
         "paper": _of_the_paper(),
-        "fronts": {k: m for front in FRONTS for k, m in front.methods.items()},
+        "fronts": of_fronts(FRONTS),
         "ablation": {k: ablation.method for k, ablation in ABLATION.items()},
         "joint": {"joint": JOINT},
     },
