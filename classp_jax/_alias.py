@@ -94,14 +94,25 @@ def classp(
 
     .. seealso:: :func:`classp_equation1`, :func:`classp_released`
     """
+    _hyperparameters.check_static_positive("power", power)
+    above = _transforms.above(relative)
+    # The chain of mask and gated scaling, less the masked gradient between them.
     return _chain(
         learning_rate,
-        _transforms.threshold_mask(threshold, relative=relative),
-        _transforms.decay_gate(
-            _transforms.scale_by_accumulated_power_norm(
-                power, eps, accumulator_dtype=accumulator_dtype
+        _transforms.threshold_mask(
+            threshold,
+            relative=relative,
+            inner=_transforms.decay_gate(
+                _transforms.accumulate_and_scale(
+                    sum_power=power,
+                    root_power=power,
+                    eps=eps,
+                    include_current=True,
+                    accumulator_dtype=accumulator_dtype,
+                    collects=_transforms.apart(above, threshold),
+                ),
+                apply_decay,
             ),
-            apply_decay,
         ),
     )
 
@@ -260,7 +271,7 @@ def classp_released(
                 eps=eps,
                 include_current=True,
                 accumulator_dtype=accumulator_dtype,
-                finite_only=False,
+                collects=None,
             ),
             apply_decay,
         ),

@@ -125,19 +125,7 @@ def threshold_mask(
     if scope not in ("element", "tensor"):
         raise ValueError(f"scope must be 'element' or 'tensor', got {scope!r}.")
 
-    def above(g: jax.Array, theta: jax.typing.ArrayLike) -> jax.Array:
-        g = g.astype(at_least_float32(g.dtype))
-        theta = jnp.asarray(theta, g.dtype)
-        finite, square, bound = jnp.isfinite(g), jnp.square(g), theta
-        if relative:
-            number = jnp.sum(finite, dtype=g.dtype)
-            total = jnp.sum(square, where=finite)
-            bound = theta * (total / jnp.maximum(number, 1))
-        # At 0 the square must not decide: it underflows where the gradient doesn't.
-        passes = finite & ((square > bound) | (theta == 0))
-        return finite & jnp.any(passes) if scope == "tensor" else passes
-
-    return mask_updates(above, threshold, inner)
+    return mask_updates(above(relative, scope), threshold, inner)
 
 
 def scale_by_accumulated_power_norm(
@@ -200,9 +188,14 @@ def scale_by_accumulated_power_norm(
       Algorithm 1, lines 11 and 14.
     """
     _hyperparameters.check_static_positive("power", power)
-
+    every_finite = apart(above(relative=False), threshold=0.0)
     return accumulate_and_scale(
-        power, power, eps, include_current, accumulator_dtype, finite_only=True
+        power,
+        power,
+        eps,
+        include_current,
+        accumulator_dtype,
+        collects=every_finite,
     )
 
 
@@ -279,6 +272,48 @@ def decay_gate(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+def above(
+    relative: bool, scope: Literal["element", "tensor"] = "element"
+) -> Callable[..., jax.Array]:
+    """The mask of an update at a threshold, as :func:`threshold_mask` has it."""
+
+    def is_open(
+        g: jax.Array,
+        theta: jax.typing.ArrayLike,
+        infinity: jax.typing.ArrayLike = jnp.inf,
+    ) -> jax.Array:
+        g = g.astype(at_least_float32(g.dtype))
+        theta = jnp.asarray(theta, g.dtype)
+        finite, square, bound = jnp.abs(g) < infinity, jnp.square(g), theta
+        if relative:
+            number = jnp.sum(finite, dtype=g.dtype)
+            total = jnp.sum(square, where=finite)
+            bound = theta * (total / jnp.maximum(number, 1))
+        # At 0 the square must not decide: it underflows where the gradient doesn't.
+        passes = finite & ((square > bound) | (theta == 0))
+        return finite & jnp.any(passes) if scope == "tensor" else passes
+
+    return is_open
+
+
+def apart(
+    is_open: Callable[..., jax.Array], threshold: optax.ScalarOrSchedule
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """A mask ``(update, count)`` that the compiler computes apart from all others.
+
+    Two loops over the weights that share a mask, or the update it was laid over, would
+    have it stored; each computes its own faster.
+    """
+
+    def mask(g: jax.Array, count: jax.Array) -> jax.Array:
+        theta = _hyperparameters.at_step("threshold", threshold, count)
+        bounds = (theta, jnp.inf)
+        bounds = jax.lax.optimization_barrier(bounds)  # type: ignore[no-untyped-call]
+        return is_open(g, *bounds)
+
+    return mask
+
+
 def mask_updates(
     is_open: Callable[[jax.Array, jax.typing.ArrayLike], jax.Array],
     threshold: optax.ScalarOrSchedule,
@@ -316,9 +351,13 @@ def accumulate_and_scale(
     eps: optax.ScalarOrSchedule,
     include_current: bool,
     accumulator_dtype: jax.typing.DTypeLike | None,
-    finite_only: bool,
+    collects: Callable[[jax.Array, jax.Array], jax.Array] | None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Divides by the ``root_power``-th root of a sum of ``sum_power``-th powers."""
+    """Divides by the ``root_power``-th root of a sum of ``sum_power``-th powers.
+
+    ``collects(g, count)`` says which elements enter the sum; if given, it is for
+    finite ones alone, and others make no step.
+    """
     _hyperparameters.check_positive("eps", eps)
     _hyperparameters.check_floating_dtype("accumulator_dtype", accumulator_dtype)
 
@@ -349,10 +388,9 @@ def accumulate_and_scale(
             if g is None:
                 return s
             dtype = jnp.promote_types(s.dtype, at_least_float32(jnp.result_type(g)))
-            size = jnp.abs(jnp.asarray(g, dtype))
-            term = _raise_to(size, sum_power)
-            if finite_only:
-                term = jnp.where(size < jnp.inf, term, 0)
+            term = _raise_to(jnp.abs(jnp.asarray(g, dtype)), sum_power)
+            if collects is not None:
+                term = jnp.where(collects(jnp.asarray(g), state.count), term, 0)
             # Algorithm 1, line 11.
             return (s.astype(dtype) + term).astype(s.dtype)
 
@@ -364,7 +402,7 @@ def accumulate_and_scale(
             # Algorithm 1, line 14, less the learning rate.
             gradient = jnp.asarray(g, dtype)
             u = _divide_by_root(gradient, total, root_power)
-            if finite_only:
+            if collects is not None:
                 # A gradient of 0 makes no step, even where eps has underflown.
                 steps = (gradient != 0) & (jnp.abs(gradient) < jnp.inf)
                 u = jnp.where(steps, u, 0)
