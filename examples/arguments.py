@@ -4,6 +4,9 @@ import argparse
 import math
 import pathlib
 
+import jax
+
+from examples import sharding
 from examples.methods import Method
 from examples.study import Study
 
@@ -80,6 +83,22 @@ def of_experiment(
         " all elsewhere)",
     )
     parser.add_argument(
+        "--mesh",
+        nargs="+",
+        type=sharding.axis,
+        metavar="AXIS=N",
+        help="train on N devices: data=N cuts each batch among them, model=N the large"
+        " weights; with both, on as many as their product",
+    )
+    parser.add_argument(
+        "--distributed",
+        nargs="*",
+        metavar=("HOST:PORT", "COUNT ID"),
+        help="train together with other processes, started likewise: on a TPU slice and"
+        " under Slurm they find each other, elsewhere give the first one's address, how"
+        " many there are and which this is, from 0 on; --out must be shared",
+    )
+    parser.add_argument(
         "--evaluate-with-dropout",
         action="store_true",
         help="draw the figures from accuracies with dropout left on, as the paper's"
@@ -89,6 +108,20 @@ def of_experiment(
         "--batch-size", type=positive_int, default=batch_size, help=f"{examples} a step"
     )
     return parser
+
+
+def devices(args: argparse.Namespace) -> jax.sharding.Mesh | None:
+    """The devices that an experiment's options name; JAX mustn't have started before.
+
+    Raises:
+      ValueError: they don't fit what there is.
+    """
+    if args.distributed is not None:
+        if len(args.distributed) not in (0, 3):
+            raise ValueError("--distributed takes HOST:PORT, COUNT and ID, or none")
+        address = args.distributed[:1]
+        jax.distributed.initialize(*address, *map(int, args.distributed[1:]))
+    return sharding.make_mesh(args.mesh)
 
 
 def of_report(study: Study, description: str) -> argparse.ArgumentParser:

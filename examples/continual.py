@@ -16,7 +16,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from classp_jax import fisher_diagonal, unassigned_share
-from examples import rows
+from examples import rows, sharding
 from examples.methods import Method, Phase, as_json, make_optimizer
 from examples.training import Accuracy, Trainer, TrainState
 
@@ -108,17 +108,27 @@ class Runner:
       folder: where ``rows.jsonl`` is written, and ``checkpoints/`` behind every phase
         but a method's last.
       vmap_seeds: how many seeds train side by side in one program.
+      mesh: the devices to train on, as :class:`examples.training.Trainer` takes it; if
+        of several processes, ``folder`` must be one that they share.
     """
 
     def __init__(
-        self, experiment: Experiment, folder: pathlib.Path, vmap_seeds: int = 1
+        self,
+        experiment: Experiment,
+        folder: pathlib.Path,
+        vmap_seeds: int = 1,
+        mesh: jax.sharding.Mesh | None = None,
     ):
         # One by one: as a pytree, a dictionary would lose its order.
-        tasks = {name: jax.device_put(t) for name, t in experiment.tasks.items()}
+        tasks = {
+            name: sharding.place(task, mesh, cut=False)
+            for name, task in experiment.tasks.items()
+        }
         self._experiment = experiment._replace(tasks=tasks)
         self._rows = folder / "rows.jsonl"
         self._checkpoints = folder / "checkpoints"
         self._vmap_seeds = vmap_seeds
+        self._mesh = mesh
         self._trainers: dict[str, Trainer] = {}
         self._fishers: dict[tuple[str, int, int], optax.Params] = {}
         # All tasks behind one another, so that a batch may hold several.
@@ -147,7 +157,9 @@ class Runner:
                     "phases": as_json(method.phases),
                     "results": outcome.results,
                 }
-                rows.append(self._rows, row)
+                if sharding.is_first_process():
+                    rows.append(self._rows, row)
+            sharding.wait("rows")
 
     @property
     def _first_task(self) -> Split:
@@ -168,6 +180,7 @@ class Runner:
             outcomes = self._train(title, phases, group, ("train", "test"))
             for seed, outcome in zip(group, outcomes, strict=True):
                 _save(files[seed], outcome)
+            sharding.wait("checkpoints")
         return [_load(file, trainer.init(seed)) for seed, file in files.items()]
 
     def _train(
@@ -225,7 +238,7 @@ class Runner:
                     for name in seen
                 },
                 **measured,
-                **rows.provenance(),
+                **rows.provenance(self._mesh),
                 "bytes_per_weight": self._bytes_per_weight(phase, state),
                 "finite": all(
                     bool(jnp.isfinite(p).all()) for p in jax.tree.leaves(state.params)
@@ -290,7 +303,13 @@ class Runner:
             }
             ends[seed] = jax.tree.map(lambda x: x[seed], states), measured
 
-        with tqdm(total=total, desc=title, unit="step", dynamic_ncols=True) as bar:
+        with tqdm(
+            total=total,
+            desc=title,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not sharding.is_first_process(),
+        ) as bar:
             for epoch, blocks in enumerate(epochs, start=1):
                 for block in blocks:
                     due = step >= every * len(points)
@@ -355,7 +374,7 @@ class Runner:
                     lambda p: jnp.zeros(p.shape, p.dtype), nnx.state(shapes, nnx.Param)
                 )
             optimizer = make_optimizer(phase, fisher=zeros, anchor=zeros)
-            self._trainers[key] = Trainer(make_model, optimizer, preprocess)
+            self._trainers[key] = Trainer(make_model, optimizer, preprocess, self._mesh)
         return self._trainers[key]
 
     def _file(self, phases: tuple[Phase, ...], seed: int) -> pathlib.Path:
@@ -527,8 +546,10 @@ def _shares(accuracy: Accuracy) -> list[float]:
 
 def _save(file: pathlib.Path, outcome: Outcome) -> None:
     """Writes an outcome, whole or not at all."""
+    kept = sharding.fetch(outcome.state._replace(dropout_key=None))
+    if not sharding.is_first_process():
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
-    kept = outcome.state._replace(dropout_key=None)
     arrays = {str(i): x for i, x in enumerate(jax.tree.leaves(kept))}
     partial = file.with_suffix(".partial.npz")
     np.savez(partial, results=json.dumps(outcome.results), **arrays)
@@ -538,8 +559,11 @@ def _save(file: pathlib.Path, outcome: Outcome) -> None:
 def _load(file: pathlib.Path, like: TrainState) -> Outcome:
     """Reads an outcome; ``like`` is a state of the same structure and seed."""
     with np.load(file) as arrays:
-        treedef = jax.tree.structure(like._replace(dropout_key=None))
-        leaves = [jnp.asarray(arrays[str(i)]) for i in range(treedef.num_leaves)]
+        places, treedef = jax.tree.flatten(like._replace(dropout_key=None))
+        leaves = [
+            jax.device_put(arrays[str(i)], place.sharding)
+            for i, place in enumerate(places)
+        ]
         state = jax.tree.unflatten(treedef, leaves)
         results = json.loads(str(arrays["results"]))
     return Outcome(state._replace(dropout_key=like.dropout_key), results)

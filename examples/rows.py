@@ -78,18 +78,19 @@ def select(
     return [by_seed[seed] for seed in sorted(by_seed)]
 
 
-def provenance() -> dict[str, Any]:
-    """The device and the versions that a phase is trained with."""
+def provenance(mesh: jax.sharding.Mesh | None = None) -> dict[str, Any]:
+    """The devices and the versions that a phase is trained with."""
     names = ("classp_jax", "jax", "optax", "flax")
     return {
-        "device": device(),
+        "device": device(mesh),
         "versions": {name: importlib.metadata.version(name) for name in names},
     }
 
 
-def device() -> str:
-    """The device that JAX computes on, in words."""
-    first = jax.devices()[0]
+def device(mesh: jax.sharding.Mesh | None = None) -> str:
+    """The devices of a mesh, or the one that JAX computes on, in words."""
+    first, count = jax.devices()[0], mesh.size if mesh else 1
     if first.platform == "cpu":
-        return f"{os.cpu_count()} {platform.machine()} cores"
-    return first.device_kind
+        kind = f"{os.cpu_count()} {platform.machine()} cores"
+        return kind if count == 1 else f"{kind} as {count} devices"
+    return first.device_kind if count == 1 else f"{count} {first.device_kind}"

@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 
 from classp_jax import update_density
+from examples import sharding
 
 _EVALUATION_BATCH = 50
 
@@ -42,6 +43,16 @@ class Accuracy(NamedTuple):
     dropout_on: jax.Array | None
 
 
+class _Preprocess(NamedTuple):
+    """What happens to a batch's inputs first; equal for equal parts."""
+
+    function: Callable[[jax.Array], jax.Array]
+    mesh: jax.sharding.Mesh | None
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        return self.function(sharding.spread(inputs, self.mesh))
+
+
 class Trainer:
     """The functions that train and evaluate a model, jitted.
 
@@ -51,6 +62,8 @@ class Trainer:
         logits.
       optimizer: any Optax transformation.
       preprocess: applied to each batch of inputs inside the compiled step.
+      mesh: the devices to train on, from :func:`examples.sharding.make_mesh`; by
+        default one.
     """
 
     def __init__(
@@ -58,21 +71,24 @@ class Trainer:
         make_model: Callable[[nnx.Rngs], nnx.Module],
         optimizer: optax.GradientTransformation,
         preprocess: Callable[[jax.Array], jax.Array] = lambda inputs: inputs,
+        mesh: jax.sharding.Mesh | None = None,
     ):
         self._make_model = make_model
         self._graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
         self._optimizer = optimizer
-        self._preprocess = preprocess
+        self._preprocess = _Preprocess(preprocess, mesh)
+        self._mesh = mesh
 
     def init(self, seed: int) -> TrainState:
         """The state before the first step, in buffers of its own."""
         params = nnx.state(self._make_model(nnx.Rngs(seed)), nnx.Param)
-        return TrainState(
+        state = TrainState(
             params,
             self._optimizer.init(params),
             jax.random.key(seed),
             jnp.zeros([], jnp.int32),
         )
+        return sharding.place(state, self._mesh)
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
     def train_steps(
@@ -93,11 +109,12 @@ class Trainer:
         Returns:
           The state after the steps and the loss before each of them, (steps,).
         """
-        return jax.lax.scan(
+        state, losses = jax.lax.scan(
             lambda state, batch: self.train_step(state, inputs, labels, batch),
             state,
             batches,
         )
+        return sharding.hold(state, self._mesh), losses
 
     def train_step(
         self, state: TrainState, inputs: jax.Array, labels: jax.Array, batch: jax.Array
@@ -115,6 +132,7 @@ class Trainer:
         """
         loss, updates, opt_state = self._update(state, inputs[batch], labels[batch])
         params = optax.apply_updates(state.params, updates)
+        params, opt_state = sharding.hold((params, opt_state), self._mesh)
         return TrainState(params, opt_state, state.dropout_key, state.step + 1), loss
 
     @functools.partial(jax.jit, static_argnums=0)

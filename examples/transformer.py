@@ -197,7 +197,10 @@ def _drop(x: jax.Array, key: jax.Array) -> jax.Array:
     share = 1 - _DROPOUT
     draw = functools.partial(jax.random.bernoulli, p=share, shape=x.shape[1:])
     keys = jax.random.split(key, len(x))
-    keep = jax.lax.map(draw, keys, batch_size=min(_TOGETHER, len(x)))
+    if jax.default_backend() == "cpu":
+        keep = jax.lax.map(draw, keys, batch_size=min(_TOGETHER, len(x)))
+    else:
+        keep = jax.vmap(draw)(keys)
     return jnp.where(keep, x / share, 0)
 
 

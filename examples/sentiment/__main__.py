@@ -6,7 +6,7 @@ import pathlib
 
 import jax
 
-from examples import arguments, rows
+from examples import arguments, rows, sharding
 from examples.continual import Experiment, Runner
 from examples.datasets import DatasetError
 from examples.sentiment import report
@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = _parser()
     args = parser.parse_args(argv)
     try:
+        mesh = arguments.devices(args)
         args.out.mkdir(parents=True, exist_ok=True)
         rows.read(args.out / "rows.jsonl")  # A damaged file, before any training.
         tasks, vocabulary = load(
@@ -47,10 +48,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     on_cpu = jax.default_backend() == "cpu"
     vmap_seeds = args.vmap_seeds or (1 if on_cpu else args.seeds)
-    runner = Runner(experiment, args.out, vmap_seeds)
+    runner = Runner(experiment, args.out, vmap_seeds, mesh)
     for name, method in arguments.chosen(STUDY, args.methods).items():
         runner.run(name, method, range(args.seeds))
-    report.write(args.out, experiment.settings, with_dropout=args.evaluate_with_dropout)
+    if sharding.is_first_process():
+        report.write(
+            args.out, experiment.settings, with_dropout=args.evaluate_with_dropout
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

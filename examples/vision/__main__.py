@@ -4,7 +4,7 @@ import argparse
 
 import jax
 
-from examples import arguments, rows
+from examples import arguments, rows, sharding
 from examples.cnn import CNN
 from examples.continual import Experiment, Runner
 from examples.datasets import DatasetError
@@ -20,6 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = _parser()
     args = parser.parse_args(argv)
     try:
+        mesh = arguments.devices(args)
         args.out.mkdir(parents=True, exist_ok=True)
         rows.read(args.out / "rows.jsonl")  # A damaged file, before any training.
         tasks = load(args.data_dir)
@@ -35,11 +36,14 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--batch-size must be above {replayed}, the images replayed")
     experiment = Experiment("vision", CNN, normalise, tasks, args.batch_size)
     vmap_seeds = args.vmap_seeds or (1 if on_cpu else args.seeds)
-    runner = Runner(experiment, args.out, vmap_seeds)
+    runner = Runner(experiment, args.out, vmap_seeds, mesh)
     for name, method in chosen.items():
         runner.run(name, method, range(args.seeds))
-    report.write(args.out, experiment.settings, with_dropout=args.evaluate_with_dropout)
-    save_samples(tasks, args.out / "samples.png")
+    if sharding.is_first_process():
+        report.write(
+            args.out, experiment.settings, with_dropout=args.evaluate_with_dropout
+        )
+        save_samples(tasks, args.out / "samples.png")
 
 
 def _replayed(method: Method) -> int:
