@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow lint format docs clean
+.PHONY: help demo test test-slow test-tpu lint format docs clean
 
 help:
 	@echo "make demo       CLASSP against SGD, Adam and AdaGrad on real digits, 3 minutes"
 	@echo "make test       the tests"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-tpu   the programs for TPUs, compiled without one"
 	@echo "make lint       style and types"
 	@echo "make format     fix the style"
 	@echo "make docs       the documentation, as a web page under out/docs"
@@ -18,10 +19,17 @@ demo: $(VENV)/examples-installed
 	$(BIN)/python -m examples.demo
 
 test: $(VENV)/test-installed
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow and not tpu"
 
 test-slow: $(VENV)/test-installed
 	$(BIN)/python -m pytest -m slow
+
+# libtpu is large, and takes a computer without a TPU for a broken one: a .venv of its own.
+test-tpu:
+	$(MAKE) VENV=$(VENV)-tpu .test-tpu
+
+.test-tpu: $(VENV)/test-tpu-installed
+	$(BIN)/python -m pytest -m tpu tests/test_compiled.py
 
 lint: $(VENV)/test-installed
 	$(BIN)/ruff check .
@@ -37,7 +45,7 @@ docs: $(VENV)/docs-installed
 	@echo "Open out/docs/index.html"
 
 clean:
-	rm -rf $(VENV) build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-tpu build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/%-installed: pyproject.toml | $(BIN)/python
 	@echo "Installing classp_jax with the extra '$*' into $(VENV); a minute or two."

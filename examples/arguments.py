@@ -83,6 +83,12 @@ def of_experiment(
         " all elsewhere)",
     )
     parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="of the weights and activations; what CLASSP collects is float32",
+    )
+    parser.add_argument(
         "--mesh",
         nargs="+",
         type=sharding.axis,

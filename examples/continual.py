@@ -64,6 +64,7 @@ class Experiment(NamedTuple):
       curve: the split on which accuracy is measured along training, and on how many
         of its first examples.
       options: what else the model and the tasks depend on, for the rows.
+      dtype: of the weights and activations, by name.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Experiment(NamedTuple):
     batch_size: int
     curve: tuple[str, int] = ("test", 1000)
     options: dict[str, Any] = {}  # noqa: RUF012
+    dtype: str = "float32"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -85,6 +87,8 @@ class Experiment(NamedTuple):
                 for name, task in self.tasks.items()
             },
             **self.options,
+            # Rows of the default have none.
+            **({"dtype": self.dtype} if self.dtype != "float32" else {}),
         }
 
 
@@ -374,7 +378,9 @@ class Runner:
                     lambda p: jnp.zeros(p.shape, p.dtype), nnx.state(shapes, nnx.Param)
                 )
             optimizer = make_optimizer(phase, fisher=zeros, anchor=zeros)
-            self._trainers[key] = Trainer(make_model, optimizer, preprocess, self._mesh)
+            self._trainers[key] = Trainer(
+                make_model, optimizer, preprocess, self._mesh, self._experiment.dtype
+            )
         return self._trainers[key]
 
     def _file(self, phases: tuple[Phase, ...], seed: int) -> pathlib.Path:
@@ -561,7 +567,8 @@ def _load(file: pathlib.Path, like: TrainState) -> Outcome:
     with np.load(file) as arrays:
         places, treedef = jax.tree.flatten(like._replace(dropout_key=None))
         leaves = [
-            jax.device_put(arrays[str(i)], place.sharding)
+            # NumPy knows no bfloat16 by its name.
+            jax.device_put(arrays[str(i)].view(place.dtype), place.sharding)
             for i, place in enumerate(places)
         ]
         state = jax.tree.unflatten(treedef, leaves)

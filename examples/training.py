@@ -48,9 +48,11 @@ class _Preprocess(NamedTuple):
 
     function: Callable[[jax.Array], jax.Array]
     mesh: jax.sharding.Mesh | None
+    dtype: jax.typing.DTypeLike
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        return self.function(sharding.spread(inputs, self.mesh))
+        x = self.function(sharding.spread(inputs, self.mesh))
+        return x.astype(self.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 class Trainer:
@@ -64,6 +66,8 @@ class Trainer:
       preprocess: applied to each batch of inputs inside the compiled step.
       mesh: the devices to train on, from :func:`examples.sharding.make_mesh`; by
         default one.
+      dtype: of the weights and activations; losses are float32 in any case, and so
+        is what CLASSP collects.
     """
 
     def __init__(
@@ -72,16 +76,19 @@ class Trainer:
         optimizer: optax.GradientTransformation,
         preprocess: Callable[[jax.Array], jax.Array] = lambda inputs: inputs,
         mesh: jax.sharding.Mesh | None = None,
+        dtype: jax.typing.DTypeLike = jnp.float32,
     ):
         self._make_model = make_model
         self._graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
         self._optimizer = optimizer
-        self._preprocess = _Preprocess(preprocess, mesh)
+        self._preprocess = _Preprocess(preprocess, mesh, dtype)
         self._mesh = mesh
+        self._dtype = dtype
 
     def init(self, seed: int) -> TrainState:
         """The state before the first step, in buffers of its own."""
         params = nnx.state(self._make_model(nnx.Rngs(seed)), nnx.Param)
+        params = jax.tree.map(lambda p: p.astype(self._dtype), params)
         state = TrainState(
             params,
             self._optimizer.init(params),
@@ -175,6 +182,7 @@ class Trainer:
 
     def _loss(self, params, inputs, labels, dropout_key):
         logits = _logits(self._graphdef, self._preprocess, params, inputs, dropout_key)
+        logits = logits.astype(jnp.float32)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     def _update(self, state, inputs, labels):

@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         args.batch_size,
         _CURVE,
         {"tokenizer": args.tokenizer, "label_map": args.label_map, **model},
+        args.dtype,
     )
     on_cpu = jax.default_backend() == "cpu"
     vmap_seeds = args.vmap_seeds or (1 if on_cpu else args.seeds)

@@ -34,7 +34,9 @@ def main(argv: list[str] | None = None) -> None:
     replayed = max(_replayed(method) for method in chosen.values())
     if args.batch_size <= replayed:
         parser.error(f"--batch-size must be above {replayed}, the images replayed")
-    experiment = Experiment("vision", CNN, normalise, tasks, args.batch_size)
+    experiment = Experiment(
+        "vision", CNN, normalise, tasks, args.batch_size, dtype=args.dtype
+    )
     vmap_seeds = args.vmap_seeds or (1 if on_cpu else args.seeds)
     runner = Runner(experiment, args.out, vmap_seeds, mesh)
     for name, method in chosen.items():

@@ -242,6 +242,25 @@ def test_a_task_may_have_no_test_split(experiment, tmp_path):
     assert len(rows.select(read(tmp_path), method, experiment.settings)) == 1
 
 
+def test_bfloat16_weights_with_a_float32_sum(experiment, tmp_path):
+    in_bfloat16 = experiment._replace(dtype="bfloat16")
+    for _ in range(2):  # Again from the checkpoint.
+        runner = Runner(in_bfloat16, tmp_path)
+        state = final_state(runner, CLASSP.phases)
+        grad_sum = optax.tree.get(state.opt_state, "grad_sum")
+        assert {p.dtype for p in jax.tree.leaves(state.params)} == {jnp.dtype("bfloat16")}
+        assert {s.dtype for s in jax.tree.leaves(grad_sum)} == {jnp.dtype("float32")}
+    runner.run("classp", CLASSP, [0])
+    Runner(experiment, tmp_path).run("classp", CLASSP, [0])
+    rough, exact = read(tmp_path)
+    assert rough["settings"].pop("dtype") == "bfloat16"
+    assert rough["settings"] == exact["settings"]
+    assert rough["results"][-1]["bytes_per_weight"] == pytest.approx(4, abs=0.2)
+    assert rough["results"][-1]["last_loss"] == pytest.approx(
+        exact["results"][-1]["last_loss"], rel=0.05
+    )
+
+
 def test_bytes_a_weight(experiment, tmp_path):
     runner = Runner(experiment, tmp_path)
     weights = 6 * 8 + 8 + 8 * 3 + 3

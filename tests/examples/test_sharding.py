@@ -60,7 +60,9 @@ def test_a_mesh_trains_as_one_device_does(
     assert kernel.addressable_shards[0].data.shape == (6, cut)
 
 
-@pytest.mark.parametrize("text", ["data=8", "model=8"])
+@pytest.mark.parametrize(
+    "text", ["data=8", pytest.param("model=8", marks=pytest.mark.slow)]
+)
 def test_two_processes_train_as_one_does(text, tmp_path):
     command = [sys.executable, "-m", "tests.examples.several_devices"]
     with contextlib.closing(socket.socket()) as free:

@@ -1,0 +1,194 @@
+"""What the compiled programs move, read from the programs themselves.
+
+``python -m benchmarks.compiled`` compiles the update of every reading, and the train
+step of both experiments, for this machine and, with ``libtpu``, for slices of four TPUs
+that needn't be there. It prints the bytes a weight that the update reads and writes
+(20 is the least: gradient, sum and weight read, sum and weight written), what it keeps
+in between, and what the devices send each other.
+"""
+
+import argparse
+import functools
+import importlib.util
+import os
+import re
+from typing import NamedTuple
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import classp_jax
+from examples import sharding
+from examples.cnn import CNN
+from examples.training import Trainer
+from examples.transformer import Transformer
+
+LEAST = 20  # Bytes a float32 weight.
+TPUS = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
+WEIGHTS = 100_000_000  # A device.
+_VOCABULARY = 42_991  # Of PhraseBank and IMDB.
+_COLLECTIVE = re.compile(
+    r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)"
+    r"(?:-start)?\("
+)
+_ARRAY = re.compile(r"\b(pred|[suf](\d+)|bf16)\[([\d,]*)\]")
+UPDATES = {
+    f"{name}, p {power:g}": functools.partial(reading, power=power)
+    for name, reading in {
+        "classp": functools.partial(classp_jax.classp, threshold=1e-6),
+        "classp_equation1": functools.partial(
+            classp_jax.classp_equation1, threshold=1e-6
+        ),
+        "classp_released": classp_jax.classp_released,
+        "classp, relative": functools.partial(
+            classp_jax.classp, threshold=1.0, relative=True
+        ),
+    }.items()
+    for power in (1, 2, 1.5)
+} | {"optax.adagrad": optax.adagrad, "optax.adam": optax.adam}
+# Of batches that four devices can share evenly.
+TRAIN_STEPS = {
+    "CNN": (CNN, ((60_000, 28, 28, 1), jnp.float32), 32),
+    "Transformer": (
+        functools.partial(Transformer, vocabulary=_VOCABULARY),
+        ((25_000, 30), jnp.int32),
+        748,
+    ),
+}
+
+
+class Program(NamedTuple):
+    """What a compiled program does, on each device.
+
+    Attributes:
+      moved: bytes read and written.
+      kept: bytes of arrays between its loops.
+      sent: operations between devices, each with the number of its elements.
+    """
+
+    moved: float
+    kept: int
+    sent: list[tuple[str, int]]
+
+
+def tpus(chip: str) -> Mesh:
+    """Four TPUs that needn't be there; needs ``libtpu``."""
+    os.environ |= {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    }
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=TPUS[chip])
+    return Mesh(np.reshape(topology.devices[:4], (4, 1)), ("data", "model"))
+
+
+def update(name: str, mesh: Mesh | None, weights: int = WEIGHTS) -> Program:
+    """An optimizer's step on so many weights a device, cut among all devices."""
+    optimizer = UPDATES[name](0.1)
+    params = jax.ShapeDtypeStruct((weights * (mesh.size if mesh else 1),), jnp.float32)
+
+    def step(params, opt_state, grads):
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    def place(x):
+        spec = PartitionSpec("data") if x.shape else PartitionSpec()
+        return _on(mesh and NamedSharding(mesh, spec), x)
+
+    arguments = params, jax.eval_shape(optimizer.init, params), params
+    return _compile(step, (0, 1), *jax.tree.map(place, arguments))
+
+
+def train_step(name: str, mesh: Mesh | None) -> Program:
+    """A train step of an experiment with CLASSP, the batch cut among all devices."""
+    make_model, (shape, dtype), batch = TRAIN_STEPS[name]
+    optimizer = classp_jax.classp(0.1)
+    state = jax.eval_shape(lambda: Trainer(make_model, optimizer).init(0))
+    data = (
+        jax.ShapeDtypeStruct(shape, dtype),
+        jax.ShapeDtypeStruct(shape[:1], jnp.int32),
+        jax.ShapeDtypeStruct((batch,), jnp.int32),
+    )
+
+    def place(x, shape):
+        return _on(mesh and sharding.of_shape(mesh, shape), x)
+
+    state = jax.tree.map(lambda x: place(x, x.shape), state)
+    data = jax.tree.map(lambda x: place(x, ()), data)
+    platform = "tpu" if mesh else jax.default_backend()
+    # The models ask for the backend where its best program differs.
+    with mock.patch.object(jax, "default_backend", lambda: platform):
+        trainer = Trainer(make_model, optimizer, mesh=mesh)
+        return _compile(trainer.train_step, (0,), state, *data)
+
+
+def weights(name: str) -> int:
+    """The number of an experiment's weights."""
+    make_model = TRAIN_STEPS[name][0]
+    trainer = Trainer(make_model, optax.identity())
+    params = jax.eval_shape(lambda: trainer.init(0)).params
+    return sum(p.size for p in jax.tree.leaves(params))
+
+
+def _on(where, x):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+
+def _compile(f, donated, *arguments):
+    compiled = jax.jit(f, donate_argnums=donated).lower(*arguments).compile()
+    sent = []
+    for result, operation in _COLLECTIVE.findall(compiled.as_text()):
+        shapes = [shape for _, _, shape in _ARRAY.findall(result)]
+        elements = sum(
+            int(np.prod([int(n or 1) for n in s.split(",")])) for s in shapes
+        )
+        sent.append((operation, elements))
+    return Program(
+        compiled.cost_analysis()["bytes accessed"],
+        compiled.memory_analysis().temp_size_in_bytes,
+        sent,
+    )
+
+
+def _in_words(sent):
+    return ", ".join(f"{what} of {count:,}" for what, count in sent) or "nothing"
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.compiled",
+        description="What the compiled programs read, write, keep and send.",
+    )
+    parser.parse_args(argv)
+    devices = {jax.default_backend().upper(): None}
+    if importlib.util.find_spec("libtpu"):
+        devices |= {f"TPU {chip}, 2x2": tpus(chip) for chip in TPUS}
+    else:
+        print("Without libtpu (pip install 'classp_jax[tpu]'): this machine alone.\n")
+    print("| update | on | bytes a weight | \u00f7 20 | kept, bytes a weight | sent |")
+    print("|---|---|---:|---:|---:|---|")
+    for name in UPDATES:
+        for where, mesh in devices.items():
+            program = update(name, mesh)
+            moved, kept = (n / WEIGHTS for n in (program.moved, program.kept))
+            print(
+                f"| {name} | {where} | {moved:.2f} | {moved / LEAST:.2f} | {kept:.2f} |"
+                f" {_in_words(program.sent)} |",
+                flush=True,
+            )
+    print("\n| train step | weights | on | sent |\n|---|---:|---|---|")
+    for name in TRAIN_STEPS:
+        for where, mesh in devices.items():
+            if mesh:
+                sent = _in_words(train_step(name, mesh).sent)
+                print(f"| {name} | {weights(name):,} | {where} | {sent} |", flush=True)
+    print(f"\nJAX {jax.__version__}, Optax {optax.__version__}")
+
+
+if __name__ == "__main__":
+    main()

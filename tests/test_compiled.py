@@ -1,0 +1,58 @@
+"""What the compiled programs read, write, keep and send; see benchmarks.compiled."""
+
+import pytest
+
+from benchmarks import compiled
+
+CHIPS = list(compiled.TPUS)
+FEW = 2**16  # Weights: on a CPU the program is the same for any number.
+
+
+def scalars(sent):
+    return all(what == "all-reduce" and count <= 4 for what, count in sent)
+
+
+@pytest.mark.parametrize("power", ["1", "2", "1.5"])
+def test_classp_moves_no_more_than_adagrad_on_a_cpu(power):
+    adagrad = compiled.update("optax.adagrad", None, FEW)
+    program = compiled.update(f"classp, p {power}", None, FEW)
+    assert program.moved <= 1.001 * adagrad.moved
+    assert program.kept < 0.01 * FEW
+
+
+@pytest.mark.tpu
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("name", compiled.UPDATES)
+def test_the_update_moves_the_least_on_a_tpu(name, chip, capsys):
+    program = compiled.update(name, compiled.tpus(chip))
+    moved = program.moved / compiled.WEIGHTS
+    with capsys.disabled():
+        print(f"\n{name}, {chip}: {moved:.3f} bytes a weight", end="")
+    least = compiled.LEAST
+    if name == "optax.adam":
+        least += 8  # A second accumulator.
+    elif "relative" in name or "released" in name:
+        least += 4  # The gradient once more, before it is known what passes.
+    assert moved == pytest.approx(least, rel=0.001)
+    assert program.kept < 0.01 * compiled.WEIGHTS
+    # The weights lie on four devices; at most numbers of a tensor are shared.
+    assert scalars(program.sent)
+    assert bool(program.sent) == ("relative" in name or "released" in name)
+
+
+@pytest.mark.tpu
+@pytest.mark.parametrize(
+    ("name", "operations", "constant"),
+    # The attention's scores don't depend on the keys' biases, 600 weights.
+    [("CNN", 1, 0), ("Transformer", 2, 600)],
+)
+def test_a_train_step_on_four_tpus_sends_its_gradient_once(
+    name, operations, constant, capsys
+):
+    sent = compiled.train_step(name, compiled.tpus("v5e")).sent
+    with capsys.disabled():
+        print(f"\n{name}: {sent}", end="")
+    assert {what for what, _ in sent} == {"all-reduce"}
+    assert len(sent) == operations
+    gradient_and_loss = compiled.weights(name) - constant + 1
+    assert sum(count for _, count in sent) == gradient_and_loss
