@@ -10,6 +10,7 @@ in between, and what the devices send each other.
 import argparse
 import functools
 import importlib.util
+import math
 import os
 import re
 from typing import NamedTuple
@@ -29,6 +30,10 @@ from examples.training import Trainer
 from examples.transformer import Transformer
 
 LEAST = 20  # Bytes a float32 weight.
+HELD = 12  # Bytes a float32 weight: itself, its gradient and its sum.
+# A chip's memory in bytes and its bandwidth in bytes a second, by Google's documents.
+MEMORY = {"v4": (32e9, 1200e9), "v5e": (16e9, 819e9), "v6e": (32e9, 1638e9)}
+SIZES = {"1 B": 10**9, "70 B": 70 * 10**9, "1 T": 10**12}
 TPUS = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
 WEIGHTS = 100_000_000  # A device.
 _VOCABULARY = 42_991  # Of PhraseBank and IMDB.
@@ -187,6 +192,20 @@ def main(argv=None):
             if mesh:
                 sent = _in_words(train_step(name, mesh).sent)
                 print(f"| {name} | {weights(name):,} | {where} | {sent} |", flush=True)
+    print(
+        "\nThe update of so many weights on the fewest chips whose memory holds them,"
+        f" their\ngradients and sums, at {LEAST} bytes a weight and the chips'"
+        " documented bandwidth:\n"
+    )
+    print(f"| weights | sums, GB | {' | '.join(f'{c}: chips | ms' for c in MEMORY)} |")
+    print("|---" + "|---:" * (1 + 2 * len(MEMORY)) + "|")
+    for title, count in SIZES.items():
+        cells = [title, f"{4 * count / 1e9:,.0f}"]
+        for memory, bandwidth in MEMORY.values():
+            chips = math.ceil(HELD * count / memory)
+            seconds = LEAST * count / chips / bandwidth
+            cells += [f"{chips:,}", f"{1000 * seconds:.1f}"]
+        print(f"| {' | '.join(cells)} |")
     print(f"\nJAX {jax.__version__}, Optax {optax.__version__}")
 
 

@@ -248,7 +248,9 @@ def test_bfloat16_weights_with_a_float32_sum(experiment, tmp_path):
         runner = Runner(in_bfloat16, tmp_path)
         state = final_state(runner, CLASSP.phases)
         grad_sum = optax.tree.get(state.opt_state, "grad_sum")
-        assert {p.dtype for p in jax.tree.leaves(state.params)} == {jnp.dtype("bfloat16")}
+        assert {p.dtype for p in jax.tree.leaves(state.params)} == {
+            jnp.dtype("bfloat16")
+        }
         assert {s.dtype for s in jax.tree.leaves(grad_sum)} == {jnp.dtype("float32")}
     runner.run("classp", CLASSP, [0])
     Runner(experiment, tmp_path).run("classp", CLASSP, [0])
