@@ -1,9 +1,14 @@
 """Command-line arguments, with errors that say what is allowed."""
 
 import argparse
+import contextlib
 import math
 import pathlib
+import shlex
+import sys
+from collections.abc import Iterator
 
+from examples.checkpoints import CheckpointError, Preempted, Saving, Sigterm
 from examples.methods import Method
 from examples.study import Study
 
@@ -70,7 +75,26 @@ def of_experiment(
         "--out",
         type=pathlib.Path,
         default=pathlib.Path(f"out/{name}"),
-        help="folder for rows.jsonl, checkpoints, tables and figures",
+        help="folder for rows.jsonl, tables and figures",
+    )
+    parser.add_argument(
+        "--checkpoint-dir",
+        type=pathlib.Path,
+        help="folder of checkpoints (default: checkpoints in --out)",
+    )
+    parser.add_argument(
+        "--save-every",
+        type=positive_int,
+        default=500,
+        metavar="STEPS",
+        help="steps between two checkpoints of a phase; SIGTERM makes one and stops",
+    )
+    parser.add_argument(
+        "--keep",
+        type=positive_int,
+        default=2,
+        metavar="N",
+        help="how many checkpoints of a phase are kept while it is trained",
     )
     parser.add_argument(
         "--vmap-seeds",
@@ -120,6 +144,35 @@ def of_report(study: Study, description: str) -> argparse.ArgumentParser:
         " named *_with_dropout.png",
     )
     return parser
+
+
+def saving(args: argparse.Namespace) -> Saving:
+    """Where and how often an experiment is saved."""
+    folder = args.checkpoint_dir or args.out / "checkpoints"
+    return Saving(folder, args.save_every, args.keep)
+
+
+@contextlib.contextmanager
+def until_stopped(
+    parser: argparse.ArgumentParser, argv: list[str] | None
+) -> Iterator[Sigterm]:
+    """Ends a command in one line: at SIGTERM, or where a file can't be used or written.
+
+    Args:
+      parser: the command's.
+      argv: its arguments, None for those of the process.
+
+    Yields:
+      The signal, which the command should look out for.
+    """
+    try:
+        with Sigterm() as sigterm:
+            yield sigterm
+    except Preempted:
+        command = f"{parser.prog} {shlex.join(sys.argv[1:] if argv is None else argv)}"
+        parser.exit(0, f"Stopped by SIGTERM; to go on: {command.strip()}\n")
+    except (CheckpointError, OSError) as error:
+        parser.exit(1, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
 
 
 def chosen(study: Study, names: list[str]) -> dict[str, Method]:

@@ -7,6 +7,7 @@ import pathlib
 import jax
 
 from examples import arguments, rows
+from examples.checkpoints import Sigterm
 from examples.continual import Experiment, Runner
 from examples.datasets import DatasetError
 from examples.sentiment import report
@@ -21,6 +22,13 @@ def main(argv: list[str] | None = None) -> None:
     """Trains what has no row yet, then makes the tables and figures of all rows."""
     parser = _parser()
     args = parser.parse_args(argv)
+    with arguments.until_stopped(parser, argv) as sigterm:
+        _run(parser, args, sigterm)
+
+
+def _run(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, sigterm: Sigterm
+) -> None:
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         rows.read(args.out / "rows.jsonl")  # A damaged file, before any training.
@@ -47,7 +55,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     on_cpu = jax.default_backend() == "cpu"
     vmap_seeds = args.vmap_seeds or (1 if on_cpu else args.seeds)
-    runner = Runner(experiment, args.out, vmap_seeds)
+    saving = arguments.saving(args)
+    runner = Runner(experiment, args.out, vmap_seeds, saving, sigterm)
     for name, method in arguments.chosen(STUDY, args.methods).items():
         runner.run(name, method, range(args.seeds))
     report.write(args.out, experiment.settings, with_dropout=args.evaluate_with_dropout)

@@ -5,6 +5,7 @@ import argparse
 import jax
 
 from examples import arguments, rows
+from examples.checkpoints import Sigterm
 from examples.cnn import CNN
 from examples.continual import Experiment, Runner
 from examples.datasets import DatasetError
@@ -19,6 +20,13 @@ def main(argv: list[str] | None = None) -> None:
     """Trains what has no row yet, then makes the tables and figures of all rows."""
     parser = _parser()
     args = parser.parse_args(argv)
+    with arguments.until_stopped(parser, argv) as sigterm:
+        _run(parser, args, sigterm)
+
+
+def _run(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, sigterm: Sigterm
+) -> None:
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         rows.read(args.out / "rows.jsonl")  # A damaged file, before any training.
@@ -35,7 +43,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--batch-size must be above {replayed}, the images replayed")
     experiment = Experiment("vision", CNN, normalise, tasks, args.batch_size)
     vmap_seeds = args.vmap_seeds or (1 if on_cpu else args.seeds)
-    runner = Runner(experiment, args.out, vmap_seeds)
+    saving = arguments.saving(args)
+    runner = Runner(experiment, args.out, vmap_seeds, saving, sigterm)
     for name, method in chosen.items():
         runner.run(name, method, range(args.seeds))
     report.write(args.out, experiment.settings, with_dropout=args.evaluate_with_dropout)
