@@ -1,12 +1,18 @@
 """Command-line arguments, with errors that say what is allowed."""
 
 import argparse
+import contextlib
 import math
 import pathlib
+import shlex
+import sys
+from collections.abc import Iterator
 
 import jax
 
 from examples import sharding
+from examples.checkpoints import CheckpointError, Preempted, Saving, Sigterm
+from examples.continual import Experiment, Runner
 from examples.methods import Method
 from examples.study import Study
 
@@ -73,7 +79,26 @@ def of_experiment(
         "--out",
         type=pathlib.Path,
         default=pathlib.Path(f"out/{name}"),
-        help="folder for rows.jsonl, checkpoints, tables and figures",
+        help="folder for rows.jsonl, tables and figures",
+    )
+    parser.add_argument(
+        "--checkpoint-dir",
+        type=pathlib.Path,
+        help="folder of checkpoints (default: checkpoints in --out)",
+    )
+    parser.add_argument(
+        "--save-every",
+        type=positive_int,
+        default=500,
+        metavar="STEPS",
+        help="steps between two checkpoints of a phase; SIGTERM makes one and stops",
+    )
+    parser.add_argument(
+        "--keep",
+        type=positive_int,
+        default=2,
+        metavar="N",
+        help="how many checkpoints of a phase are kept while it is trained",
     )
     parser.add_argument(
         "--vmap-seeds",
@@ -126,7 +151,10 @@ def devices(args: argparse.Namespace) -> jax.sharding.Mesh | None:
         if len(args.distributed) not in (0, 3):
             raise ValueError("--distributed takes HOST:PORT, COUNT and ID, or none")
         address = args.distributed[:1]
-        jax.distributed.initialize(*address, *map(int, args.distributed[1:]))
+        try:
+            jax.distributed.initialize(*address, *map(int, args.distributed[1:]))
+        except RuntimeError as error:
+            raise ValueError(f"--distributed: {error}") from error
     return sharding.make_mesh(args.mesh)
 
 
@@ -159,6 +187,63 @@ def of_report(study: Study, description: str) -> argparse.ArgumentParser:
         " named *_with_dropout.png",
     )
     return parser
+
+
+def saving(args: argparse.Namespace) -> Saving:
+    """Where and how often an experiment is saved."""
+    folder = args.checkpoint_dir or args.out / "checkpoints"
+    return Saving(folder, args.save_every, args.keep)
+
+
+@contextlib.contextmanager
+def until_stopped(
+    parser: argparse.ArgumentParser, argv: list[str] | None
+) -> Iterator[Sigterm]:
+    """Ends a command in one line: at SIGTERM, or where a file can't be used or written.
+
+    Args:
+      parser: the command's.
+      argv: its arguments, None for those of the process.
+
+    Yields:
+      The signal, which the command should look out for.
+    """
+    try:
+        with Sigterm() as sigterm:
+            yield sigterm
+    except Preempted:
+        command = f"{parser.prog} {shlex.join(sys.argv[1:] if argv is None else argv)}"
+        parser.exit(0, f"Stopped by SIGTERM; to go on: {command.strip()}\n")
+    except (CheckpointError, OSError) as error:
+        parser.exit(1, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    args: argparse.Namespace,
+    experiment: Experiment,
+    methods: dict[str, Method],
+    mesh: jax.sharding.Mesh | None,
+    sigterm: Sigterm,
+) -> None:
+    """Trains methods as the options of :func:`of_experiment` say.
+
+    Args:
+      parser: the command's, for what is wrong with an option.
+      args: the options.
+      experiment: the model and the tasks.
+      methods: those to train, by their names.
+      mesh: from :func:`devices`.
+      sigterm: from :func:`until_stopped`.
+    """
+    fewest = min(len(task.train.labels) for task in experiment.tasks.values())
+    if args.batch_size > fewest:
+        parser.error(f"--batch-size must be at most {fewest}, a task's examples")
+    on_cpu = jax.default_backend() == "cpu"
+    vmap_seeds = args.vmap_seeds or (1 if on_cpu else args.seeds)
+    runner = Runner(experiment, args.out, vmap_seeds, saving(args), sigterm, mesh)
+    for name, method in methods.items():
+        runner.run(name, method, range(args.seeds))
 
 
 def chosen(study: Study, names: list[str]) -> dict[str, Method]:

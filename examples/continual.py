@@ -1,11 +1,12 @@
 """Trains methods on one task after another and writes a row of results a seed."""
 
+import contextlib
 import functools
 import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,8 @@ from flax import nnx
 from tqdm import tqdm
 
 from classp_jax import fisher_diagonal, unassigned_share
-from examples import rows, sharding
+from examples import checkpoints, rows, sharding
+from examples.checkpoints import Saving, Sigterm, Trail
 from examples.methods import Method, Phase, as_json, make_optimizer
 from examples.training import Accuracy, Trainer, TrainState
 
@@ -109,11 +111,15 @@ class Runner:
 
     Args:
       experiment: the model and the tasks.
-      folder: where ``rows.jsonl`` is written, and ``checkpoints/`` behind every phase
-        but a method's last.
+      folder: where ``rows.jsonl`` is written.
       vmap_seeds: how many seeds train side by side in one program.
+      saving: where checkpoints are written behind every phase but a method's last, and
+        how often along each; by default into ``checkpoints/`` of the folder, and none
+        along a phase.
+      sigterm: the signal at which to save and stop.
       mesh: the devices to train on, as :class:`examples.training.Trainer` takes it; if
-        of several processes, ``folder`` must be one that they share.
+        of several processes, ``folder`` must be one that they share, and none saves
+        along a phase.
     """
 
     def __init__(
@@ -121,6 +127,8 @@ class Runner:
         experiment: Experiment,
         folder: pathlib.Path,
         vmap_seeds: int = 1,
+        saving: Saving | None = None,
+        sigterm: Sigterm | None = None,
         mesh: jax.sharding.Mesh | None = None,
     ):
         # One by one: as a pytree, a dictionary would lose its order.
@@ -130,7 +138,9 @@ class Runner:
         }
         self._experiment = experiment._replace(tasks=tasks)
         self._rows = folder / "rows.jsonl"
-        self._checkpoints = folder / "checkpoints"
+        self._saving = saving
+        self._checkpoints = saving.folder if saving else folder / "checkpoints"
+        self._sigterm = sigterm or Sigterm()
         self._vmap_seeds = vmap_seeds
         self._mesh = mesh
         self._trainers: dict[str, Trainer] = {}
@@ -152,18 +162,23 @@ class Runner:
         found = rows.select(rows.read(self._rows), method, settings)
         done = {row["seed"] for row in found}
         for group in self._groups([seed for seed in seeds if seed not in done]):
-            outcomes = self._train(method.title, method.phases, group, method.splits)
-            for seed, outcome in zip(group, outcomes, strict=True):
-                row = {
-                    "method": name,
-                    "seed": seed,
-                    "settings": settings,
-                    "phases": as_json(method.phases),
-                    "results": outcome.results,
-                }
+
+            def write(outcomes: dict[int, Outcome]) -> None:
+                of_group = [
+                    {
+                        "method": name,
+                        "seed": seed,
+                        "settings": settings,
+                        "phases": as_json(method.phases),
+                        "results": outcome.results,
+                    }
+                    for seed, outcome in outcomes.items()
+                ]
                 if sharding.is_first_process():
-                    rows.append(self._rows, row)
-            sharding.wait("rows")
+                    rows.append(self._rows, *of_group)
+                sharding.wait("rows")
+
+            self._train(method.title, method.phases, group, method.splits, write)
 
     @property
     def _first_task(self) -> Split:
@@ -180,11 +195,14 @@ class Runner:
         trainer = self._trainer(phases[-1])
         files = {seed: self._file(phases, seed) for seed in seeds}
         todo = [seed for seed, file in files.items() if not file.exists()]
-        for group in self._groups(todo):
-            outcomes = self._train(title, phases, group, ("train", "test"))
-            for seed, outcome in zip(group, outcomes, strict=True):
+
+        def write(outcomes: dict[int, Outcome]) -> None:
+            for seed, outcome in outcomes.items():
                 _save(files[seed], outcome)
             sharding.wait("checkpoints")
+
+        for group in self._groups(todo):
+            self._train(title, phases, group, ("train", "test"), write)
         return [_load(file, trainer.init(seed)) for seed, file in files.items()]
 
     def _train(
@@ -193,8 +211,12 @@ class Runner:
         phases: tuple[Phase, ...],
         seeds: list[int],
         splits: tuple[str, ...],
+        keep: Callable[[dict[int, Outcome]], None] = lambda outcomes: None,
     ) -> list[Outcome]:
-        """Trains the last of the phases, behind those before it."""
+        """Trains the last of the phases, behind those before it.
+
+        Its checkpoints are deleted once ``keep`` has written what they led to.
+        """
         *earlier, phase = phases
         trainer = self._trainer(phase)
         states = [trainer.init(seed) for seed in seeds]
@@ -212,46 +234,88 @@ class Runner:
                 for outcome, state, seed in zip(before, states, seeds, strict=True)
             ]
         batches = [self._batches(phase, len(earlier), seed) for seed in seeds]
-        ends = self._loop(
-            f"{title}, {'+'.join(phase.epochs)}, seed {', '.join(map(str, seeds))}",
-            trainer,
-            jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
-            jax.tree.map(lambda *blocks: np.stack(blocks), *batches),
-            phase,
-        )
+        with self._trail(phases, seeds) as trail:
+            ends = self._loop(
+                f"{title}, {'+'.join(phase.epochs)}, seed {', '.join(map(str, seeds))}",
+                trainer,
+                jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
+                jax.tree.map(lambda *blocks: np.stack(blocks), *batches),
+                phase,
+                trail,
+            )
+            outcomes = {
+                seed: Outcome(
+                    state,
+                    [*so_far, self._result(phases, splits, seed, state, measured)],
+                )
+                for so_far, seed, (state, measured) in zip(
+                    results, seeds, ends, strict=True
+                )
+            }
+            with self._sigterm.held():
+                keep(outcomes)
+        return list(outcomes.values())
+
+    def _result(
+        self,
+        phases: tuple[Phase, ...],
+        splits: tuple[str, ...],
+        seed: int,
+        state: TrainState,
+        measured: dict[str, Any],
+    ) -> dict[str, Any]:
+        """What the rows say of a phase."""
+        trainer = self._trainer(phases[-1])
         seen = [
             name
             for name in self._experiment.tasks
             if any(name in phase.epochs for phase in phases)
         ]
-        outcomes = []
-        for so_far, seed, (state, measured) in zip(results, seeds, ends, strict=True):
-            result = {
-                "accuracy": {
-                    name: {
-                        split: _shares(
-                            trainer.accuracy(
-                                state.params,
-                                *getattr(self._experiment.tasks[name], split),
-                                jax.random.key(seed),
-                            )
+        result = {
+            "accuracy": {
+                name: {
+                    split: _shares(
+                        trainer.accuracy(
+                            state.params,
+                            *getattr(self._experiment.tasks[name], split),
+                            jax.random.key(seed),
                         )
-                        for split in splits
-                        if getattr(self._experiment.tasks[name], split)
-                    }
-                    for name in seen
-                },
-                **measured,
-                **rows.provenance(self._mesh),
-                "bytes_per_weight": self._bytes_per_weight(phase, state),
-                "finite": all(
-                    bool(jnp.isfinite(p).all()) for p in jax.tree.leaves(state.params)
-                ),
-            }
-            if optax.tree.get(state.opt_state, "grad_sum") is not None:
-                result["unassigned_share"] = float(unassigned_share(state.opt_state))
-            outcomes.append(Outcome(state, [*so_far, result]))
-        return outcomes
+                    )
+                    for split in splits
+                    if getattr(self._experiment.tasks[name], split)
+                }
+                for name in seen
+            },
+            **measured,
+            **rows.provenance(self._mesh),
+            "bytes_per_weight": self._bytes_per_weight(phases[-1], state),
+            "finite": all(
+                bool(jnp.isfinite(p).all()) for p in jax.tree.leaves(state.params)
+            ),
+        }
+        if optax.tree.get(state.opt_state, "grad_sum") is not None:
+            result["unassigned_share"] = float(unassigned_share(state.opt_state))
+        return result
+
+    @contextlib.contextmanager
+    def _trail(self, phases: tuple[Phase, ...], seeds: list[int]) -> Iterator[Trail]:
+        """The checkpoints along a phase, deleted unless what is within raises."""
+        settings = self._experiment.settings
+        made_by = {
+            "setting": settings,
+            "phase": dict(enumerate(as_json(phases))),
+            "seed": dict(enumerate(seeds)),
+            "version of": rows.provenance()["versions"],
+        }
+        name = f"{phases[-1].optimizer}-{self._key(phases, seeds)}-along"
+        alone = jax.process_count() == 1
+        trail = Trail(name, made_by, self._saving if alone else None)
+        try:
+            yield trail
+        except BaseException:
+            trail.close()
+            raise
+        trail.close(delete=True)
 
     def _loop(
         self,
@@ -260,37 +324,57 @@ class Runner:
         states: TrainState,
         epochs: list[list[np.ndarray]],
         phase: Phase,
+        trail: Trail,
     ) -> list[tuple[TrainState, dict[str, Any]]]:
         """Trains stacked seeds; an epoch's blocks are (seeds, steps, batch).
+
+        It begins where the trail ends, and lengthens it.
 
         Returns:
           The state that each seed ended with, and what was measured on its way. Those
           that end before others train on with them, unseen.
         """
         seeds = range(len(jax.tree.leaves(states)[0]))
-        total = sum(block.shape[1] for epoch in epochs for block in epoch)
+        blocks = [(e, block) for e, of_epoch in enumerate(epochs) for block in of_epoch]
+        total = sum(block.shape[1] for _, block in blocks)
         # Steps between measurements, or epochs where nobody knows how many there'll be.
         every = total / _MEASUREMENTS
         every_epochs = -(-_MEASURE_EVERY * len(epochs) // total)
-        points: list[dict[str, Any]] = []
-        ends: dict[int, tuple[TrainState, dict[str, Any]]] = {}
-        step, seconds = 0, 0.0
+        at = {"block": 0, "step": 0, "seconds": 0.0, "points": [], "ends": {}}
+        ends: dict[str, TrainState] = {}
+
+        def to_save(states: TrainState, ends: dict[str, TrainState]) -> dict[str, Any]:
+            # Where all have ended, nobody needs what they trained on to.
+            return {"ends": ends} | (
+                {"states": states} if len(ends) < len(seeds) else {}
+            )
+
+        def like(at: dict[str, Any]) -> dict[str, Any]:
+            alone = jax.tree.map(lambda x: x[0], states)
+            return to_save(states, dict.fromkeys(at["ends"], alone))
+
+        if saved := trail.restore(like):
+            at, found = saved
+            ends, states = found["ends"], found.get("states", states)
+        points = at["points"]
 
         def measure(following: np.ndarray | None) -> None:
-            if not points or points[-1]["step"] < step:
+            if not points or points[-1]["step"] < at["step"]:
                 accuracy = self._curve_point(trainer, states)
-                points.append({"step": step, "accuracy": accuracy})
+                points.append({"step": at["step"], "accuracy": accuracy})
                 bar.set_postfix(_in_words(accuracy))
             if following is not None:
-                points[-1]["density"] = _each_seed(
+                density = _each_seed(
                     lambda x: trainer.update_density(x[0], *self._data, x[1]),
                     (states, following),
                 )
+                points[-1]["density"] = np.asarray(density).tolist()
 
         def end(seed: int, epoch: int, loss: float) -> None:
             measure(None)
             tasks = self._experiment.tasks
-            measured = {
+            densities = [p["density"][seed] for p in points if "density" in p]
+            at["ends"][str(seed)] = {
                 "curve": {
                     "step": [point["step"] for point in points],
                     "accuracy": {
@@ -300,48 +384,55 @@ class Runner:
                 },
                 "epochs": epoch,
                 "last_loss": loss if np.isfinite(loss) else None,
-                "update_density": float(
-                    np.mean([p["density"][seed] for p in points if "density" in p])
-                ),
-                "seconds": seconds / len(seeds),
+                "update_density": float(np.mean(np.float32(densities))),
+                "seconds": at["seconds"] / len(seeds),
             }
-            ends[seed] = jax.tree.map(lambda x: x[seed], states), measured
+            ends[str(seed)] = jax.tree.map(lambda x: x[seed], states)
 
-        with tqdm(
-            total=total,
-            desc=title,
-            unit="step",
-            dynamic_ncols=True,
-            disable=not sharding.is_first_process(),
-        ) as bar:
-            for epoch, blocks in enumerate(epochs, start=1):
-                for block in blocks:
-                    due = step >= every * len(points)
-                    if phase.stop_loss is not None:
-                        due = block is blocks[0] and (epoch - 1) % every_epochs == 0
-                    if due:
-                        measure(block[:, 0])
-                    start = time.perf_counter()
-                    states, losses = _train_steps(trainer, states, self._data, block)
-                    last = np.asarray(losses)[:, -1].astype(float)
-                    seconds += time.perf_counter() - start
-                    step += block.shape[1]
-                    bar.update(block.shape[1])
-                if phase.ewc and not phase.ewc.implicit:
-                    strength = phase.ewc.strength
-                    penalty = _penalty(states.params, states.opt_state, strength)
-                    last += np.asarray(penalty)
-                for seed in seeds:
-                    ended = epoch == len(epochs)
-                    if phase.stop_loss is not None:
-                        # Not finite: it never will be again.
-                        small_enough = last[seed] <= phase.stop_loss
-                        ended |= small_enough or not np.isfinite(last[seed])
-                    if ended and seed not in ends:
-                        end(seed, epoch, last[seed])
-                if len(ends) == len(seeds):
+        with (
+            self._sigterm.held(),
+            tqdm(
+                total=total,
+                desc=title,
+                unit="step",
+                dynamic_ncols=True,
+                initial=at["step"],
+                disable=not sharding.is_first_process(),
+            ) as bar,
+        ):
+            for epoch, block in blocks[at["block"] :]:
+                if len(ends) == len(seeds) or self._sigterm.came:
                     break
-        return [ends[seed] for seed in seeds]
+                due = at["step"] >= every * len(points)
+                if phase.stop_loss is not None:
+                    due = block is epochs[epoch][0] and epoch % every_epochs == 0
+                if due:
+                    measure(block[:, 0])
+                start = time.perf_counter()
+                states, losses = _train_steps(trainer, states, self._data, block)
+                last = np.asarray(losses)[:, -1].astype(float)
+                at["seconds"] += time.perf_counter() - start
+                at["block"] += 1
+                at["step"] += block.shape[1]
+                bar.update(block.shape[1])
+                if block is epochs[epoch][-1]:
+                    if phase.ewc and not phase.ewc.implicit:
+                        strength = phase.ewc.strength
+                        penalty = _penalty(states.params, states.opt_state, strength)
+                        last += np.asarray(penalty)
+                    for seed in seeds:
+                        ended = epoch + 1 == len(epochs)
+                        if phase.stop_loss is not None:
+                            # Not finite: it never will be again.
+                            small_enough = last[seed] <= phase.stop_loss
+                            ended |= small_enough or not np.isfinite(last[seed])
+                        if ended and str(seed) not in ends:
+                            end(seed, epoch + 1, last[seed])
+                if trail.is_due(at["step"]):
+                    trail.save(at["step"], at, to_save(states, ends))
+            trail.save(at["step"], at, to_save(states, ends))
+            trail.wait()
+        return [(ends[str(seed)], at["ends"][str(seed)]) for seed in seeds]
 
     def _curve_point(
         self, trainer: Trainer, states: TrainState
@@ -384,11 +475,13 @@ class Runner:
         return self._trainers[key]
 
     def _file(self, phases: tuple[Phase, ...], seed: int) -> pathlib.Path:
-        content = json.dumps(
-            [self._experiment.settings, as_json(phases)], sort_keys=True
-        )
-        key = hashlib.sha256(content.encode()).hexdigest()[:12]
-        return self._checkpoints / f"{phases[-1].optimizer}-{key}-seed-{seed}.npz"
+        name = f"{phases[-1].optimizer}-{self._key(phases)}-seed-{seed}.npz"
+        return self._checkpoints / name
+
+    def _key(self, phases: tuple[Phase, ...], *more: Any) -> str:
+        content = [self._experiment.settings, as_json(phases), *more]
+        text = json.dumps(content, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def _with_penalty(
         self,
@@ -551,26 +644,12 @@ def _shares(accuracy: Accuracy) -> list[float]:
 
 
 def _save(file: pathlib.Path, outcome: Outcome) -> None:
-    """Writes an outcome, whole or not at all."""
     kept = sharding.fetch(outcome.state._replace(dropout_key=None))
-    if not sharding.is_first_process():
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {str(i): x for i, x in enumerate(jax.tree.leaves(kept))}
-    partial = file.with_suffix(".partial.npz")
-    np.savez(partial, results=json.dumps(outcome.results), **arrays)
-    partial.rename(file)
+    if sharding.is_first_process():
+        checkpoints.save(file, kept, outcome.results)
 
 
 def _load(file: pathlib.Path, like: TrainState) -> Outcome:
     """Reads an outcome; ``like`` is a state of the same structure and seed."""
-    with np.load(file) as arrays:
-        places, treedef = jax.tree.flatten(like._replace(dropout_key=None))
-        leaves = [
-            # NumPy knows no bfloat16 by its name.
-            jax.device_put(arrays[str(i)].view(place.dtype), place.sharding)
-            for i, place in enumerate(places)
-        ]
-        state = jax.tree.unflatten(treedef, leaves)
-        results = json.loads(str(arrays["results"]))
+    state, results = checkpoints.load(file, like._replace(dropout_key=None))
     return Outcome(state._replace(dropout_key=like.dropout_key), results)

@@ -1,56 +1,142 @@
 """Result rows: one JSON line a run, appended as it ends."""
 
+import errno
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
-from typing import Any
+import warnings
+from typing import Any, BinaryIO
 
 import jax
 
 from examples.methods import Method, as_json
 
-_FIELDS = {"method", "seed", "settings", "phases", "results"}
+_FIELDS = {
+    "method": str,
+    "seed": int,
+    "settings": dict,
+    "phases": list,
+    "results": list,
+}
 
 
-def append(path: pathlib.Path, row: dict[str, Any]) -> None:
-    """Writes a row behind those already there.
+def append(path: pathlib.Path, *new: dict[str, Any]) -> None:
+    """Writes rows behind those already there, all at once or not at all.
+
+    A row that is there already, as another process came first, isn't written again.
+    What a run cut short left of a line at the file's end is removed.
 
     Args:
       path: the JSONL file; made, with its folder, if it isn't there.
-      row: anything that JSON can hold.
+      *new: anything that JSON can hold.
+
+    Raises:
+      ValueError: a line there isn't JSON or no row of results; the message names it.
+      OSError: the file can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    with path.open("a+b", buffering=0) as file:
+        _lock(file)
+        file.seek(0)
+        content = file.read()
+        rows, whole = _parse(path, content)
+        lines = [
+            json.dumps(row) + "\n"
+            for row in json.loads(json.dumps(new))
+            if not _is_among(row, rows)
+        ]
+        if whole and content[whole - 1 : whole] != b"\n":
+            lines.insert(0, "\n")
+        text = "".join(lines).encode()
+        file.truncate(whole)
+        try:
+            written = file.write(text)
+            if written < len(text):  # Which a full disk makes, and no error.
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError as error:
+            file.truncate(whole)
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
     """All rows of a file, none if it isn't there.
 
+    What a run cut short left of a line at the file's end is left out, with a warning.
+
     Args:
       path: the JSONL file.
 
     Returns:
-      The rows, in their order.
+      The rows, in their order; with whatever more a newer version wrote into them.
 
     Raises:
       ValueError: a line isn't JSON or no row of results; the message names it.
     """
-    rows = []
-    for number, line in enumerate(path.open() if path.exists() else [], start=1):
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        _lock(file)
+        return _parse(path, file.read())[0]
+
+
+def _lock(file: BinaryIO) -> None:
+    """Waits for other processes, and keeps them waiting until the file is closed."""
+    import fcntl  # Not on Windows, where TFDS's array_record isn't either.
+
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _parse(path: pathlib.Path, content: bytes) -> tuple[list[dict[str, Any]], int]:
+    """The rows, and how many bytes they are."""
+    rows, lines = [], content.splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path}, line {number} is no JSON ({error}); a run cut short leaves"
-                " half a line: delete it"
-            ) from error
-        if not isinstance(row, dict) or not set(row) >= _FIELDS:
+        except (RecursionError, ValueError) as error:
+            where = f"{path}, line {number}"
+            if number == len(lines) and not line.endswith(b"\n"):
+                warnings.warn(
+                    f"{where} is cut short, as by a run that was killed; it is left"
+                    " out, and removed when the next row is written",
+                    stacklevel=3,
+                )
+                return rows, len(content) - len(line)
+            raise ValueError(f"{where} is no JSON ({error})") from error
+        if not _is_row(row):
             raise ValueError(f"{path}, line {number} is no row of results")
         rows.append(row)
-    return rows
+    return rows, len(content)
+
+
+def _is_row(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and set(row) >= set(_FIELDS)
+        and all(isinstance(row[name], of) for name, of in _FIELDS.items())
+        and len(row["phases"]) == len(row["results"]) > 0
+        and all(
+            isinstance(result, dict)
+            and isinstance(result.get("accuracy"), dict)
+            and all(isinstance(task, dict) for task in result["accuracy"].values())
+            for result in row["results"]
+        )
+    )
+
+
+def _is_among(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
+    return any(
+        all(row[key] == other[key] for key in ("seed", "settings", "phases"))
+        and _measured(row) <= _measured(other)
+        for other in rows
+    )
+
+
+def _measured(row: dict[str, Any]) -> set[str]:
+    """The splits that accuracy was measured on."""
+    return set().union(*row["results"][-1]["accuracy"].values())
 
 
 def select(
@@ -68,11 +154,10 @@ def select(
     """
     phases, by_seed = as_json(method.phases), {}
     for row in all_rows:
-        measured = set().union(*row["results"][-1]["accuracy"].values())
         if (
             row["phases"] == phases
             and row["settings"] == settings
-            and set(method.splits) <= measured
+            and set(method.splits) <= _measured(row)
         ):
             by_seed[row["seed"]] = row
     return [by_seed[seed] for seed in sorted(by_seed)]

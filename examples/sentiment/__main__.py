@@ -4,10 +4,9 @@ import argparse
 import functools
 import pathlib
 
-import jax
-
 from examples import arguments, rows, sharding
-from examples.continual import Experiment, Runner
+from examples.checkpoints import Sigterm
+from examples.continual import Experiment
 from examples.datasets import DatasetError
 from examples.sentiment import report
 from examples.sentiment.data import LABEL_MAPS, TOKENIZERS, load
@@ -21,6 +20,13 @@ def main(argv: list[str] | None = None) -> None:
     """Trains what has no row yet, then makes the tables and figures of all rows."""
     parser = _parser()
     args = parser.parse_args(argv)
+    with arguments.until_stopped(parser, argv) as sigterm:
+        _run(parser, args, sigterm)
+
+
+def _run(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, sigterm: Sigterm
+) -> None:
     try:
         mesh = arguments.devices(args)
         args.out.mkdir(parents=True, exist_ok=True)
@@ -33,9 +39,6 @@ def main(argv: list[str] | None = None) -> None:
         )
     except (DatasetError, OSError, ValueError) as error:
         parser.error(str(error))
-    fewest = min(len(task.train.labels) for task in tasks.values())
-    if args.batch_size > fewest:
-        parser.error(f"--batch-size must be at most {fewest}, the sentences")
     model = dict(positions=args.positions, mask_padding=args.mask_padding)
     experiment = Experiment(
         "sentiment",
@@ -47,11 +50,8 @@ def main(argv: list[str] | None = None) -> None:
         {"tokenizer": args.tokenizer, "label_map": args.label_map, **model},
         args.dtype,
     )
-    on_cpu = jax.default_backend() == "cpu"
-    vmap_seeds = args.vmap_seeds or (1 if on_cpu else args.seeds)
-    runner = Runner(experiment, args.out, vmap_seeds, mesh)
-    for name, method in arguments.chosen(STUDY, args.methods).items():
-        runner.run(name, method, range(args.seeds))
+    chosen = arguments.chosen(STUDY, args.methods)
+    arguments.run(parser, args, experiment, chosen, mesh, sigterm)
     if sharding.is_first_process():
         report.write(
             args.out, experiment.settings, with_dropout=args.evaluate_with_dropout

@@ -2,11 +2,10 @@
 
 import argparse
 
-import jax
-
 from examples import arguments, rows, sharding
+from examples.checkpoints import Sigterm
 from examples.cnn import CNN
-from examples.continual import Experiment, Runner
+from examples.continual import Experiment
 from examples.datasets import DatasetError
 from examples.methods import Method
 from examples.vision import report
@@ -19,6 +18,13 @@ def main(argv: list[str] | None = None) -> None:
     """Trains what has no row yet, then makes the tables and figures of all rows."""
     parser = _parser()
     args = parser.parse_args(argv)
+    with arguments.until_stopped(parser, argv) as sigterm:
+        _run(parser, args, sigterm)
+
+
+def _run(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, sigterm: Sigterm
+) -> None:
     try:
         mesh = arguments.devices(args)
         args.out.mkdir(parents=True, exist_ok=True)
@@ -26,10 +32,6 @@ def main(argv: list[str] | None = None) -> None:
         tasks = load(args.data_dir)
     except (DatasetError, OSError, ValueError) as error:
         parser.error(str(error))
-    fewest = min(len(task.train.labels) for task in tasks.values())
-    if args.batch_size > fewest:
-        parser.error(f"--batch-size must be at most {fewest}, the training images")
-    on_cpu = jax.default_backend() == "cpu"
     chosen = arguments.chosen(STUDY, args.methods)
     replayed = max(_replayed(method) for method in chosen.values())
     if args.batch_size <= replayed:
@@ -37,10 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     experiment = Experiment(
         "vision", CNN, normalise, tasks, args.batch_size, dtype=args.dtype
     )
-    vmap_seeds = args.vmap_seeds or (1 if on_cpu else args.seeds)
-    runner = Runner(experiment, args.out, vmap_seeds, mesh)
-    for name, method in chosen.items():
-        runner.run(name, method, range(args.seeds))
+    arguments.run(parser, args, experiment, chosen, mesh, sigterm)
     if sharding.is_first_process():
         report.write(
             args.out, experiment.settings, with_dropout=args.evaluate_with_dropout

@@ -41,7 +41,7 @@ def experiment():
 
 def train(folder, mesh, seeds=(0, 1), vmap_seeds=1):
     """Rows of all methods, in the folder; the state that the first seed ends with."""
-    runner = Runner(experiment(), folder, vmap_seeds, mesh)
+    runner = Runner(experiment(), folder, vmap_seeds, mesh=mesh)
     states = {}
     for name, phases in METHODS.items():
         method = Method(name, phases, ("train", "test"))

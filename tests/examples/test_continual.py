@@ -398,17 +398,3 @@ def test_accuracy_of_any_number_of_examples():
         assert off == pytest.approx(float(expected))
         assert 0 <= on <= 1
         assert trainer.accuracy(params, inputs, labels).dropout_on is None
-
-
-def test_a_damaged_line_of_rows_is_named(tmp_path):
-    file = tmp_path / "rows.jsonl"
-    whole = dict(method="sgd", seed=0, settings={}, phases=[], results=[])
-    rows.append(file, whole)
-    assert rows.read(file) == [whole]
-    for line, message in (
-        ('{"method": ', "line 2 is no JSON"),
-        ('{"method": "sgd"}', "line 2 is no row of results"),
-    ):
-        file.write_text(json.dumps(whole) + "\n" + line)
-        with pytest.raises(ValueError, match=message):
-            rows.read(file)

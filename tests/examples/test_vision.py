@@ -1,13 +1,16 @@
 import json
+import os
+import signal
 
 import chex
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import classp_jax
-from examples import rows
+from examples import continual, rows
 from examples.continual import Split, Task
 from examples.datasets import DatasetError
 from examples.methods import as_json, make_optimizer
@@ -124,7 +127,7 @@ def test_names_what_is_wrong(tiny, arguments, message, capsys, tmp_path):
 
 
 def test_damaged_rows_are_named(tiny, capsys, tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"method": ')
+    (tmp_path / "rows.jsonl").write_text('{"method": \n')
     with pytest.raises(SystemExit):
         vision.main(["--out", str(tmp_path)])
     assert "line 1 is no JSON" in capsys.readouterr().err
@@ -152,3 +155,44 @@ def test_help_lists_every_method(capsys):
         *STUDY.methods,
     ):
         assert name in text
+
+
+class Linear(nnx.Module):
+    """What compiles in no time."""
+
+    def __init__(self, rngs):
+        self.out = nnx.Linear(28 * 28, 10, rngs=rngs)
+
+    def __call__(self, x, *, dropout_rngs=None):
+        return self.out(x.reshape(len(x), -1))
+
+
+def test_sigterm_saves_and_says_how_to_go_on(tiny, tmp_path, capsys, monkeypatch):
+    train_steps = continual._train_steps
+
+    def going_away(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return train_steps(*arguments)
+
+    monkeypatch.setattr(continual, "_train_steps", going_away)
+    monkeypatch.setattr(vision, "CNN", Linear)
+    out = str(tmp_path / "a folder")
+    with pytest.raises(SystemExit) as info:
+        vision.main(["--methods", "classp", "--batch-size", "16", "--out", out])
+    assert info.value.code == 0
+    assert capsys.readouterr().err.endswith(
+        "Stopped by SIGTERM; to go on: python -m examples.vision --methods classp"
+        f" --batch-size 16 --out '{out}'\n"
+    )
+    assert list(tmp_path.glob("a folder/checkpoints/*/[0-9]*"))
+
+
+def test_what_cannot_be_written_is_one_clear_line(tiny, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    arguments = ["--batch-size", "16", "--out", str(tmp_path), "--checkpoint-dir"]
+    with pytest.raises(SystemExit) as info:
+        vision.main([*arguments, str(tmp_path / "file")])
+    assert info.value.code == 1
+    message = capsys.readouterr().err
+    assert message.startswith("python -m examples.vision: error: ")
+    assert str(tmp_path / "file") in message and message.count("\n") == 1
