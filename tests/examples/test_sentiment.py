@@ -195,7 +195,7 @@ def test_report_writes_what_the_rows_allow(tmp_path):
         ("--tokenizer bpe", "invalid choice: 'bpe'"),
         ("--label-map mine", "invalid choice: 'mine'"),
         ("--out pyproject.toml", "File exists"),
-        ("--batch-size 64", "at most 50, the sentences"),
+        ("--batch-size 64", "at most 50, a task's examples"),
     ],
 )
 def test_names_what_is_wrong(tiny, arguments, message, capsys, tmp_path):
