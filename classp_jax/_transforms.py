@@ -101,8 +101,8 @@ def threshold_mask(
     Raises:
       ValueError: if ``threshold`` is negative, not finite or not a scalar, or
         ``scope`` is unknown.
-      TypeError: if ``threshold`` is neither a number nor a schedule, or ``relative``
-        not a bool.
+      TypeError: if ``threshold`` is neither a number nor a schedule, ``relative`` not
+        a bool, or ``inner`` not a transformation.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -123,8 +123,10 @@ def threshold_mask(
     """
     _hyperparameters.check_not_negative("threshold", threshold)
     _hyperparameters.check_static_bool("relative", relative)
-    if scope not in ("element", "tensor"):
+    if not isinstance(scope, str) or scope not in ("element", "tensor"):
         raise ValueError(f"scope must be 'element' or 'tensor', got {scope!r}.")
+    if inner is not None:
+        _hyperparameters.check_transformation("inner", inner)
 
     return mask_updates(above(relative, scope), threshold, inner)
 
@@ -169,7 +171,8 @@ def scale_by_accumulated_power_norm(
     Raises:
       ValueError: if ``power`` or ``eps`` is not above 0, not finite or not a scalar.
       TypeError: if ``power`` is an array or a schedule, ``eps`` neither a number nor
-        a schedule, or ``accumulator_dtype`` not a floating dtype.
+        a schedule, ``include_current`` not a bool, or ``accumulator_dtype`` not a
+        floating dtype.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -188,6 +191,7 @@ def scale_by_accumulated_power_norm(
       Algorithm 1, lines 11 and 14.
     """
     _hyperparameters.check_static_positive("power", power)
+    _hyperparameters.check_static_bool("include_current", include_current)
     every_finite = apart(above(relative=False), threshold=0.0)
     return accumulate_and_scale(
         power,
@@ -225,7 +229,8 @@ def decay_gate(
       is one step counter, whatever the number of weights.
 
     Raises:
-      TypeError: if ``apply_decay`` is neither a bool, a number nor a schedule.
+      TypeError: if ``apply_decay`` is neither a bool, a number nor a schedule, or
+        ``inner`` not a transformation.
       ValueError: if ``apply_decay`` is not a scalar.
 
     Examples:
@@ -246,6 +251,7 @@ def decay_gate(
       12, and Section 4.1, which trains on the first dataset with the decay off. (Read
       literally, Algorithm 1 makes no update at all while the decay is off.)
     """
+    _hyperparameters.check_transformation("inner", inner)
     _hyperparameters.check_switch("apply_decay", apply_decay)
     inner = optax.with_extra_args_support(inner)
 

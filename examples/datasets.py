@@ -66,8 +66,11 @@ def prepare(
 
 def folder_of_data_sets(data_dir: pathlib.Path | str | None) -> pathlib.Path:
     """The folder named, or TFDS's own."""
-    default = data_dir or import_tfds().core.constants.DATA_DIR
-    return pathlib.Path(default).expanduser()
+    folder = pathlib.Path(data_dir or import_tfds().core.constants.DATA_DIR)
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:  # Of ~ and the name of nobody.
+        raise DatasetError(f"{folder}: {error}") from error
 
 
 def make(
