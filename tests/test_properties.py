@@ -31,7 +31,7 @@ def is_leaf(node):
 # Few shapes, so that each operation is compiled a few times alone.
 SHAPES = st.sampled_from([(), (1,), (3,), (2, 3), (0, 2)])
 DTYPES = st.sampled_from(["float16", "bfloat16", "float32"])
-WEIGHT = st.floats(-10, 10, width=32)
+WEIGHT = st.floats(-10, 10, width=32, allow_subnormal=False)  # XLA flushes them.
 ORDINARY = st.floats(-(2**7), 2**7, width=16)
 GRADIENT = ORDINARY | st.floats(width=32)  # NaN, infinities and denormals, too.
 HYPERPARAMETERS = st.fixed_dictionaries(
@@ -215,7 +215,12 @@ def test_what_is_collected_does_not_depend_on_the_gate(
     chex.assert_trees_all_equal(sums[0], sums[2])
 
 
-@holds(reading=readings, problem=problems(), hyperparameters=HYPERPARAMETERS)
+@holds(
+    reading=readings,
+    # A compiled step flushes denormals to zero where single operations may not.
+    problem=problems(gradient=ORDINARY | st.floats(width=32, allow_subnormal=False)),
+    hyperparameters=HYPERPARAMETERS,
+)
 def test_compiled_it_is_the_same(reading, problem, hyperparameters):
     optimizer = reading(**hyperparameters)
     compiled = run(optimizer, *problem, update=jax.jit(optimizer.update))
