@@ -39,7 +39,8 @@ def classp(
     first task used most, move least. A schedule or :func:`optax.inject_hyperparams`
     changes any hyperparameter but ``power`` without a new optimizer or compilation.
 
-    An element of the gradient that isn't finite touches neither weight nor sum.
+    An element of the gradient that isn't finite touches neither weight nor sum; while
+    the decay is applied, nor does one whose power overflows.
 
     Args:
       learning_rate: :math:`\alpha`; a number, an injected value or a schedule.

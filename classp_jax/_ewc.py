@@ -203,6 +203,7 @@ def fisher_diagonal(
     Raises:
       ValueError: if ``examples`` disagree in their number or there are none, or
         ``batch_size`` is below 1.
+      TypeError: if ``loss_fn`` is no function, or ``batch_size`` no integer.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -219,8 +220,9 @@ def fisher_diagonal(
 
     .. seealso:: :func:`ewc_penalty`
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size!r}.")
+    if not callable(loss_fn):
+        raise TypeError(f"loss_fn must be a function, got {loss_fn!r}.")
+    _hyperparameters.check_positive_int("batch_size", batch_size)
     shapes = {jnp.shape(x) for x in jax.tree.leaves(examples)}
     if not all(shapes) or len({shape[0] for shape in shapes}) != 1:
         raise ValueError(

@@ -8,8 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def at_step(name: str, value: bool | optax.ScalarOrSchedule, count: jax.Array) -> Any:
@@ -38,24 +41,26 @@ def initial_count(params: optax.Params) -> jax.Array:
 
 
 def check_number(name: str, value: Any) -> None:
-    """Raises unless ``value`` is a schedule or a finite number."""
+    """Raises unless ``value`` is a schedule or a number finite in float32."""
     number = _known_number(name, value)
     if number is not None and not math.isfinite(number):
-        raise ValueError(f"{name} must be finite, got {value!r}.")
+        raise ValueError(f"{name} must be finite in float32, got {value!r}.")
 
 
 def check_not_negative(name: str, value: Any) -> None:
-    """Raises unless ``value`` is a schedule or a finite number, at least zero."""
+    """Raises unless ``value`` is a schedule or such a number, at least zero."""
+    check_number(name, value)
     number = _known_number(name, value)
-    if number is not None and not 0.0 <= number < math.inf:
-        raise ValueError(f"{name} must be finite and at least 0, got {value!r}.")
+    if number is not None and number < 0.0:
+        raise ValueError(f"{name} must be at least 0, got {value!r}.")
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raises unless ``value`` is a schedule or a finite number above zero."""
+    """Raises unless ``value`` is a schedule or such a number, above zero."""
+    check_number(name, value)
     number = _known_number(name, value)
-    if number is not None and not 0.0 < number < math.inf:
-        raise ValueError(f"{name} must be finite and above 0, got {value!r}.")
+    if number is not None and number <= 0.0:
+        raise ValueError(f"{name} must be above 0, got {value!r}.")
 
 
 def check_static_positive(name: str, value: Any) -> None:
@@ -87,6 +92,22 @@ def check_switch(name: str, value: Any) -> None:
         check_number(name, value)
 
 
+def check_positive_int(name: str, value: Any) -> None:
+    """Raises unless ``value`` is a Python integer from 1 on."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value!r}.")
+
+
+def check_transformation(name: str, value: Any) -> None:
+    """Raises unless ``value`` is an Optax transformation."""
+    if not isinstance(value, optax.GradientTransformation):
+        raise TypeError(
+            f"{name} must be an Optax gradient transformation, got {value!r}."
+        )
+
+
 def check_floating_dtype(name: str, value: Any) -> None:
     """Raises unless ``value`` is a floating dtype or None."""
     if value is None:
@@ -94,8 +115,10 @@ def check_floating_dtype(name: str, value: Any) -> None:
     try:
         is_floating = jnp.issubdtype(jnp.dtype(value), jnp.floating)
         bits = 8 * jnp.dtype(value).itemsize if is_floating else 0
-    except TypeError:
+    except (SyntaxError, TypeError, ValueError):
         bits = 0
+    if isinstance(value, str) and not value.isalnum():
+        bits = 0  # To NumPy "" and "\r" are float64.
     if bits < 16:  # Those of 8 bits and less don't promote to others.
         raise TypeError(
             f"{name} must be a floating dtype of 16 bits or more, got {value!r}."
@@ -121,9 +144,10 @@ def _known_number(name: str, value: Any) -> float | None:
     if isinstance(value, jax.core.Tracer):
         return None
     try:
-        return float(value)
+        number = float(value)
     except OverflowError:
         return math.inf
+    return number if abs(number) <= _LARGEST else math.inf
 
 
 def _check_scalar(name: str, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -100,8 +101,8 @@ def threshold_mask(
     Raises:
       ValueError: if ``threshold`` is negative, not finite or not a scalar, or
         ``scope`` is unknown.
-      TypeError: if ``threshold`` is neither a number nor a schedule, or ``relative``
-        not a bool.
+      TypeError: if ``threshold`` is neither a number nor a schedule, ``relative`` not
+        a bool, or ``inner`` not a transformation.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -122,8 +123,10 @@ def threshold_mask(
     """
     _hyperparameters.check_not_negative("threshold", threshold)
     _hyperparameters.check_static_bool("relative", relative)
-    if scope not in ("element", "tensor"):
+    if not isinstance(scope, str) or scope not in ("element", "tensor"):
         raise ValueError(f"scope must be 'element' or 'tensor', got {scope!r}.")
+    if inner is not None:
+        _hyperparameters.check_transformation("inner", inner)
 
     return mask_updates(above(relative, scope), threshold, inner)
 
@@ -145,9 +148,8 @@ def scale_by_accumulated_power_norm(
     :math:`(\varepsilon + s_{t-1})^{1/p}`. With :math:`p = 2` this is AdaGrad whose
     accumulator starts at :math:`\varepsilon`.
 
-    An element that isn't finite adds nothing to the sum, and its update is 0. One that
-    is finite but whose power overflows the accumulator makes it infinite, and every
-    later update of that weight 0, as in AdaGrad.
+    An element that isn't finite, or whose power isn't, adds nothing to the sum, and its
+    update is 0. Nor does one add anything that would make the sum overflow.
 
     Args:
       power: :math:`p > 0`; a Python number, as the compiled program depends on it
@@ -169,7 +171,8 @@ def scale_by_accumulated_power_norm(
     Raises:
       ValueError: if ``power`` or ``eps`` is not above 0, not finite or not a scalar.
       TypeError: if ``power`` is an array or a schedule, ``eps`` neither a number nor
-        a schedule, or ``accumulator_dtype`` not a floating dtype.
+        a schedule, ``include_current`` not a bool, or ``accumulator_dtype`` not a
+        floating dtype.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -188,6 +191,7 @@ def scale_by_accumulated_power_norm(
       Algorithm 1, lines 11 and 14.
     """
     _hyperparameters.check_static_positive("power", power)
+    _hyperparameters.check_static_bool("include_current", include_current)
     every_finite = apart(above(relative=False), threshold=0.0)
     return accumulate_and_scale(
         power,
@@ -225,7 +229,8 @@ def decay_gate(
       is one step counter, whatever the number of weights.
 
     Raises:
-      TypeError: if ``apply_decay`` is neither a bool, a number nor a schedule.
+      TypeError: if ``apply_decay`` is neither a bool, a number nor a schedule, or
+        ``inner`` not a transformation.
       ValueError: if ``apply_decay`` is not a scalar.
 
     Examples:
@@ -246,6 +251,7 @@ def decay_gate(
       12, and Section 4.1, which trains on the first dataset with the decay off. (Read
       literally, Algorithm 1 makes no update at all while the decay is off.)
     """
+    _hyperparameters.check_transformation("inner", inner)
     _hyperparameters.check_switch("apply_decay", apply_decay)
     inner = optax.with_extra_args_support(inner)
 
@@ -356,7 +362,7 @@ def accumulate_and_scale(
     """Divides by the ``root_power``-th root of a sum of ``sum_power``-th powers.
 
     ``collects(g, count)`` says which elements enter the sum; if given, it is for
-    finite ones alone, and others make no step.
+    finite ones alone, and others make no step, nor do those whose power overflows.
     """
     _hyperparameters.check_positive("eps", eps)
     _hyperparameters.check_floating_dtype("accumulator_dtype", accumulator_dtype)
@@ -389,10 +395,13 @@ def accumulate_and_scale(
                 return s
             dtype = jnp.promote_types(s.dtype, at_least_float32(jnp.result_type(g)))
             term = _raise_to(jnp.abs(jnp.asarray(g, dtype)), sum_power)
-            if collects is not None:
-                term = jnp.where(collects(jnp.asarray(g), state.count), term, 0)
             # Algorithm 1, line 11.
-            return (s.astype(dtype) + term).astype(s.dtype)
+            if collects is None:
+                return (s.astype(dtype) + term).astype(s.dtype)
+            mask = collects(jnp.asarray(g), state.count)
+            # One that would overflow stays as it is.
+            mask &= term < _largest(s.dtype) - s.astype(dtype)
+            return (s.astype(dtype) + jnp.where(mask, term, 0)).astype(s.dtype)
 
         def scale(g: jax.typing.ArrayLike | None, s: jax.Array) -> jax.Array | None:
             if g is None:
@@ -404,7 +413,8 @@ def accumulate_and_scale(
             u = _divide_by_root(gradient, total, root_power)
             if collects is not None:
                 # A gradient of 0 makes no step, even where eps has underflown.
-                steps = (gradient != 0) & (jnp.abs(gradient) < jnp.inf)
+                limit = _largest_base(dtype, sum_power)
+                steps = (gradient != 0) & (jnp.abs(gradient) < limit)
                 u = jnp.where(steps, u, 0)
             return u.astype(jnp.result_type(g))
 
@@ -429,6 +439,15 @@ def _raise_to(x: jax.Array, power: float) -> jax.Array:
     if power == 2:
         return jnp.square(x)
     return jnp.power(x, power)
+
+
+def _largest_base(dtype: jax.typing.DTypeLike, power: float) -> float:
+    """Up to which numbers have a finite power, but for rounding."""
+    return math.inf if power <= 1 else _largest(dtype) ** (1 / power)
+
+
+def _largest(dtype: jax.typing.DTypeLike) -> float:
+    return float(jnp.finfo(dtype).max)  # type: ignore[no-untyped-call]
 
 
 def _divide_by_root(g: jax.Array, x: jax.Array, power: float) -> jax.Array:

@@ -1,5 +1,7 @@
 """Data sets of TensorFlow Datasets (TFDS), prepared and read without TensorFlow."""
 
+import contextlib
+import json
 import pathlib
 import queue
 import threading
@@ -64,8 +66,11 @@ def prepare(
 
 def folder_of_data_sets(data_dir: pathlib.Path | str | None) -> pathlib.Path:
     """The folder named, or TFDS's own."""
-    default = data_dir or import_tfds().core.constants.DATA_DIR
-    return pathlib.Path(default).expanduser()
+    folder = pathlib.Path(data_dir or import_tfds().core.constants.DATA_DIR)
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:  # Of ~ and the name of nobody.
+        raise DatasetError(f"{folder}: {error}") from error
 
 
 def make(
@@ -133,7 +138,9 @@ def read(folder: pathlib.Path, split: str) -> Iterator[dict[str, Any]]:
       DatasetError: the folder is damaged or in a format that needs TensorFlow.
     """
     tfds = import_tfds()
+    where = "its metadata"
     try:
+        _check_features(folder / "features.json")
         builder = tfds.builder_from_directory(folder)
         source = builder.as_data_source(
             split,
@@ -143,6 +150,8 @@ def read(folder: pathlib.Path, split: str) -> Iterator[dict[str, Any]]:
                 if isinstance(feature, tfds.features.Image)
             },
         )
+        where = split
+        _check_sizes(builder.info.splits[split])
         with tqdm(
             total=len(source),
             desc=f"Reading {builder.info.name}, {split}",
@@ -151,11 +160,8 @@ def read(folder: pathlib.Path, split: str) -> Iterator[dict[str, Any]]:
         ) as bar:
             for start in range(0, len(source), _CHUNK):
                 chunk = range(start, min(start + _CHUNK, len(source)))
-                for example in source.__getitems__(chunk):
-                    # What a file cut short at a certain length gives, silently.
-                    if any(value is None for value in example.values()):
-                        raise ValueError(f"records of {split} are missing")
-                    yield example
+                where = f"{split}, records {chunk[0]} to {chunk[-1]}"
+                yield from source.__getitems__(chunk)
                 bar.update(len(chunk))
     except NotImplementedError as error:
         raise DatasetError(
@@ -164,7 +170,69 @@ def read(folder: pathlib.Path, split: str) -> Iterator[dict[str, Any]]:
             " as array_record."
         ) from error
     except Exception as error:  # TFDS passes on what any of its libraries raises.
-        raise DatasetError(
-            f"{folder} can't be read ({error}). If it is damaged, delete it, and it"
-            " will be made again."
-        ) from error
+        raise _damaged(folder, where, error) from error
+
+
+@contextlib.contextmanager
+def record(folder: pathlib.Path, split: str, number: int) -> Iterator[None]:
+    """Names the record that what is within can't use.
+
+    Args:
+      folder: of the data set.
+      split: of the record.
+      number: of the record, from 0.
+
+    Raises:
+      DatasetError: what is within raises anything.
+    """
+    try:
+        yield
+    except Exception as error:  # Decoders raise of all kinds.
+        raise _damaged(folder, f"{split}, record {number}", error) from error
+
+
+def check_label(label: int, classes: int) -> None:
+    """Raises a ``ValueError`` unless a label is one of so many classes."""
+    if not 0 <= label < classes:
+        raise ValueError(f"label {label} isn't one of {classes}")
+
+
+def _damaged(folder: pathlib.Path, where: str, error: Exception) -> DatasetError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DatasetError(
+        f"{folder} can't be read ({where}: {reason}). If it is damaged, delete it, and"
+        " it will be made again."
+    )
+
+
+def _check_features(file: pathlib.Path) -> None:
+    """Raises unless the features are TFDS's own: it would import any module named."""
+
+    def names(node: Any) -> Iterator[str]:
+        children = node if isinstance(node, list) else []
+        if isinstance(node, dict):
+            children = node.values()
+            yield from filter(None, [node.get("pythonClassName")])
+        for child in children:
+            yield from names(child)
+
+    content = json.loads(file.read_text()) if file.exists() else {}
+    for name in names(content):
+        if not str(name).startswith("tensorflow_datasets.core.features."):
+            raise ValueError(f"{file.name} names {name}, no feature of TFDS")
+
+
+def _check_sizes(split: Any) -> None:
+    """Raises unless every file has as many records as TFDS noted: it reads no more."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    for file, noted in zip(split.filepaths, split.shard_lengths, strict=True):
+        reader = ArrayRecordReader(str(file))
+        found, reason = reader.num_records(), ""
+        try:
+            reader.close()  # Raises what opening it should have.
+        except RuntimeError as error:
+            reason = str(error)
+        if found != noted:
+            message = f"{file.name} has {found} records, not {noted} {reason}"
+            raise ValueError(message)

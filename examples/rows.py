@@ -20,6 +20,15 @@ _FIELDS = {
     "phases": list,
     "results": list,
 }
+_RESULT = {
+    "accuracy": dict,
+    "curve": dict,
+    "update_density": (int, float),
+    "bytes_per_weight": (int, float),
+    "finite": bool,
+    "device": str,
+    "versions": dict,
+}
 
 
 def append(path: pathlib.Path, *new: dict[str, Any]) -> None:
@@ -112,17 +121,24 @@ def _parse(path: pathlib.Path, content: bytes) -> tuple[list[dict[str, Any]], in
 
 
 def _is_row(row: Any) -> bool:
-    return (
-        isinstance(row, dict)
-        and set(row) >= set(_FIELDS)
-        and all(isinstance(row[name], of) for name, of in _FIELDS.items())
-        and len(row["phases"]) == len(row["results"]) > 0
+    return bool(
+        _has(row, _FIELDS)
+        and isinstance(row["settings"].get("experiment"), str)
+        and all(_has(phase, {"epochs": dict}) for phase in row["phases"])
+        and row["results"]
         and all(
-            isinstance(result, dict)
-            and isinstance(result.get("accuracy"), dict)
+            _has(result, _RESULT)
             and all(isinstance(task, dict) for task in result["accuracy"].values())
+            and _has(result["curve"], {"step": list, "accuracy": dict})
+            and result["curve"]["step"]
             for result in row["results"]
         )
+    )
+
+
+def _has(node: Any, fields: dict[str, Any]) -> bool:
+    return isinstance(node, dict) and all(
+        isinstance(node.get(name), of) for name, of in fields.items()
     )
 
 

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with jax.enable_x64(args.dtype == "float64"):
             return _verify(args)
-    except (InputError, OSError) as error:
+    except (InputError, MemoryError, OSError) as error:
         return _fail(str(error))
 
 
@@ -284,7 +284,7 @@ def _natural_int(text: str) -> int:
 
 
 def _positive_int(text: str) -> int:
-    return _checked(int(text), int(text) >= 1, "1 or more")
+    return _checked(int(text), 1 <= int(text) < 2**31, "1 or more, below 2**31")
 
 
 def _not_negative_float(text: str) -> float:

@@ -95,7 +95,7 @@ def parse_arguments(option: str, texts: Iterable[str]) -> dict[str, tuple[Any, A
 def _parse_value(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
         return text
 
 

@@ -68,17 +68,17 @@ def load(
     with tempfile.TemporaryDirectory() as scratch:
         # A file given is read, whatever was prepared from another before.
         folder = _prepare_phrasebank(scratch if phrasebank else data_dir, phrasebank)
-        sentences = list(datasets.read(folder, "train"))
+        sentences = _read(folder, "train", len(CLASSES))
     folder = datasets.prepare(_IMDB, data_dir, _imdb_builder_class())
     splits = {
         ("phrase_bank", "train"): sentences,
-        ("imdb", "train"): list(datasets.read(folder, "train")),
-        ("imdb", "test"): list(datasets.read(folder, "test")),
+        ("imdb", "train"): _read(folder, "train", 2),
+        ("imdb", "test"): _read(folder, "test", 2),
     }
     words = {
         key: [
-            tokenize(beginning(example["text"].decode()))[:LENGTH]
-            for example in tqdm(
+            tokenize(beginning(text))[:LENGTH]
+            for text, _ in tqdm(
                 examples, desc=f"Tokenizing {', '.join(key)}", disable=None
             )
         ]
@@ -97,12 +97,22 @@ def load(
         tokens = np.full((len(texts), LENGTH), PAD, np.int32)
         for row, text in zip(tokens, texts, strict=True):
             row[: len(text)] = [vocabulary.get(word, _UNKNOWN) for word in text]
-        labels = [classes[name][example["label"]] for example in splits[name, split]]
+        labels = [classes[name][label] for _, label in splits[name, split]]
         tasks[name][split] = Split(tokens, np.array(labels, np.int32))
     return (
         {name: Task(**of_task) for name, of_task in tasks.items()},
         len(vocabulary) + _UNKNOWN + 1,
     )
+
+
+def _read(folder: pathlib.Path, split: str, classes: int) -> list[tuple[str, int]]:
+    """The texts and labels of a split; a text may be empty, and is padding then."""
+    examples = []
+    for number, example in enumerate(datasets.read(folder, split)):
+        with datasets.record(folder, split, number):
+            datasets.check_label(example["label"], classes)
+            examples.append((example["text"].decode(), example["label"]))
+    return examples
 
 
 def beginning(text: str) -> str:
@@ -196,20 +206,33 @@ def read_phrasebank(path: pathlib.Path) -> Iterator[dict[str, str]]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            lines = archive.read(_SENTENCES).decode("latin-1").splitlines()
+            lines = archive.read(_SENTENCES).splitlines()
     except (
         *(zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError),
         *(NotImplementedError, RuntimeError),  # Of a password or another packing.
     ) as error:
         raise ValueError(f"{path}: {error}") from error
+    if not lines:
+        raise ValueError(f"{path}, {_SENTENCES} is empty")
     for number, line in enumerate(lines, start=1):
-        text, separator, label = line.rpartition("@")
+        where = f"{path}, {_SENTENCES}, line {number}"
+        if not line.isascii() and _is_utf_8(line):
+            raise ValueError(f"{where} is UTF-8, not ISO-8859-1 as published")
+        text, separator, label = line.decode("latin-1").rpartition("@")
         if not separator or label not in CLASSES:
             raise ValueError(
-                f"{path}, {_SENTENCES}, line {number} must end in '@' and one of"
-                f" {', '.join(CLASSES)}; got {line[-40:]!r}"
+                f"{where} must end in '@' and one of {', '.join(CLASSES)}; got"
+                f" {line[-40:].decode('latin-1')!r}"
             )
         yield {"text": text, "label": label}
+
+
+def _is_utf_8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _imdb_builder_class() -> type:
@@ -246,6 +269,8 @@ def _imdb_builder_class() -> type:
                     label = folder.removeprefix(f"aclImdb/{split}/")
                     if member.isfile() and file and label in ("neg", "pos"):
                         text = archive.extractfile(member).read().strip()
+                        if not _is_utf_8(text):
+                            raise ValueError(f"{member.name} isn't UTF-8")
                         # The key decides the order in which TFDS stores them.
                         yield member.name, {"text": text, "label": label}
 

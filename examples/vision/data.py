@@ -2,7 +2,9 @@
 
 import gzip
 import io
+import math
 import pathlib
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +16,8 @@ from PIL import Image
 from examples import datasets
 from examples.continual import Split, Task
 
+_SIDE = 28  # Pixels.
+_CLASSES = 10
 _VERSION = "3.0.1"
 _NAMES = ("mnist", "fashion_mnist")
 
@@ -45,9 +49,14 @@ def load(data_dir: pathlib.Path | None = None) -> dict[str, Task]:
 
 def _read(folder: pathlib.Path, split: str) -> Split:
     images, labels = [], []
-    for example in datasets.read(folder, split):
-        with Image.open(io.BytesIO(example["image"])) as image:
-            images.append(np.asarray(image))
+    for number, example in enumerate(datasets.read(folder, split)):
+        with datasets.record(folder, split, number):
+            with Image.open(io.BytesIO(example["image"])) as image:
+                pixels = np.asarray(image)
+            if pixels.shape != (_SIDE, _SIDE) or pixels.dtype != np.uint8:
+                raise ValueError(f"image of {pixels.dtype} {pixels.shape}")
+            datasets.check_label(example["label"], _CLASSES)
+        images.append(pixels)
         labels.append(example["label"])
     return Split(np.stack(images)[..., np.newaxis], np.array(labels, np.int32))
 
@@ -78,10 +87,12 @@ def _builder_class(name: str) -> type:
         def _generate_examples(
             self, images: pathlib.Path, labels: pathlib.Path
         ) -> Iterator[tuple[int, dict[str, Any]]]:
-            # Headers of 16 and 8 bytes, then a byte a pixel and a byte a label.
-            pixels = np.frombuffer(gzip.decompress(images.read_bytes())[16:], np.uint8)
-            classes = gzip.decompress(labels.read_bytes())[8:]
-            pairs = zip(pixels.reshape(-1, 28, 28), classes, strict=True)
+            pixels, classes = _read_idx(images, (_SIDE, _SIDE)), _read_idx(labels, ())
+            if len(pixels) != len(classes):
+                raise ValueError(
+                    f"{images} has {len(pixels)} images, {labels} {len(classes)} labels"
+                )
+            pairs = zip(pixels, classes.tolist(), strict=True)
             # The keys decide the order in which TFDS stores the examples: its own.
             for key, (image, label) in enumerate(pairs):
                 png = io.BytesIO()
@@ -90,6 +101,21 @@ def _builder_class(name: str) -> type:
                 yield key, {"image": png, "label": label}
 
     return Builder
+
+
+def _read_idx(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
+    """The bytes of a published file, so many a record."""
+    content = gzip.decompress(path.read_bytes())
+    dimensions = 1 + len(shape)
+    begin = 4 * (1 + dimensions)
+    # A magic number, 8 for bytes in it, and the dimensions.
+    magic, number, *rest = struct.unpack(
+        f">{1 + dimensions}I", content[:begin].ljust(begin)
+    )
+    expected = begin + number * math.prod(shape)
+    if (magic, *rest) != (0x800 + dimensions, *shape) or len(content) != expected:
+        raise ValueError(f"{path} doesn't hold bytes of shape {('n', *shape)}")
+    return np.frombuffer(content, np.uint8, offset=begin).reshape(number, *shape)
 
 
 def normalise(images: jax.Array) -> jax.Array:

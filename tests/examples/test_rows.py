@@ -144,6 +144,8 @@ def damaged(**changes):
         (damaged(results=[]), "line 2 is no row of results"),
         (damaged(results=[{}, {}]), "line 2 is no row of results"),
         (damaged(results=[{"accuracy": [1]}] * 2), "line 2 is no row of results"),
+        (damaged(settings={}), "line 2 is no row of results"),
+        (damaged(phases=[{}, {}]), "line 2 is no row of results"),
     ],
 )
 def test_a_damaged_line_is_named_and_nothing_is_written(file, line, message):

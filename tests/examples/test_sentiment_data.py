@@ -37,6 +37,7 @@ def phrasebank(
 ):
     if text is None:
         text = "".join(f"{sentence}@{label}\r\n" for sentence, label in SENTENCES)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr(member, text.encode("latin-1"))
     return path
@@ -164,6 +165,20 @@ def test_without_a_file_given_tfds_finds_it(prepared, offline):
             "line 2 must end in '@' and one of negative, neutral, positive; got 'Up",
         ),
         (
+            lambda path: phrasebank(path, "Fine .@neutral\r\n\r\nUp .@positive\r\n"),
+            "line 2 must end in '@' and one of negative, neutral, positive; got ''",
+        ),
+        (
+            # As text that was saved as UTF-8 looks.
+            lambda path: phrasebank(path, "Fine .@neutral\r\n\xc3\x85land@neutral\r\n"),
+            "line 2 is UTF-8, not ISO-8859-1 as published",
+        ),
+        (lambda path: phrasebank(path, ""), "Sentences_50Agree.txt is empty"),
+        (
+            lambda path: os.truncate(phrasebank(path), path.stat().st_size - 30),
+            "File is not a zip file",
+        ),
+        (
             lambda path: phrasebank(path, compression=0).write_bytes(
                 path.read_bytes().replace(b"Profit", b"Profet")
             ),
@@ -185,6 +200,85 @@ def test_a_missing_or_damaged_phrasebank_is_named(
     with pytest.raises(datasets.DatasetError) as info:
         load(prepared, file)
     assert message in str(info.value) and str(file) in str(info.value)
+
+
+def test_a_zip_that_leaves_its_folder_writes_nothing(prepared, offline, tmp_path):
+    file = phrasebank(tmp_path / "in" / "a.zip")
+    with zipfile.ZipFile(file, "a") as archive:
+        for name in ("../escaped.txt", "/escaped.txt", str(tmp_path / "escaped.txt")):
+            archive.writestr(name, "out")
+    before = sorted(tmp_path.rglob("*"))
+    tasks, _ = load(prepared, file)
+    assert len(tasks["phrase_bank"].train.labels) == len(SENTENCES)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not pathlib.Path("/escaped.txt").exists()
+
+
+def imdb(data_dir, reviews, classes=2):
+    """A prepared folder of reviews, bytes with their labels, to train on."""
+    published = data._imdb_builder_class()
+
+    class Builder(published, skip_registration=True):
+        name = published.name
+
+        def _info(self):
+            features = {
+                "text": tfds.features.Text(),
+                "label": tfds.features.ClassLabel(num_classes=classes),
+            }
+            return self.dataset_info_from_configs(
+                features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, dl_manager):
+            return {s: self._generate_examples(s) for s in ("train", "test")}
+
+        def _generate_examples(self, split):
+            for key, (text, label) in enumerate(reviews):
+                yield key, {"text": text, "label": label}
+
+    return datasets.make(Builder, data_dir, data_dir / data._IMDB)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ((b"caf\xe9", 0), "'utf-8' codec can't decode byte 0xe9"),
+        ((b"fine", 2), "label 2 isn't one of 2"),
+        ((b"fine", -1), "label -1 isn't one of 2"),
+    ],
+)
+def test_a_bad_review_is_named(offline, tmp_path, bad, message):
+    folder = imdb(tmp_path, [(b"one", 0), bad, (b"two", 1)], classes=3)
+    with pytest.raises(datasets.DatasetError) as info:
+        load(tmp_path, phrasebank(tmp_path / "a.zip"))
+    assert str(info.value).startswith(f"{folder} can't be read (train, record ")
+    assert message in str(info.value)
+
+
+@pytest.mark.parametrize("tokenizer", data.TOKENIZERS)
+def test_empty_and_endless_reviews_are_padded_and_cut(offline, tmp_path, tokenizer):
+    words, letters = b"word " * 100_000, b"x" * 100_000
+    imdb(tmp_path, [(b"", 0), (b" \n\t ", 1), (words, 1), (letters, 0), (b"end", 0)])
+    tasks, _ = load(tmp_path, phrasebank(tmp_path / "a.zip"), tokenizer=tokenizer)
+    for split in tasks["imdb"]:
+        lengths = np.count_nonzero(split.inputs, axis=1)
+        assert sorted(lengths)[:1] == [0] and sorted(lengths)[-1] == 30
+        assert np.count_nonzero(lengths == 1) in (
+            2,
+            3,
+        )  # Blanks are a token of spaCy's.
+
+
+def test_a_published_review_that_is_no_utf_8_is_named(tmp_path):
+    archive = tmp_path / "imdb.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        info = tarfile.TarInfo("aclImdb/train/pos/7_8.txt")
+        info.size = 1
+        file.addfile(info, io.BytesIO(b"\xe9"))
+    builder = data._imdb_builder_class()(data_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"aclImdb/train/pos/7_8\.txt isn't UTF-8"):
+        list(builder._generate_examples(archive, "train"))
 
 
 def test_offline_says_where_imdb_belongs(offline, tmp_path):

@@ -1,6 +1,9 @@
 import gzip
+import io
+import json
 import os
 import pathlib
+import random
 import shutil
 import struct
 import sys
@@ -10,9 +13,11 @@ import numpy as np
 import pytest
 import requests
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from examples import datasets
 from examples.continual import Task
+from examples.vision import data as vision_data
 from examples.vision.data import load, normalise
 from tests.helpers import serving
 
@@ -144,6 +149,19 @@ def _cut(path):
     path.write_bytes(path.read_bytes()[: 2**16])
 
 
+def _resized(size):
+    def resize(path):
+        text = path.read_text()
+        assert text.count('"30"') == 1
+        path.write_text(text.replace('"30"', f'"{size}"'))
+
+    return resize
+
+
+def _swap(path):
+    shutil.copy(path.with_name("mnist-test.array_record-00000-of-00001"), path)
+
+
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
@@ -151,7 +169,14 @@ def _cut(path):
         ("dataset_info.json", lambda path: path.write_text("{"), "JSON"),
         ("features.json", pathlib.Path.unlink, "Cannot restore"),
         ("mnist-test.array_record-00000-of-00001", pathlib.Path.unlink, "open"),
-        ("mnist-test.array_record-00000-of-00001", _cut, "records of test are missing"),
+        ("mnist-test.array_record-00000-of-00001", _cut, "has 0 records, not 20"),
+        ("mnist-train.array_record-00000-of-00001", _swap, "has 20 records, not 30"),
+        ("dataset_info.json", _resized(25), "has 30 records, not 25"),
+        ("dataset_info.json", _resized(31), "has 30 records, not 31"),
+        ("dataset_info.json", _resized(0), "can not be of 0 length"),
+        ("dataset_info.json", _resized(-1), "-1"),
+        ("dataset_info.json", _resized("many"), "many"),
+        ("features.json", lambda path: path.write_text("[]"), "its metadata"),
         (
             "mnist-train.array_record-00000-of-00001",
             lambda path: path.write_bytes(b"\xff" * 2**17),
@@ -165,6 +190,171 @@ def test_a_damaged_folder_is_named(prepared, offline, tmp_path, file, damage, me
     with pytest.raises(datasets.DatasetError, match=message) as info:
         load(tmp_path / "data")
     assert str(info.value).startswith(f"{folder} can't be read")
+
+
+@pytest.mark.parametrize(
+    "faults", [20, pytest.param(1000, marks=pytest.mark.slow)], ids=str
+)
+def test_flipped_bits_and_cuts_never_make_other_data(
+    prepared, offline, tmp_path, faults
+):
+    folder = shutil.copytree(prepared / "mnist" / "3.0.1", tmp_path / "data")
+    expected = vision_data._read(folder, "train")
+    shard = folder / "mnist-train.array_record-00000-of-00001"
+    content = shard.read_bytes()
+    used = len(content.rstrip(b"\0"))  # Blocks of 64 KiB, the last one padded.
+    rng, refused = random.Random(0), 0
+    for fault in range(faults):
+        damaged = bytearray(content)
+        if fault % 4 == 0:
+            del damaged[rng.randrange(len(content)) :]
+        else:
+            damaged[rng.randrange(used)] ^= 1 << rng.randrange(8)
+        shard.write_bytes(damaged)
+        try:
+            actual = vision_data._read(folder, "train")
+        except datasets.DatasetError as error:
+            refused += 1
+            assert str(folder) in str(error) and "train" in str(error)
+        else:
+            np.testing.assert_array_equal(actual.inputs, expected.inputs)
+            np.testing.assert_array_equal(actual.labels, expected.labels)
+    print(f"{faults} faults: {refused} refused, the others in padding")
+    assert refused > faults / 3
+
+
+def prepare(data_dir, examples, classes=10):
+    """MNIST's folder with certain encoded images and labels to train on."""
+    tfds_builder = vision_data._builder_class("mnist")
+
+    class Builder(tfds_builder, skip_registration=True):
+        name = tfds_builder.name
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(shape=(28, 28, 1)),
+                "label": tfds.features.ClassLabel(num_classes=classes),
+            }
+            return self.dataset_info_from_configs(
+                features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for key, (image, label) in enumerate(examples):
+                yield key, {"image": io.BytesIO(image), "label": label}
+
+    return datasets.make(Builder, data_dir, data_dir / "mnist" / "3.0.1")
+
+
+def png(shape=(28, 28), mode="L"):
+    file = io.BytesIO()
+    Image.fromarray(np.zeros(shape, np.uint8), mode).save(file, format="png")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ((png((14, 14)), 0), "image of uint8 (14, 14)"),
+        ((png((28, 28, 3), "RGB"), 0), "image of uint8 (28, 28, 3)"),
+        ((png()[:40], 0), "record"),
+        ((b"no image", 0), "cannot identify image file"),
+        ((png(), 17), "label 17 isn't one of 10"),
+        ((png(), -1), "label -1 isn't one of 10"),
+    ],
+)
+def test_a_bad_record_is_named(tmp_path, bad, message):
+    folder = prepare(tmp_path, [(png(), 9), bad, (png(), 1)], classes=20)
+    with pytest.raises(datasets.DatasetError) as info:
+        vision_data._read(folder, "train")
+    assert str(folder) in str(info.value) and "train, record " in str(info.value)
+    assert message in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "damage"),
+    [
+        ("images", lambda content: content[:-1]),
+        ("images", lambda content: content[:10]),
+        ("images", lambda content: content.replace(b"\0\0\0\x1c", b"\0\0\0\x0e")),
+        ("images", lambda content: b"\0\0\x0d\3" + content[4:]),
+        ("labels", lambda content: content + b"\1"),
+        ("labels", lambda content: content[:7] + b"\2" + content[8:10]),
+    ],
+)
+def test_a_published_file_of_another_shape_is_named(tmp_path, part, damage):
+    content = {
+        "images": struct.pack(">4I", 2051, 3, 28, 28) + bytes(3 * 28 * 28),
+        "labels": struct.pack(">2I", 2049, 3) + bytes(3),
+    }
+    files = {name: tmp_path / f"{name}.gz" for name in content}
+    for name, file in files.items():
+        of_file = damage(content[name]) if name == part else content[name]
+        file.write_bytes(gzip.compress(of_file))
+    with pytest.raises(ValueError) as info:
+        builder = vision_data._builder_class("mnist")(data_dir=tmp_path)
+        list(builder._generate_examples(files["images"], files["labels"]))
+    assert str(files[part]) in str(info.value)
+
+
+def test_an_interrupted_preparation_is_begun_again(published, tmp_path, monkeypatch):
+    made, fromarray = [], Image.fromarray
+
+    def interrupted(array):
+        made.append(array)
+        if len(made) == 40:  # The 10th that is held out.
+            raise KeyboardInterrupt
+        return fromarray(array)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Image, "fromarray", interrupted)
+        load(tmp_path)
+    assert not (tmp_path / "mnist" / "3.0.1").exists()
+    for name, task in load(tmp_path).items():
+        for part, split in zip(("train", "t10k"), task, strict=True):
+            assert _pairs(split.inputs, split.labels) == _pairs(*published[name, part])
+
+
+def test_a_data_folder_runs_nothing(prepared, offline, tmp_path, monkeypatch):
+    """TFDS imports the module of any feature that features.json names."""
+    marker = tmp_path / "ran"
+    code = f"import pathlib; pathlib.Path({str(marker)!r}).touch()"
+    data_dir = shutil.copytree(prepared, tmp_path / "data")
+    folder = data_dir / "mnist" / "3.0.1"
+    for name in ("evil", "mnist", "__init__", "sitecustomize", "conftest"):
+        (folder / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(folder)  # Where a user stands in it, or on purpose.
+    info_file = folder / "dataset_info.json"
+    info = json.loads(info_file.read_text())
+    assert info["moduleName"]
+    info_file.write_text(json.dumps(info | {"moduleName": "evil"}))
+    load(data_dir)
+    features = folder / "features.json"
+    text = features.read_text()
+    own = "tensorflow_datasets.core.features.class_label_feature.ClassLabel"
+    assert own in text
+    features.write_text(text.replace(own, "evil.ClassLabel"))
+    with pytest.raises(
+        datasets.DatasetError, match="names evil.ClassLabel, no feature"
+    ):
+        load(data_dir)
+    assert not marker.exists()
+
+
+def test_nothing_is_unpickled(prepared, offline):
+    loads = []
+
+    def hook(event, arguments):
+        if event == "pickle.find_class" and loads is not None:
+            loads.append(arguments)
+
+    sys.addaudithook(hook)
+    load(prepared)
+    found, loads = loads, None
+    assert found == []
 
 
 def test_a_format_that_needs_tensorflow_is_named(prepared, offline, tmp_path):

@@ -1,0 +1,124 @@
+"""Whatever a user types, no traceback comes back."""
+
+import contextlib
+import io
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from classp_jax.verify import __main__ as verify
+from classp_jax.verify._torch_optimizer import InputError
+from examples.continual import Split, Task
+from examples.datasets import DatasetError
+from examples.demo import __main__ as demo
+from examples.sentiment import __main__ as sentiment
+from examples.sentiment import report as sentiment_report
+from examples.vision import __main__ as vision
+from examples.vision import report as vision_report
+
+OPTIONS = {
+    demo: "--methods --epochs --batch-size --seed --learning-rate --threshold --power"
+    " --eps --scale-learning-rate --out",
+    vision: "--methods --seeds --data-dir --out --checkpoint-dir --save-every --keep"
+    " --vmap-seeds --evaluate-with-dropout --batch-size",
+    sentiment: "--methods --seeds --data-dir --out --checkpoint-dir --save-every --keep"
+    " --vmap-seeds --batch-size --phrasebank --tokenizer --label-map --positions",
+    vision_report: "--evaluate-with-dropout",
+    sentiment_report: "--evaluate-with-dropout",
+    verify: "--reading --problem --mode --steps --decay-from --dtype --seed --power"
+    " --learning-rate --threshold --eps --tolerance --torch-optimizer --torch-args"
+    " --torch-step-args --torch-accumulator --json --plot",
+}
+WORDS = [
+    *("0", "1", "2", "-1", "16", "1e-5", "0.1", "1e39", "1e999", "nan", "-inf", "1_0"),
+    *("9" * 30, "9" * 5000, "0x10", "\N{MINUS SIGN}1", "\N{ARABIC-INDIC DIGIT ONE}"),
+    *("", " ", "--", "-", "=", "a=b", "lr=1,2", "lr=1,2,3", "lr=" + "(" * 500, "#"),
+    *("classp", "paper", "sgd", "spacy", "released", "random", "float64", "replay_0.1"),
+    *("file", "folder", "missing", "missing/missing", "file/below", "x" * 300, "."),
+    *(
+        "file.py:Class",
+        "file:",
+        "~nobody-of-that-name",
+        "folder/new",
+        "new.png",
+        "\udcff",
+    ),
+]
+ANYTHING = st.sampled_from(WORDS) | st.text().filter(
+    lambda text: "/" not in text and "\0" not in text
+)
+
+
+class Runner:
+    def __init__(self, *arguments):
+        pass
+
+    def run(self, name, method, seeds):
+        pass
+
+
+@pytest.fixture
+def stubs(monkeypatch, tmp_path):
+    """What takes long is left out, and what is written goes to a folder of its own."""
+
+    def split(n):
+        return Split(np.zeros((n, 28, 28, 1), np.uint8), np.zeros(n, np.int32))
+
+    tasks = {name: Task(split(32), split(20)) for name in ("mnist", "fashion_mnist")}
+
+    def load(data_dir=None, *arguments, **options):
+        if data_dir is None:
+            raise DatasetError("not there")
+        return tasks if not arguments else (tasks, 10)
+
+    def nothing(*arguments, **options):
+        pass
+
+    def stop(*arguments):
+        raise InputError("as far as arguments matter")
+
+    for command in (vision, sentiment):
+        monkeypatch.setattr(command, "load", load)
+        monkeypatch.setattr(command, "Runner", Runner)
+        monkeypatch.setattr(command.report, "write", nothing)
+    monkeypatch.setattr(vision, "save_samples", nothing)
+    monkeypatch.setattr(demo, "train", nothing)
+    monkeypatch.setattr(demo, "digits_then_permuted_digits", nothing)
+    monkeypatch.setattr(demo.report, "table", lambda runs: "")
+    monkeypatch.setattr(demo.report, "save_figure", nothing)
+    monkeypatch.setattr(verify, "_problem", stop)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("{")
+    (tmp_path / "file.py").write_text("raise SystemExit")
+    (tmp_path / "folder").mkdir()
+
+
+@pytest.mark.parametrize("examples", [100, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("command", OPTIONS, ids=lambda command: command.__name__)
+def test_no_traceback_whatever_is_typed(stubs, command, examples):
+    option = st.sampled_from(OPTIONS[command].split())
+    pair = st.tuples(option, ANYTHING).map(list)
+    words = st.lists(pair | st.lists(ANYTHING | option, max_size=2), max_size=4)
+
+    @hypothesis.settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+    )
+    @hypothesis.given(words)
+    def check(words):
+        out, err = io.StringIO(), io.StringIO()
+        code = 0
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = command.main([word for part in words for word in part])
+            except SystemExit as exit_:
+                code = exit_.code
+        if code not in (0, None):
+            assert "error: " in err.getvalue()
+
+    check()
