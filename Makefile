@@ -3,17 +3,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow test-tpu lint format docs clean
+LOWEST := .venv-lowest
+LIBRARY_TESTS := $(addprefix tests/test_,$(addsuffix .py,arguments diagnostics ewc \
+	gradient_faults optax_contract parity properties transforms))
+
+.PHONY: help demo test test-slow test-tpu test-lowest lint format docs clean
 
 help:
-	@echo "make demo       CLASSP against SGD, Adam and AdaGrad on real digits, 3 minutes"
-	@echo "make test       the tests"
-	@echo "make test-slow  the tests that take minutes"
-	@echo "make test-tpu   the programs for TPUs, compiled without one"
-	@echo "make lint       style and types"
-	@echo "make format     fix the style"
-	@echo "make docs       the documentation, as a web page under out/docs"
-	@echo "make clean      remove .venv and build products"
+	@echo "make demo        CLASSP against SGD, Adam and AdaGrad on real digits, 3 minutes"
+	@echo "make test        the tests"
+	@echo "make test-slow   the tests that take minutes"
+	@echo "make test-lowest the library's tests, with the lowest versions it allows"
+	@echo "make test-tpu    the programs for TPUs, compiled without one"
+	@echo "make lint        style and types"
+	@echo "make format      fix the style"
+	@echo "make docs        the documentation, as a web page under out/docs"
+	@echo "make clean       remove .venv and build products"
 
 demo: $(VENV)/examples-installed
 	$(BIN)/python -m examples.demo
@@ -31,6 +36,11 @@ test-tpu:
 .test-tpu: $(VENV)/test-tpu-installed
 	$(BIN)/python -m pytest -m tpu tests/test_compiled.py
 
+# Flax's NNX optimizer took other arguments then.
+test-lowest: $(LOWEST)/installed
+	$(LOWEST)/bin/python -m pytest -m "not slow" -k "not nnx_optimizer" \
+		classp_jax/_*.py $(LIBRARY_TESTS)
+
 lint: $(VENV)/test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,11 +55,18 @@ docs: $(VENV)/docs-installed
 	@echo "Open out/docs/index.html"
 
 clean:
-	rm -rf $(VENV) $(VENV)-tpu build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-tpu $(LOWEST) build dist out *.egg-info .mypy_cache .pytest_cache \
+		.ruff_cache
 
 $(VENV)/%-installed: pyproject.toml | $(BIN)/python
 	@echo "Installing classp_jax with the extra '$*' into $(VENV); a minute or two."
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	@touch $@
+
+$(LOWEST)/installed: pyproject.toml tests/lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --requirement tests/lowest.txt \
+		hypothesis matplotlib pytest torch==2.13.0 tqdm --editable .
 	@touch $@
 
 $(BIN)/python:

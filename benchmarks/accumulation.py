@@ -15,6 +15,7 @@ import numpy as np
 import classp_jax
 from examples.arguments import positive_int
 from examples.report import table
+from tests import helpers
 
 DTYPES = ("bfloat16", "float32", "float64")
 ADDITIONS = (10**4, 10**6, 10**7, 10**8)
@@ -47,7 +48,7 @@ def accumulate(state, start, stop, gradients, dtype):
 
 def errors(dtype, additions=ADDITIONS):
     """Relative errors of the sum, a pair (equal, normal) by the number of additions."""
-    with jax.enable_x64(dtype == "float64"):
+    with helpers.enable_x64(dtype == "float64"):
         gradients, start, found = jnp.asarray(streams()), 0, {}
         scale = classp_jax.scale_by_accumulated_power_norm(accumulator_dtype=dtype)
         state = scale.init(gradients[:, 0])

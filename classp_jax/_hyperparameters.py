@@ -41,26 +41,24 @@ def initial_count(params: optax.Params) -> jax.Array:
 
 
 def check_number(name: str, value: Any) -> None:
-    """Raises unless ``value`` is a schedule or a number finite in float32."""
+    """Raises unless ``value`` is a schedule or a finite number."""
     number = _known_number(name, value)
     if number is not None and not math.isfinite(number):
-        raise ValueError(f"{name} must be finite in float32, got {value!r}.")
+        raise ValueError(f"{name} must be finite, got {value!r}.")
 
 
 def check_not_negative(name: str, value: Any) -> None:
-    """Raises unless ``value`` is a schedule or such a number, at least zero."""
-    check_number(name, value)
+    """Raises unless ``value`` is a schedule or a finite number, at least zero."""
     number = _known_number(name, value)
-    if number is not None and number < 0.0:
-        raise ValueError(f"{name} must be at least 0, got {value!r}.")
+    if number is not None and not 0.0 <= number < math.inf:
+        raise ValueError(f"{name} must be finite and at least 0, got {value!r}.")
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raises unless ``value`` is a schedule or such a number, above zero."""
-    check_number(name, value)
+    """Raises unless ``value`` is a schedule or a finite number above zero."""
     number = _known_number(name, value)
-    if number is not None and number <= 0.0:
-        raise ValueError(f"{name} must be above 0, got {value!r}.")
+    if number is not None and not 0.0 < number < math.inf:
+        raise ValueError(f"{name} must be finite and above 0, got {value!r}.")
 
 
 def check_static_positive(name: str, value: Any) -> None:
@@ -126,7 +124,10 @@ def check_floating_dtype(name: str, value: Any) -> None:
 
 
 def _known_number(name: str, value: Any) -> float | None:
-    """``value`` as a float, or None where it is known only at run time."""
+    """``value`` as a float, or None where it is known only at run time.
+
+    Infinity where it isn't finite in float32.
+    """
     if callable(value):
         return None
     if hasattr(value, "dtype"):

@@ -158,13 +158,14 @@ class Trail:
                 self._manager.wait_until_finished()
 
     def close(self, *, delete: bool = False) -> None:
-        """Ends the writing.
+        """Ends the writing; :meth:`wait` says whether it went well.
 
         Args:
           delete: whether to remove the checkpoints, as what they led to is kept.
         """
         if self._manager is not None:
-            self._manager.close()
+            with contextlib.suppress(Exception):
+                self._manager.close()
             if delete:
                 shutil.rmtree(self._folder, ignore_errors=True)
         if self._lock is not None:

@@ -431,7 +431,8 @@ class Runner:
                 if trail.is_due(at["step"]):
                     trail.save(at["step"], at, to_save(states, ends))
             trail.save(at["step"], at, to_save(states, ends))
-            trail.wait()
+            if self._sigterm.came:
+                trail.wait()
         return [(ends[str(seed)], at["ends"][str(seed)]) for seed in seeds]
 
     def _curve_point(

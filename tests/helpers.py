@@ -68,6 +68,15 @@ def torch_trajectory(reading, power, hyperparameters, params, gradients, apply_d
     return out_params, out_sums
 
 
+def enable_x64(enabled):
+    """``jax.enable_x64``, which JAX had elsewhere at the lowest version allowed."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(enabled)
+    from jax.experimental import enable_x64
+
+    return enable_x64(enabled)
+
+
 def ulp_distance(actual, expected, at=None):
     """Largest difference in units in the last place, by default of ``expected``."""
     at = np.abs(expected) if at is None else at

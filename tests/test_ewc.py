@@ -95,7 +95,7 @@ class EwcPenaltyTest(chex.TestCase):
         g, w, anchor = np.float32(rng.normal(size=(3, 1000)))
         fisher = np.float32(10 ** rng.uniform(-12, 12, 1000))
         for dtype in (np.float32, np.float64):
-            with jax.enable_x64(dtype == np.float64):
+            with helpers.enable_x64(dtype == np.float64):
                 arrays = [jnp.asarray(x, dtype) for x in (g, w, anchor, fisher)]
                 penalty = classp_jax.ewc_penalty(arrays[3], arrays[2], 3.0, RATE)
                 actual = self.gradient(penalty, *arrays[:2])
@@ -492,7 +492,7 @@ def test_fisher_holds_one_batch_of_gradients_at_once():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
 def test_fisher_accumulates_in_at_least_float32(dtype):
-    with jax.enable_x64(dtype == jnp.float64):
+    with helpers.enable_x64(dtype == jnp.float64):
         fisher = classp_jax.fisher_diagonal(
             lambda w, x: w * x, jnp.ones((), dtype), jnp.ones(1000, dtype), batch_size=1
         )

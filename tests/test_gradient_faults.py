@@ -11,6 +11,7 @@ import pytest
 
 import classp_jax
 from benchmarks import accumulation
+from tests import helpers
 
 STEPS, WEIGHTS = 8, 50
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
@@ -18,7 +19,7 @@ DTYPES = ["float16", "bfloat16", "float32", "float64"]
 
 @pytest.fixture(autouse=True)
 def with_float64():
-    with jax.enable_x64(True):
+    with helpers.enable_x64(True):
         yield
 
 

@@ -18,6 +18,7 @@ from flax import nnx
 import classp_jax
 from classp_jax import interop
 from examples.cnn import CNN
+from tests import helpers
 from tests.reference import cnn
 from tests.reference.optimizer import Classp
 
@@ -88,7 +89,7 @@ def test_params_move_their_axes_and_come_back_to_the_bit(dtype):
     expected = jax.tree.map(
         lambda t: t.double().numpy().astype(jnp.dtype(dtype)), in_jax(tensors)
     )
-    with jax.enable_x64(dtype == "float64"):
+    with helpers.enable_x64(dtype == "float64"):
         params = interop.params_from_torch(tensors, LAYOUT, zeros(dtype))
         chex.assert_trees_all_equal_shapes_and_dtypes(params, expected)
         chex.assert_trees_all_equal(params, expected)

@@ -5,6 +5,7 @@ import inspect
 import pathlib
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 
@@ -43,6 +44,59 @@ def test_core_dependencies():
     requirements = importlib.metadata.requires("classp_jax")
     core = [r.split(">")[0] for r in requirements if "extra ==" not in r]
     assert sorted(core) == ["jax", "optax"]
+
+
+def test_no_import_reaches_for_the_network_or_unpickles():
+    code = (
+        "import importlib, pkgutil, sys\n"
+        "def hook(event, arguments):\n"
+        "    if event in ('socket.connect', 'socket.getaddrinfo', 'socket.sendto',"
+        " 'pickle.find_class', 'urllib.Request'):\n"
+        "        print(event, arguments)\n"
+        "sys.addaudithook(hook)\n"
+        "for name in ('classp_jax', 'examples'):\n"
+        "    package = importlib.import_module(name)\n"
+        "    for module in pkgutil.walk_packages(package.__path__, f'{name}.'):\n"
+        "        importlib.import_module(module.name)\n"
+        "from examples import datasets\n"
+        "datasets.import_tfds()\n"
+        "import orbax.checkpoint\n"
+        "print('done')\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.stdout == "done\n", result.stderr
+
+
+def test_what_is_tested_as_lowest_is_what_is_declared():
+    pinned = dict(
+        line.split("==")
+        for line in (ROOT / "tests" / "lowest.txt").read_text().splitlines()
+        if "==" in line
+    )
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for requirement in declared["dependencies"]:
+        name, lowest = requirement.split(">=")
+        assert pinned[name] == lowest
+
+
+@pytest.mark.slow
+def test_the_lowest_versions_pass_the_librarys_tests():
+    subprocess.run(
+        ["make", "test-lowest", f"PYTHON={sys.executable}"], cwd=ROOT, check=True
+    )
+
+
+@pytest.mark.slow
+def test_all_extras_resolve_together():
+    """But for those that choose an accelerator, gigabytes each."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    names = ",".join(sorted(set(extras) - {"cuda", "tpu"}))
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet"]
+    subprocess.run([*command, f"{ROOT}[{names}]"], check=True)
 
 
 @pytest.mark.slow

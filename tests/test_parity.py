@@ -30,7 +30,7 @@ def tolerance(dtype, power):
 @pytest.mark.parametrize("reading", helpers.READINGS)
 def test_trajectory_equals_pytorch(reading, power, dtype):
     is_open = np.arange(STEPS) >= STEPS // 2
-    with jax.enable_x64(dtype == np.float64):
+    with helpers.enable_x64(dtype == np.float64):
         run = helpers.jax_trajectory(reading, power)
         for threshold in THRESHOLDS:
             params = random_params(0, dtype)
@@ -124,7 +124,7 @@ def test_relative_trajectory_equals_pytorch(reading, power, dtype):
     for name, gradient in gradients.items():
         if name != "scalar":
             assert not near_a_relative_threshold(gradient).any(), name
-    with jax.enable_x64(dtype == np.float64):
+    with helpers.enable_x64(dtype == np.float64):
         run = relative_trajectory_in_jax(reading, power)
         for threshold in RELATIVE_THRESHOLDS:
             actual = run(threshold, params, gradients)
@@ -162,7 +162,7 @@ def test_one_step_within_four_units_in_the_last_place(
         reading, power, hyperparameters, params, gradients, is_open
     )
     before = {k: w[-2] for k, w in weights.items()}
-    with jax.enable_x64(dtype == np.float64):
+    with helpers.enable_x64(dtype == np.float64):
         optimizer = helpers.READINGS[reading](
             power=power, apply_decay=apply_decay, **hyperparameters
         )

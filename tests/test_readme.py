@@ -43,3 +43,11 @@ def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`make ([\w-]+)`", README):
         assert f"\n{target}:" in makefile, target
+
+
+def test_tests_named_are_there():
+    page = (ROOT / "docs/reliability.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", page))
+    code = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 40
+    assert not {name for name in named if f"def {name}(" not in code}

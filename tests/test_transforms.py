@@ -399,7 +399,7 @@ class AllTransformsTest(chex.TestCase):
     ],
 )
 def test_dtypes(reading, dtype, requested, expected):
-    with jax.enable_x64(True):
+    with helpers.enable_x64(True):
         optimizer = helpers.READINGS[reading](0.1, accumulator_dtype=requested)
         params = jnp.ones((3,), dtype)
         opt_state = optimizer.init(params)

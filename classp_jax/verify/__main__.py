@@ -284,7 +284,8 @@ def _natural_int(text: str) -> int:
 
 
 def _positive_int(text: str) -> int:
-    return _checked(int(text), 1 <= int(text) < 2**31, "1 or more, below 2**31")
+    value = _checked(int(text), int(text) >= 1, "1 or more")
+    return _checked(value, value < 2**31, "below 2**31")
 
 
 def _not_negative_float(text: str) -> float:

@@ -191,7 +191,7 @@ def test_a_row_not_written_is_written_later(whole, tmp_path, monkeypatch):
 def test_sigterm_is_held_until_a_block_of_steps_is_saved(whole, tmp_path, monkeypatch):
     runner, expected = whole
     runner.write_to(tmp_path, every=1000)
-    for step in (3 * 5, 2 * 6):  # In the first phase, then in the second.
+    for step in (3 * 5, 2 * 5):  # In the first phase, then in the second.
         with (
             monkeypatch.context() as patch,
             pytest.raises(Preempted),
