@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from classp_jax.verify import __main__ as verify
 from classp_jax.verify._torch_optimizer import InputError
+from examples import arguments
 from examples.continual import Split, Task
 from examples.datasets import DatasetError
 from examples.demo import __main__ as demo
@@ -22,9 +23,9 @@ OPTIONS = {
     demo: "--methods --epochs --batch-size --seed --learning-rate --threshold --power"
     " --eps --scale-learning-rate --out",
     vision: "--methods --seeds --data-dir --out --checkpoint-dir --save-every --keep"
-    " --vmap-seeds --evaluate-with-dropout --batch-size",
+    " --vmap-seeds --mesh --distributed --dtype --evaluate-with-dropout --batch-size",
     sentiment: "--methods --seeds --data-dir --out --checkpoint-dir --save-every --keep"
-    " --vmap-seeds --batch-size --phrasebank --tokenizer --label-map --positions",
+    " --vmap-seeds --mesh --dtype --batch-size --phrasebank --tokenizer --label-map",
     vision_report: "--evaluate-with-dropout",
     sentiment_report: "--evaluate-with-dropout",
     verify: "--reading --problem --mode --steps --decay-from --dtype --seed --power"
@@ -35,7 +36,18 @@ WORDS = [
     *("0", "1", "2", "-1", "16", "1e-5", "0.1", "1e39", "1e999", "nan", "-inf", "1_0"),
     *("9" * 30, "9" * 5000, "0x10", "\N{MINUS SIGN}1", "\N{ARABIC-INDIC DIGIT ONE}"),
     *("", " ", "--", "-", "=", "a=b", "lr=1,2", "lr=1,2,3", "lr=" + "(" * 500, "#"),
-    *("classp", "paper", "sgd", "spacy", "released", "random", "float64", "replay_0.1"),
+    *(
+        "data=8",
+        "model=" + "9" * 30,
+        "classp",
+        "paper",
+        "sgd",
+        "spacy",
+        "released",
+        "random",
+        "float64",
+        "replay_0.1",
+    ),
     *("file", "folder", "missing", "missing/missing", "file/below", "x" * 300, "."),
     *(
         "file.py:Class",
@@ -81,8 +93,8 @@ def stubs(monkeypatch, tmp_path):
 
     for command in (vision, sentiment):
         monkeypatch.setattr(command, "load", load)
-        monkeypatch.setattr(command, "Runner", Runner)
         monkeypatch.setattr(command.report, "write", nothing)
+    monkeypatch.setattr(arguments, "Runner", Runner)
     monkeypatch.setattr(vision, "save_samples", nothing)
     monkeypatch.setattr(demo, "train", nothing)
     monkeypatch.setattr(demo, "digits_then_permuted_digits", nothing)
