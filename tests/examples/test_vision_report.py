@@ -259,7 +259,7 @@ def test_samples_are_drawn(tmp_path):
     [
         (None, "holds no rows of this experiment; make some with"),
         ("", "holds no rows of this experiment"),
-        ('{"method": ', "line 1 is no JSON"),
+        ('{"method": \n', "line 1 is no JSON"),
         ('{"method": "sgd"}', "line 1 is no row of results"),
         ("[]", "line 1 is no row of results"),
     ],
