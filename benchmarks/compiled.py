@@ -24,19 +24,18 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import classp_jax
+from benchmarks.timing import LEAST, VOCABULARY
 from examples import sharding
 from examples.cnn import CNN
 from examples.training import Trainer
 from examples.transformer import Transformer
 
-LEAST = 20  # Bytes a float32 weight.
 HELD = 12  # Bytes a float32 weight: itself, its gradient and its sum.
 # A chip's memory in bytes and its bandwidth in bytes a second, by Google's documents.
 MEMORY = {"v4": (32e9, 1200e9), "v5e": (16e9, 819e9), "v6e": (32e9, 1638e9)}
 SIZES = {"1 B": 10**9, "70 B": 70 * 10**9, "1 T": 10**12}
 TPUS = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
 WEIGHTS = 100_000_000  # A device.
-_VOCABULARY = 42_991  # Of PhraseBank and IMDB.
 _COLLECTIVE = re.compile(
     r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)"
     r"(?:-start)?\("
@@ -60,7 +59,7 @@ UPDATES = {
 TRAIN_STEPS = {
     "CNN": (CNN, ((60_000, 28, 28, 1), jnp.float32), 32),
     "Transformer": (
-        functools.partial(Transformer, vocabulary=_VOCABULARY),
+        functools.partial(Transformer, vocabulary=VOCABULARY),
         ((25_000, 30), jnp.int32),
         748,
     ),

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import classp_jax
-from benchmarks.timing import in_turns, spread
+from benchmarks.timing import VOCABULARY, in_turns, spread
 from examples.cnn import CNN
 from examples.training import Trainer
 from examples.transformer import Transformer
@@ -26,7 +26,6 @@ from tests.reference import cnn, transformer
 from tests.reference.optimizer import Classp
 
 HYPERPARAMETERS = {"threshold": 0.0, "power": 1.0, "apply_decay": True}
-VOCABULARY = 42_991  # Of PhraseBank and IMDB.
 
 
 class Workload(NamedTuple):

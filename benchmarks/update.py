@@ -22,14 +22,13 @@ import torch
 from flax import nnx
 
 import classp_jax
-from benchmarks.timing import in_turns, spread
+from benchmarks.timing import LEAST, VOCABULARY, in_turns, spread
 from examples.cnn import CNN
 from examples.transformer import Transformer
 from tests.reference.optimizer import Classp
 
-FLOOR, READ_AND_WRITTEN = "floor", 20
+FLOOR = "floor"
 SUMMED = 2**26  # Elements of the arrays whose sum measures the bandwidth.
-VOCABULARY = 42_991  # Of PhraseBank and IMDB.
 RATE = 1e-3
 
 
@@ -158,7 +157,7 @@ def measure(what, name, turns):
     sums = in_turns({FLOOR: floor(), name: run}, turns, f"{what}, {name}")
     milliseconds = np.divide(sums[name], steps)
     bandwidth = 3 * 4 * SUMMED / np.divide(sums[FLOOR], 1000)
-    least = 1000 * READ_AND_WRITTEN * number / bandwidth
+    least = 1000 * LEAST * number / bandwidth
     return {
         "weights": what,
         "number": number,

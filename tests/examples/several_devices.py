@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from examples import arguments, sharding
-from examples.continual import Experiment, Runner, Split, Task
+from examples.continual import Experiment, Runner, Task
 from examples.methods import EWC, Method, Phase
+from tests.examples.helpers import random_split
 from tests.helpers import Network
 
 DEVICES = 8
@@ -27,15 +28,12 @@ METHODS = {
 }
 
 
-def split(n, seed):
-    rng = np.random.default_rng(seed)
-    inputs = rng.integers(0, 256, (n, 6)).astype(np.uint8)
-    return Split(inputs, rng.integers(0, 3, n).astype(np.int32))
-
-
 def experiment():
     # 44 examples in batches of 20: the last of 4 is smaller than the mesh.
-    tasks = {name: Task(split(44, i), split(30, 5)) for i, name in enumerate("ab")}
+    tasks = {
+        name: Task(random_split(44, i), random_split(30, 5))
+        for i, name in enumerate("ab")
+    }
     return Experiment("tiny", Network, lambda x: x / 255 - 0.5, tasks, 20)
 
 

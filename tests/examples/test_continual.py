@@ -10,9 +10,10 @@ import pytest
 from flax import nnx
 
 from examples import continual, rows
-from examples.continual import Experiment, Runner, Split, Task
+from examples.continual import Experiment, Runner, Task
 from examples.methods import EWC, Method, Phase, Replay, as_json
 from examples.training import Trainer
+from tests.examples.helpers import random_split
 from tests.helpers import Network
 
 
@@ -20,17 +21,11 @@ def preprocess(inputs):
     return inputs / 255 - 0.5
 
 
-def split(n, seed):
-    rng = np.random.default_rng(seed)
-    inputs = rng.integers(0, 256, (n, 6)).astype(np.uint8)
-    return Split(inputs, rng.integers(0, 3, n).astype(np.int32))
-
-
 @pytest.fixture
 def experiment():
     tasks = {
-        "z": Task(split(40, 0), split(20, 1)),
-        "b": Task(split(48, 2), split(16, 3)),
+        "z": Task(random_split(40, 0), random_split(20, 1)),
+        "b": Task(random_split(48, 2), random_split(16, 3)),
     }
     return Experiment("tiny", Network, preprocess, tasks, 8)
 
@@ -391,7 +386,7 @@ def test_accuracy_of_any_number_of_examples():
     trainer = Trainer(Network, optax.sgd(0.1), preprocess)
     params = trainer.init(0).params
     for n in (3, 50, 120):
-        inputs, labels = map(jnp.asarray, split(n, n))
+        inputs, labels = map(jnp.asarray, random_split(n, n))
         logits = nnx.merge(trainer._graphdef, params)(preprocess(inputs))
         expected = jnp.mean(jnp.argmax(logits, -1) == labels)
         off, on = trainer.accuracy(params, inputs, labels, jax.random.key(0))

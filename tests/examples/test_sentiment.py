@@ -1,11 +1,9 @@
 import json
-import os
-import signal
 
 import numpy as np
 import pytest
 
-from examples import continual, rows
+from examples import rows
 from examples.continual import Split, Task
 from examples.datasets import DatasetError
 from examples.methods import as_json, make_optimizer
@@ -13,6 +11,10 @@ from examples.sentiment import __main__ as sentiment
 from examples.sentiment import report
 from examples.sentiment.methods import STUDY
 from examples.transformer import Transformer
+from tests.examples.helpers import (
+    assert_names_what_cannot_be_written,
+    assert_sigterm_saves,
+)
 from tests.helpers import Network
 
 VOCABULARY = 40
@@ -217,31 +219,9 @@ def test_missing_data_is_one_clear_line(monkeypatch, capsys, tmp_path):
 
 
 def test_sigterm_saves_and_says_how_to_go_on(tiny, tmp_path, capsys, monkeypatch):
-    train_steps = continual._train_steps
-
-    def going_away(*arguments):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return train_steps(*arguments)
-
-    monkeypatch.setattr(continual, "_train_steps", going_away)
     monkeypatch.setattr(sentiment, "Transformer", lambda rngs, **kwargs: Network(rngs))
-    out = str(tmp_path / "a folder")
-    with pytest.raises(SystemExit) as info:
-        sentiment.main(["--methods", "classp", "--batch-size", "16", "--out", out])
-    assert info.value.code == 0
-    assert capsys.readouterr().err.endswith(
-        "Stopped by SIGTERM; to go on: python -m examples.sentiment --methods classp"
-        f" --batch-size 16 --out '{out}'\n"
-    )
-    assert list(tmp_path.glob("a folder/checkpoints/*/[0-9]*"))
+    assert_sigterm_saves(sentiment, tmp_path, capsys, monkeypatch)
 
 
 def test_what_cannot_be_written_is_one_clear_line(tiny, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    arguments = ["--batch-size", "16", "--out", str(tmp_path), "--checkpoint-dir"]
-    with pytest.raises(SystemExit) as info:
-        sentiment.main([*arguments, str(tmp_path / "file")])
-    assert info.value.code == 1
-    message = capsys.readouterr().err
-    assert message.startswith("python -m examples.sentiment: error: ")
-    assert str(tmp_path / "file") in message and message.count("\n") == 1
+    assert_names_what_cannot_be_written(sentiment, tmp_path, capsys)

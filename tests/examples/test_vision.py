@@ -1,6 +1,4 @@
 import json
-import os
-import signal
 
 import chex
 import jax.numpy as jnp
@@ -10,13 +8,17 @@ import pytest
 from flax import nnx
 
 import classp_jax
-from examples import continual, rows
+from examples import rows
 from examples.continual import Split, Task
 from examples.datasets import DatasetError
 from examples.methods import as_json, make_optimizer
 from examples.training import Trainer
 from examples.vision import __main__ as vision
 from examples.vision.methods import ABLATION, COLLECT, STUDY
+from tests.examples.helpers import (
+    assert_names_what_cannot_be_written,
+    assert_sigterm_saves,
+)
 from tests.helpers import Network
 
 
@@ -168,31 +170,9 @@ class Linear(nnx.Module):
 
 
 def test_sigterm_saves_and_says_how_to_go_on(tiny, tmp_path, capsys, monkeypatch):
-    train_steps = continual._train_steps
-
-    def going_away(*arguments):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return train_steps(*arguments)
-
-    monkeypatch.setattr(continual, "_train_steps", going_away)
     monkeypatch.setattr(vision, "CNN", Linear)
-    out = str(tmp_path / "a folder")
-    with pytest.raises(SystemExit) as info:
-        vision.main(["--methods", "classp", "--batch-size", "16", "--out", out])
-    assert info.value.code == 0
-    assert capsys.readouterr().err.endswith(
-        "Stopped by SIGTERM; to go on: python -m examples.vision --methods classp"
-        f" --batch-size 16 --out '{out}'\n"
-    )
-    assert list(tmp_path.glob("a folder/checkpoints/*/[0-9]*"))
+    assert_sigterm_saves(vision, tmp_path, capsys, monkeypatch)
 
 
 def test_what_cannot_be_written_is_one_clear_line(tiny, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    arguments = ["--batch-size", "16", "--out", str(tmp_path), "--checkpoint-dir"]
-    with pytest.raises(SystemExit) as info:
-        vision.main([*arguments, str(tmp_path / "file")])
-    assert info.value.code == 1
-    message = capsys.readouterr().err
-    assert message.startswith("python -m examples.vision: error: ")
-    assert str(tmp_path / "file") in message and message.count("\n") == 1
+    assert_names_what_cannot_be_written(vision, tmp_path, capsys)

@@ -1,0 +1,49 @@
+"""What several tests of the experiments share: data, and faults of their commands."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from examples import continual
+from examples.continual import Split
+
+
+def random_split(n, seed):
+    """Bytes, (n, 6), in three classes."""
+    rng = np.random.default_rng(seed)
+    inputs = rng.integers(0, 256, (n, 6)).astype(np.uint8)
+    return Split(inputs, rng.integers(0, 3, n).astype(np.int32))
+
+
+def assert_sigterm_saves(command, folder, capsys, monkeypatch):
+    """Sends a command SIGTERM while it trains: it saves, and says how to go on."""
+    train_steps = continual._train_steps
+
+    def going_away(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return train_steps(*arguments)
+
+    monkeypatch.setattr(continual, "_train_steps", going_away)
+    out = str(folder / "a folder")
+    with pytest.raises(SystemExit) as info:
+        command.main(["--methods", "classp", "--batch-size", "16", "--out", out])
+    assert info.value.code == 0
+    assert capsys.readouterr().err.endswith(
+        f"Stopped by SIGTERM; to go on: python -m {command.__package__} --methods"
+        f" classp --batch-size 16 --out '{out}'\n"
+    )
+    assert list(folder.glob("a folder/checkpoints/*/[0-9]*"))
+
+
+def assert_names_what_cannot_be_written(command, folder, capsys):
+    """Gives a command a file for a folder: it names it, in one line."""
+    (folder / "file").write_text("")
+    arguments = ["--batch-size", "16", "--out", str(folder), "--checkpoint-dir"]
+    with pytest.raises(SystemExit) as info:
+        command.main([*arguments, str(folder / "file")])
+    assert info.value.code == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"python -m {command.__package__}: error: ")
+    assert str(folder / "file") in message and message.count("\n") == 1
