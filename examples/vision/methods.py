@@ -114,6 +114,19 @@ FRONTS = [
         },
     ),
     front(
+        "classp_factored_rate",
+        "CLASSP, factored sum",
+        "α",
+        {
+            a: (
+                _classp(MNIST, apply_decay=False, factored=True),
+                _classp(FASHION, learning_rate=a, factored=True),
+            )
+            for a in (0.05, 0.1, 0.2, 0.4, 0.8)
+        },
+        ALL_SPLITS,
+    ),
+    front(
         "ewc",
         "EWC",
         "λ",
