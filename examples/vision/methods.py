@@ -142,6 +142,18 @@ FRONTS = [
         ALL_SPLITS,
     ),
     front(
+        "classp_factored_second_relative",
+        "CLASSP, factored sum, g² > θ·mean(g²) on Fashion-MNIST",
+        "θ",
+        {
+            t: (
+                _classp(MNIST, apply_decay=False, factored=True),
+                _classp(FASHION, threshold=t, relative=True, factored=True),
+            )
+            for t in (1, 3, 10, 30, 100)
+        },
+    ),
+    front(
         "ewc",
         "EWC",
         "λ",
@@ -167,6 +179,25 @@ FRONTS = [
         "SGD",
         "α",
         {a: (COLLECT, _sgd(a)) for a in (0.1, 0.02, 0.01, 0.005, 0.002, 0.001)},
+    ),
+    # What the threshold does without the decay.
+    front(
+        "masked_sgd_rate",
+        "SGD, g² > 10·mean(g²)",
+        "α",
+        {
+            a: (
+                COLLECT,
+                _classp(
+                    FASHION,
+                    learning_rate=a,
+                    threshold=10,
+                    relative=True,
+                    apply_decay=False,
+                ),
+            )
+            for a in (0.2, 0.1, 0.05, 0.02, 0.01)
+        },
     ),
     front(
         "adam_rate",
