@@ -7,6 +7,17 @@ from classp_jax._diagnostics import (
     update_density,
 )
 from classp_jax._ewc import EwcPenaltyState, ewc_penalty, fisher_diagonal
+from classp_jax._metrics import (
+    average_accuracy,
+    backward_transfer,
+    forgetting,
+    forward_transfer,
+)
+from classp_jax._synaptic_intelligence import (
+    SynapticIntelligenceState,
+    consolidate,
+    synaptic_intelligence,
+)
 from classp_jax._transforms import (
     DecayGateState,
     ScaleByAccumulatedPowerNormState,
@@ -22,15 +33,22 @@ __all__ = [
     "DecayGateState",
     "EwcPenaltyState",
     "ScaleByAccumulatedPowerNormState",
+    "SynapticIntelligenceState",
     "ThresholdMaskState",
+    "average_accuracy",
     "average_grad_sum",
+    "backward_transfer",
     "classp",
     "classp_equation1",
     "classp_released",
+    "consolidate",
     "decay_gate",
     "ewc_penalty",
     "fisher_diagonal",
+    "forgetting",
+    "forward_transfer",
     "scale_by_accumulated_power_norm",
+    "synaptic_intelligence",
     "threshold_mask",
     "unassigned_share",
     "update_density",
