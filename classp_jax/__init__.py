@@ -13,6 +13,13 @@ from classp_jax._metrics import (
     forgetting,
     forward_transfer,
 )
+from classp_jax._signals import (
+    GateSignal,
+    LossJumpState,
+    OpenOnSignalState,
+    loss_jump,
+    open_on_signal,
+)
 from classp_jax._synaptic_intelligence import (
     SynapticIntelligenceState,
     consolidate,
@@ -32,6 +39,9 @@ __version__ = "0.1.0"
 __all__ = [
     "DecayGateState",
     "EwcPenaltyState",
+    "GateSignal",
+    "LossJumpState",
+    "OpenOnSignalState",
     "ScaleByAccumulatedPowerNormState",
     "SynapticIntelligenceState",
     "ThresholdMaskState",
@@ -47,6 +57,8 @@ __all__ = [
     "fisher_diagonal",
     "forgetting",
     "forward_transfer",
+    "loss_jump",
+    "open_on_signal",
     "scale_by_accumulated_power_norm",
     "synaptic_intelligence",
     "threshold_mask",

@@ -292,6 +292,8 @@ class Runner:
         }
         if optax.tree.get(state.opt_state, "grad_sum") is not None:
             result["unassigned_share"] = float(unassigned_share(state.opt_state))
+        if (is_open := optax.tree.get(state.opt_state, "is_open")) is not None:
+            result["is_open"] = bool(is_open)
         if self._experiment.unseen and len(phases) == 1:
             untrained = trainer.init(seed)
             result["untrained"] = self._accuracies(

@@ -147,12 +147,27 @@ def collecting_all(
     )
 
 
+def classp_self_opening(
+    learning_rate: float,
+    ratio: float = 2.0,
+    margin: float = 0.1,
+    fast: float = 0.9,
+    slow: float = 0.99,
+) -> optax.GradientTransformation:
+    """Algorithm 1, the gate of which opens where the loss first jumps."""
+    return classp_jax.open_on_signal(
+        lambda gate: classp_jax.classp(learning_rate, apply_decay=gate),
+        classp_jax.loss_jump(ratio, margin, fast, slow),
+    )
+
+
 OPTIMIZERS = {
     "adagrad": optax.adagrad,
     "adam": optax.adam,
     "classp": classp_jax.classp,
     "classp_equation1": classp_jax.classp_equation1,
     "classp_released": classp_jax.classp_released,
+    "classp_self_opening": classp_self_opening,
     "collecting_all": collecting_all,
     "sgd": optax.sgd,
 }

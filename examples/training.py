@@ -84,7 +84,7 @@ class Trainer:
     ):
         self._make_model = make_model
         self._graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
-        self._optimizer = optimizer
+        self._optimizer = optax.with_extra_args_support(optimizer)
         self._preprocess = _Preprocess(preprocess, mesh, dtype)
         self._mesh = mesh
         self._dtype = dtype
@@ -192,7 +192,9 @@ class Trainer:
     def _update(self, state, inputs, labels):
         key = jax.random.fold_in(state.dropout_key, state.step)
         loss, grads = jax.value_and_grad(self._loss)(state.params, inputs, labels, key)
-        return loss, *self._optimizer.update(grads, state.opt_state, state.params)
+        return loss, *self._optimizer.update(
+            grads, state.opt_state, state.params, value=loss
+        )
 
 
 def _logits(graphdef, preprocess, params, inputs, dropout_key):

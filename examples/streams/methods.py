@@ -90,7 +90,6 @@ def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
     def joint(a: float) -> tuple[Phase, ...]:
         return (Phase(dict.fromkeys(tasks, epochs), "sgd", dict(learning_rate=a)),)
 
-    strengths = (1, 10, 100, 1000)
     of = {
         "classp": ("CLASSP", "α", classp, (0.05, 0.1, 0.2, 0.4)),
         "classp_always": (
@@ -99,12 +98,18 @@ def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
             plain("classp"),
             (0.003, 0.01, 0.03, 0.1),
         ),
+        "classp_self": (
+            "CLASSP, gate opens itself",
+            "α",
+            plain("classp_self_opening"),
+            (0.05, 0.1, 0.2, 0.4),
+        ),
         "sgd": ("SGD", "α", plain("sgd"), (0.005, 0.02, 0.05, 0.1)),
         "adam": ("Adam", "α", plain("adam"), (3e-5, 1e-4, 3e-4, 1e-3)),
         "adagrad": ("AdaGrad", "α", plain("adagrad"), (0.001, 0.003, 0.01, 0.03)),
-        "ewc": ("EWC", "λ", ewc(None), strengths),
-        "ewc_online": ("EWC, online", "λ", ewc(_ONLINE), strengths),
-        "si": ("SI", "λ", si, (0.1, 1, 10, 100)),
+        "ewc": ("EWC", "λ", ewc(None), (0.3, 1, 3, 10)),
+        "ewc_online": ("EWC, online", "λ", ewc(_ONLINE), (3, 10, 30, 100)),
+        "si": ("SI", "λ", si, (0.3, 1, 3, 10)),
         "replay": ("Replay", "α", replay, (0.02, 0.05, 0.1, 0.2)),
         "joint": ("Joint training", "α", joint, (0.02, 0.05, 0.1, 0.2)),
     }

@@ -161,7 +161,8 @@ def run(folder, *arguments):
 def test_one_command_makes_rows_a_table_and_figures(tiny, tmp_path, monkeypatch):
     names = [
         *("classp_0.1", "classp_always_0.01", "sgd_0.1", "adam_0.001", "adagrad_0.01"),
-        *("ewc_100", "ewc_online_100", "si_1", "replay_0.1", "joint_0.1"),
+        *("classp_self_0.1", "ewc_10", "ewc_online_10", "si_1", "replay_0.1"),
+        "joint_0.1",
     ]
     folder = tmp_path / "new"
     run(folder, "--methods", *names)
@@ -195,7 +196,8 @@ def test_one_command_makes_rows_a_table_and_figures(tiny, tmp_path, monkeypatch)
         name: of[0]["results"][-1]["bytes_per_weight"] for name, of in by_name.items()
     }
     weights = 784 * 256 + 256 + 256 * 256 + 256 + 2570
-    expected = dict(classp=4, sgd=0, adam=8, adagrad=4, ewc=8, ewc_online=8, si=12)
+    expected = dict(classp=4, classp_self=4, sgd=0, adam=8, adagrad=4)
+    expected |= dict(ewc=8, ewc_online=8, si=12)
     for name, count in expected.items():
         (actual,) = {v for k, v in kept.items() if re.fullmatch(rf"{name}_[\d.]+", k)}
         assert actual == pytest.approx(count, abs=0.01)
