@@ -688,8 +688,8 @@ def _several(
     def weighted_mean(
         f: jax.Array, w: jax.Array, g: jax.Array, v: jax.Array
     ) -> jax.Array:
-        mean = (f * w + g * v) / (f + g)
-        return jnp.where(f + g > 0, mean, v).astype(v.dtype)
+        share = f / jnp.maximum(f + g, jnp.finfo(f.dtype).tiny)
+        return (v + share * (w - v)).astype(v.dtype)
 
     return (
         jax.tree.map(jnp.add, so_far, fisher),

@@ -16,6 +16,24 @@ _SIDE = 28  # Pixels.
 SCENARIOS = ("domain", "class", "task")
 
 
+class Published(NamedTuple):
+    """An average accuracy that Avalanche's baselines publish.
+
+    Attributes:
+      scenario: domain-, class- or task-incremental.
+      method: by its usual name.
+      measured: what they measure, in %.
+      reference: what the paper that they refer to reports, in %; None if there is none.
+      online: whether each example is seen once.
+    """
+
+    scenario: str
+    method: str
+    measured: int
+    reference: int | None
+    online: bool = False
+
+
 class Benchmark(NamedTuple):
     """A stream of tasks, as Avalanche has it by this name.
 
@@ -24,18 +42,48 @@ class Benchmark(NamedTuple):
       source: TFDS's name of the data set.
       tasks: how many there are.
       scenarios: those it has, the default one first.
+      published: by https://github.com/ContinualAI/continual-learning-baselines, in its
+        README.
     """
 
     title: str
     source: str
     tasks: int
     scenarios: tuple[str, ...]
+    published: tuple[Published, ...] = ()
 
 
 BENCHMARKS = {
-    "permuted_mnist": Benchmark("Permuted MNIST", "mnist", 10, ("domain",)),
+    "permuted_mnist": Benchmark(
+        "Permuted MNIST",
+        "mnist",
+        10,
+        ("domain",),
+        (
+            Published("domain", "LFL", 88, 88),
+            Published("domain", "EWC", 83, 94),
+            Published("domain", "SI", 83, 95),
+            Published("domain", "A-GEM", 81, 81, online=True),
+            Published("domain", "GEM", 80, 83, online=True),
+        ),
+    ),
     "rotated_mnist": Benchmark("Rotated MNIST", "mnist", 10, ("domain",)),
-    "split_mnist": Benchmark("Split MNIST", "mnist", 5, ("class", "domain", "task")),
+    "split_mnist": Benchmark(
+        "Split MNIST",
+        "mnist",
+        5,
+        ("class", "domain", "task"),
+        (
+            Published("task", "RWalk", 99, 99),
+            Published("task", "SI", 97, 97),
+            Published("class", "GDumb", 97, 97),
+            Published("class", "GSS", 82, 78),
+            Published("class", "Generative replay", 75, 75),
+            Published("class", "LwF", 23, 23),
+            Published("class", "CoPE", 93, 93, online=True),
+            Published("class", "Replay", 92, None, online=True),
+        ),
+    ),
     "split_fashion_mnist": Benchmark(
         "Split Fashion-MNIST", "fashion_mnist", 5, ("class", "domain", "task")
     ),

@@ -38,7 +38,7 @@ def save_matrices(
         ax.set(xticks=every, xticklabels=every + 1)
         ax.set(yticks=every, yticklabels=every + 1)
         ax.tick_params(labelsize="x-small")
-    figure.colorbar(image, ax=axes, label="test accuracy, %", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="accuracy, %", shrink=0.8)
     figure.supxlabel("on task", fontsize="small")
     figure.supylabel("after task", fontsize="small")
     figure.savefig(path, dpi=150)
@@ -71,6 +71,6 @@ def save_curves(
     for ax, title in zip(axes, ("all tasks so far", "the first task"), strict=True):
         ax.set(title=f"On {title}", xlabel="after task", xticks=steps)
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel(f"test accuracy{', dropout on' * with_dropout}, %")
+    axes[0].set_ylabel(f"accuracy{', dropout on' * with_dropout}, %")
     legend_below(figure, axes[0].get_legend_handles_labels()[0], columns=3)
     figure.savefig(path, dpi=150)

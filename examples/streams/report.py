@@ -9,7 +9,7 @@ from examples import arguments, page, rows
 from examples.streams.data import BENCHMARKS, Stream
 from examples.streams.figures import save_curves, save_matrices
 from examples.streams.methods import study
-from examples.streams.tables import stream_table
+from examples.streams.tables import published_table, stream_table
 from examples.study import Study
 from examples.tables import Found, best, fate
 
@@ -79,8 +79,9 @@ def write(
         " seeds. Average accuracy: on all tasks after the last. Backward transfer,"
         " forgetting, forward transfer: as `classp_jax` defines them, in points; joint"
         " training has none, as it learns all tasks at once. Bytes: optimizer state and"
-        " stored images, at most. Seconds: of training alone, on a machine that did"
-        " other work at the same time. Bold: the best of a method's settings.",
+        " stored images, at most. Seconds: of training, with compilation. Bold: the"
+        " best of a method's settings.",
+        *_published(stream),
         *page.provenance(compared, found, left_out, folder, options),
     ]
     (folder / "table.md").write_text("\n\n".join(sections) + "\n")
@@ -98,6 +99,20 @@ def write(
         for name, save in (("matrices", save_matrices), ("curves", save_curves)):
             path = folder / f"{name}{suffix}.png"
             save(compared, lines, path, with_dropout=with_dropout)
+
+
+def _published(stream: Stream) -> list[str]:
+    """Paragraphs of Markdown, none if there is nothing."""
+    published = published_table(stream)
+    if not published or stream.validation:
+        return []
+    return [
+        "## Published",
+        published,
+        "Average accuracy, %, by the [Continual Learning Baselines]"
+        "(https://github.com/ContinualAI/continual-learning-baselines) of Avalanche, on"
+        " networks and for epochs of their own. Online: each example is seen once.",
+    ]
 
 
 def _read(folder: pathlib.Path, settings: dict[str, Any]) -> tuple[Study, Found, int]:

@@ -7,6 +7,7 @@ import numpy as np
 
 import classp_jax
 from examples.report import Rows, accuracy, cell, table
+from examples.streams.data import BENCHMARKS, Stream
 from examples.study import Study
 from examples.tables import Found, best, seeds
 
@@ -82,6 +83,21 @@ def stream_table(study: Study, found: Found) -> str:
         "seeds",
     ]
     return table(header, lines)
+
+
+def published_table(stream: Stream) -> str:
+    """What Avalanche's baselines publish for a stream; empty if they don't."""
+    lines = [
+        [
+            of.method + ", online" * of.online,
+            f"{of.measured}",
+            f"{of.reference}" if of.reference else "\N{EN DASH}",
+        ]
+        for of in BENCHMARKS[stream.benchmark].published
+        if of.scenario == stream.scenario
+    ]
+    header = ["method", "measured by the baselines", "in the paper they refer to"]
+    return table(header, lines) if lines else ""
 
 
 def mean_matrix(study: Study, of_method: Rows, with_dropout: bool) -> np.ndarray:

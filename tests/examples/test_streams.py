@@ -1,5 +1,6 @@
 import collections
 import json
+import pathlib
 import re
 
 import numpy as np
@@ -22,6 +23,7 @@ from tests.examples.helpers import (
     assert_sigterm_saves,
 )
 
+ROOT = pathlib.Path(__file__).parents[2]
 MEASURES = ("average_accuracy", "backward_transfer", "forgetting")
 
 
@@ -210,6 +212,20 @@ def test_one_command_makes_rows_a_table_and_figures(tiny, tmp_path, monkeypatch)
     assert len(rows.read(folder / "rows.jsonl")) == len(names)
 
 
+def test_seeds_side_by_side_are_those_one_after_another(tiny, tmp_path):
+    names = ["classp_self_0.1", "ewc_online_10", "si_1", "replay_0.1"]
+    for count in ("1", "2"):
+        several = ["--seeds", "2", "--vmap-seeds", count]
+        run(tmp_path / count, "--methods", *names, *several)
+    one, two = (report.read(tmp_path / count) for count in ("1", "2"))
+    for name in names:
+        for alone, beside in zip(one[1][name], two[1][name], strict=True):
+            assert alone["seed"] == beside["seed"]
+            # Of 40 images one may lie on the fence.
+            a, b = tables.matrix(one[0], alone), tables.matrix(two[0], beside)
+            np.testing.assert_allclose(a, b, atol=2.6)
+
+
 @pytest.mark.parametrize("scenario", ["class", "domain", "task"])
 def test_scenarios(tiny, tmp_path, scenario):
     benchmark = ["--benchmark", "split_fashion_mnist", "--scenario", scenario]
@@ -224,6 +240,42 @@ def test_scenarios(tiny, tmp_path, scenario):
     if scenario == "task":
         assert matrix[0, 1] > 0
     assert f"{scenario}-incremental" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("of", "lines"),
+    [
+        (("permuted_mnist",), ["| EWC | 83 | 94 |", "| GEM, online | 80 | 83 |"]),
+        (("split_mnist", "task"), ["| SI | 97 | 97 |"]),
+        (("split_mnist", "class"), ["| Replay, online | 92 | \N{EN DASH} |"]),
+        (("split_mnist", "domain"), []),
+        (("rotated_mnist",), []),
+    ],
+)
+def test_published_numbers_are_those_of_the_scenario(of, lines):
+    table = tables.published_table(stream(*of))
+    assert bool(table) == bool(lines)
+    assert all(line in table for line in lines)
+
+
+COMMITTED = [
+    path.parent
+    for path in sorted((ROOT / "results").rglob("rows.jsonl"))
+    if '"experiment": "streams"' in path.read_text()[:1000]
+]
+
+
+@pytest.mark.parametrize(
+    "folder", COMMITTED, ids=lambda path: "-".join(path.parts[-2:])
+)
+def test_committed_tables_are_those_of_the_committed_rows(folder):
+    compared, found = report.read(folder)
+    table = tables.stream_table(compared, found)
+    assert table in (folder / "table.md").read_text()
+    if folder.name != "validation":
+        assert table in (ROOT / "docs" / "benchmarks.md").read_text()
+    for name in ("matrices", "curves"):
+        assert (folder / f"{name}.png").exists()
 
 
 def test_settings_are_chosen_on_another_stream(tiny, tmp_path):
