@@ -91,7 +91,7 @@ def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
         return (Phase(dict.fromkeys(tasks, epochs), "sgd", dict(learning_rate=a)),)
 
     of = {
-        "classp": ("CLASSP", "α", classp, (0.05, 0.1, 0.2, 0.4)),
+        "classp": ("CLASSP", "α", classp, (0.01, 0.05, 0.1, 0.2)),
         "classp_always": (
             "CLASSP, decay always on",
             "α",
@@ -102,7 +102,7 @@ def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
             "CLASSP, gate opens itself",
             "α",
             plain("classp_self_opening"),
-            (0.05, 0.1, 0.2, 0.4),
+            (0.01, 0.05, 0.1, 0.2),
         ),
         "sgd": ("SGD", "α", plain("sgd"), (0.005, 0.02, 0.05, 0.1)),
         "adam": ("Adam", "α", plain("adam"), (3e-5, 1e-4, 3e-4, 1e-3)),
