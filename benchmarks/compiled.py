@@ -36,6 +36,7 @@ MEMORY = {"v4": (32e9, 1200e9), "v5e": (16e9, 819e9), "v6e": (32e9, 1638e9)}
 SIZES = {"1 B": 10**9, "70 B": 70 * 10**9, "1 T": 10**12}
 TPUS = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
 WEIGHTS = 100_000_000  # A device.
+COLUMNS = 1280  # Of the matrix that they make; a multiple of a TPU's 128 lanes.
 _COLLECTIVE = re.compile(
     r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)"
     r"(?:-start)?\("
@@ -51,6 +52,9 @@ UPDATES = {
         "classp_released": classp_jax.classp_released,
         "classp, relative": functools.partial(
             classp_jax.classp, threshold=1.0, relative=True
+        ),
+        "classp, factored": functools.partial(
+            classp_jax.classp, threshold=1e-6, factored=True
         ),
     }.items()
     for power in (1, 2, 1.5)
@@ -94,14 +98,16 @@ def tpus(chip: str) -> Mesh:
 def update(name: str, mesh: Mesh | None, weights: int = WEIGHTS) -> Program:
     """An optimizer's step on so many weights a device, cut among all devices."""
     optimizer = UPDATES[name](0.1)
-    params = jax.ShapeDtypeStruct((weights * (mesh.size if mesh else 1),), jnp.float32)
+    rows = weights // COLUMNS * (mesh.size if mesh else 1)
+    params = jax.ShapeDtypeStruct((rows, COLUMNS), jnp.float32)
 
     def step(params, opt_state, grads):
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
     def place(x):
-        spec = PartitionSpec("data") if x.shape else PartitionSpec()
+        spec = PartitionSpec("data" if x.shape[:1] == (rows,) else None)
+        spec = spec if x.shape else PartitionSpec()
         return _on(mesh and NamedSharding(mesh, spec), x)
 
     arguments = params, jax.eval_shape(optimizer.init, params), params

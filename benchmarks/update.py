@@ -8,6 +8,7 @@ arrays reaches in the same turn.
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -40,16 +41,17 @@ def shapes_of(make_model):
 WEIGHTS = {
     "cnn": lambda: shapes_of(CNN),
     "transformer": lambda: shapes_of(lambda rngs: Transformer(rngs, VOCABULARY)),
-    "array": lambda: [(100_000_000,)],
+    "array": lambda: [(78_125, 1280)],
     "tensors": lambda: [(32, 32)] * 1000,
 }
 JAX = {
-    f"{reading.__name__}, p {power:g}": (reading, power)
-    for reading in (
-        classp_jax.classp,
-        classp_jax.classp_equation1,
-        classp_jax.classp_released,
-    )
+    f"{name}, p {power:g}": (reading, power)
+    for name, reading in {
+        "classp": classp_jax.classp,
+        "classp_equation1": classp_jax.classp_equation1,
+        "classp_released": classp_jax.classp_released,
+        "classp, factored": functools.partial(classp_jax.classp, factored=True),
+    }.items()
     for power in (1, 2, 1.5)
 }
 OPTAX = {

@@ -19,6 +19,7 @@ def classp(
     apply_decay: bool | optax.ScalarOrSchedule = True,
     *,
     relative: bool = False,
+    factored: bool = False,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""CLASSP as Algorithm 1 prints it.
@@ -53,19 +54,21 @@ def classp(
         injected number or a schedule.
       relative: whether the threshold is in units of the tensor's mean square at that
         step; a Python bool.
+      factored: whether to keep the sums of rows and columns alone, in hardly any
+        memory; a Python bool. See :func:`scale_by_accumulated_power_norm`.
       accumulator_dtype: a floating dtype for the sum; by default float32, and float64
         for float64 parameters.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`. Its state is
-      one accumulator a weight, 4 bytes by default.
+      one accumulator a weight, 4 bytes by default, or hardly any if ``factored``.
 
     Raises:
       ValueError: if ``threshold`` is negative, ``power`` or ``eps`` not above 0, or
         any hyperparameter not finite or not a scalar. (An injected value is checked
         wherever it is known, so not inside a compiled step.)
       TypeError: if ``power`` is an array or a schedule, another hyperparameter
-        neither a number nor a schedule, ``relative`` not a bool, or
+        neither a number nor a schedule, ``relative`` or ``factored`` not a bool, or
         ``accumulator_dtype`` not a floating one.
 
     Examples:
@@ -109,6 +112,7 @@ def classp(
                     root_power=power,
                     eps=eps,
                     include_current=True,
+                    factored=factored,
                     accumulator_dtype=accumulator_dtype,
                     collects=_transforms.apart(above, threshold),
                 ),
@@ -126,6 +130,7 @@ def classp_equation1(
     apply_decay: bool | optax.ScalarOrSchedule = True,
     *,
     relative: bool = False,
+    factored: bool = False,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""CLASSP as Equation 1 prints it.
@@ -155,6 +160,7 @@ def classp_equation1(
       eps: as for :func:`classp`.
       apply_decay: as for :func:`classp`.
       relative: as for :func:`classp`.
+      factored: as for :func:`classp`.
       accumulator_dtype: as for :func:`classp`.
 
     Returns:
@@ -190,6 +196,7 @@ def classp_equation1(
                     power,
                     eps,
                     include_current=False,
+                    factored=factored,
                     accumulator_dtype=accumulator_dtype,
                 ),
                 apply_decay,
@@ -271,6 +278,7 @@ def classp_released(
                 root_power=power,
                 eps=eps,
                 include_current=True,
+                factored=False,
                 accumulator_dtype=accumulator_dtype,
                 collects=None,
             ),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from classp_jax import _paths, _transforms
+from classp_jax import _factored, _paths, _transforms
 
 
 def average_grad_sum(
@@ -41,7 +41,11 @@ def average_grad_sum(
       >>> print(classp_jax.average_grad_sum(opt_state))
       4.0
     """
-    return _mean(_grad_sums(opt_state), per_tensor)
+    sums = _grad_sums(opt_state)
+    return _mean(
+        {path: (_factored.total(s), _factored.size(s)) for path, s in sums.items()},
+        per_tensor,
+    )
 
 
 def unassigned_share(
@@ -75,8 +79,11 @@ def unassigned_share(
       >>> print(classp_jax.unassigned_share(opt_state))
       0.5
     """
-    grad_sums = _grad_sums(opt_state)
-    return _mean({path: s == 0 for path, s in grad_sums.items()}, per_tensor)
+    sums = _grad_sums(opt_state)
+    return _mean(
+        {path: (_factored.untouched(s), _factored.size(s)) for path, s in sums.items()},
+        per_tensor,
+    )
 
 
 def update_density(
@@ -103,7 +110,11 @@ def update_density(
       {'bias': 0.5, 'scale': 1.0}
     """
     return _mean(
-        {path: u != 0 for path, u in _paths.by_path(updates).items()}, per_tensor
+        {
+            path: (jnp.sum(u != 0, dtype=jnp.float32), jnp.size(u))
+            for path, u in _paths.by_path(updates).items()
+        },
+        per_tensor,
     )
 
 
@@ -129,19 +140,28 @@ def is_accumulator(node: Any) -> bool:
     return isinstance(node, _transforms.ScaleByAccumulatedPowerNormState)
 
 
-def _grad_sums(opt_state: optax.OptState) -> dict[str, Any]:
-    grad_sums: dict[str, Any] = {}
+def sums_by_path(
+    state: _transforms.ScaleByAccumulatedPowerNormState,
+) -> dict[str, _factored.Sum]:
+    """Each tensor's sum, by the tensor's path."""
+    sums = _transforms.sums_of(state)
+    return _paths.by_path(sums, is_leaf=_factored.is_factored)
+
+
+def _grad_sums(opt_state: optax.OptState) -> dict[str, _factored.Sum]:
+    sums: dict[str, _factored.Sum] = {}
     for number, state in enumerate(accumulators(opt_state)):
-        for path, grad_sum in _paths.by_path(state.grad_sum).items():
+        for path, s in sums_by_path(state).items():
             # optax.partition keeps disjoint paths; a chain of two accumulators not.
-            grad_sums[f"{path}#{number}" if path in grad_sums else path] = grad_sum
-    return grad_sums
+            sums[f"{path}#{number}" if path in sums else path] = s
+    return sums
 
 
-def _mean(leaves: dict[str, Any], per_tensor: bool) -> jax.Array | dict[str, jax.Array]:
-    arrays = {path: jnp.asarray(leaf) for path, leaf in leaves.items()}
-    sums = {path: jnp.sum(x, dtype=jnp.float32) for path, x in arrays.items()}
+def _mean(
+    sums: dict[str, tuple[jax.Array, int]], per_tensor: bool
+) -> jax.Array | dict[str, jax.Array]:
+    """Of totals and numbers of weights, by path."""
     if per_tensor:
-        return {path: sums[path] / max(x.size, 1) for path, x in arrays.items()}
-    size = sum(x.size for x in arrays.values())
-    return jnp.asarray(sum(sums.values()), jnp.float32) / max(size, 1)
+        return {path: total / max(size, 1) for path, (total, size) in sums.items()}
+    total = sum((total for total, _ in sums.values()), start=jnp.float32(0))
+    return total / max(sum(size for _, size in sums.values()), 1)

@@ -77,7 +77,8 @@ def ewc_penalty(
     Raises:
       ValueError: if ``strength`` or ``learning_rate`` is negative, not finite or not a
         scalar; in ``init``, if ``fisher`` or ``anchor`` isn't shaped like the
-        parameters, or a parameter is complex; in ``update``, without ``params``.
+        parameters, ``fisher`` has a value below 0 or one that isn't finite, or a
+        parameter is complex; in ``update``, without ``params``.
       TypeError: if ``strength`` or ``learning_rate`` is neither a number nor a
         schedule.
 
@@ -114,6 +115,7 @@ def ewc_penalty(
 
     def init_fn(params: optax.Params) -> EwcPenaltyState:
         refuse_complex(params)
+        _check_not_negative("fisher", fisher)
         return EwcPenaltyState(
             _hyperparameters.initial_count(params),
             _copy_shaped_like(params, "fisher", fisher),
@@ -268,6 +270,20 @@ def _mean_squared_gradient(
     if remainder:
         total, _ = add(total, jax.tree.map(lambda x: x[whole:], examples))
     return jax.tree.map(lambda s: s / number, total)
+
+
+def _check_not_negative(name: str, tree: optax.Params) -> None:
+    """Raises a ``ValueError`` where a value that is known is negative or not finite."""
+    for path, x in _paths.by_path(tree).items():
+        if isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct):
+            continue
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            continue
+        values = np.asarray(x)  # JAX would compute it at run time inside jit.
+        if not np.all((values >= 0) & np.isfinite(values)):
+            raise ValueError(
+                f"{name} must be finite and at least 0; {path or 'it'} is not."
+            )
 
 
 def _copy_shaped_like(params: optax.Params, name: str, tree: optax.Params) -> Any:

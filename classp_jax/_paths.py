@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 
-def by_path(tree: Any) -> dict[str, Any]:
+def by_path(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
     """The leaves of a pytree, keyed by path: ``"conv1.kernel"``."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf)
     named = {path_name(path): leaf for path, leaf in leaves}
     if len(named) < len(leaves):  # {"a.b": ...} beside {"a": {"b": ...}}
         return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from classp_jax import _hyperparameters
+from classp_jax import _factored, _hyperparameters
 from classp_jax._hyperparameters import initial_count
 
 
@@ -32,11 +32,16 @@ class ScaleByAccumulatedPowerNormState(NamedTuple):
     Attributes:
       count: number of updates so far; shape ``()``, dtype ``int32``.
       grad_sum: the sum of ``|g|^p`` so far, shaped like the parameters; 4 bytes a
-        weight unless another accumulator dtype was asked for.
+        weight unless another accumulator dtype was asked for. Of a factored tensor the
+        sum over each row, shaped like the tensor without its last axis.
+      column_sum: empty, or where the sum is factored a tree like ``grad_sum``: of a
+        factored tensor the sum over each column, shaped like the tensor's last axis,
+        and of all others an array of shape ``(1,)`` that means nothing.
     """
 
     count: jax.Array  # type: ignore[assignment]
     grad_sum: optax.Updates
+    column_sum: optax.Updates = ()
 
 
 class DecayGateState(NamedTuple):
@@ -136,6 +141,7 @@ def scale_by_accumulated_power_norm(
     eps: optax.ScalarOrSchedule = 1e-5,
     *,
     include_current: bool = True,
+    factored: bool = False,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Divides each update by the p-norm of its history.
@@ -151,6 +157,18 @@ def scale_by_accumulated_power_norm(
     An element that isn't finite, or whose power isn't, adds nothing to the sum, and its
     update is 0. Nor does one add anything that would make the sum overflow.
 
+    With ``factored`` the sum takes next to no memory. Of a matrix only the sums over
+    each row, :math:`R_i`, and over each column, :math:`C_j`, of all earlier
+    :math:`|g|^p` are kept, exactly. What a weight's own past may have been is taken
+    from these; the present, which is known, is added:
+
+    .. math::
+
+      s_{t,ij} = \frac{R_i C_j}{\sum_k R_k} + |g_{t,ij}|^p
+
+    The columns of any other tensor are its last axis, and its rows all the others.
+    Vectors and scalars have their sum in full.
+
     Args:
       power: :math:`p > 0`; a Python number, as the compiled program depends on it
         (1 and 2 never call ``pow``).
@@ -158,6 +176,9 @@ def scale_by_accumulated_power_norm(
         schedule.
       include_current: whether the divisor includes the present gradient
         (Algorithm 1, line 14) or only the earlier ones (Equation 1).
+      factored: whether to keep the sums of rows and columns alone, wherever these are
+        fewer; a Python bool. Both stay as they are where a step would make one
+        overflow.
       accumulator_dtype: a floating dtype for the sum. By default float32, also for
         float16 and bfloat16 parameters, and float64 for float64 ones: a bfloat16 sum
         of equal terms stops growing after 256 of them.
@@ -165,14 +186,14 @@ def scale_by_accumulated_power_norm(
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`, with the state
       :class:`ScaleByAccumulatedPowerNormState`: one accumulator a weight, 4 bytes by
-      default. Updates keep the gradient's dtype. ``init`` raises a ``ValueError``
-      that names a complex parameter.
+      default, or hardly any. Updates keep the gradient's dtype. ``init`` raises a
+      ``ValueError`` that names a complex parameter.
 
     Raises:
       ValueError: if ``power`` or ``eps`` is not above 0, not finite or not a scalar.
       TypeError: if ``power`` is an array or a schedule, ``eps`` neither a number nor
-        a schedule, ``include_current`` not a bool, or ``accumulator_dtype`` not a
-        floating dtype.
+        a schedule, ``include_current`` or ``factored`` not a bool, or
+        ``accumulator_dtype`` not a floating dtype.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -188,7 +209,8 @@ def scale_by_accumulated_power_norm(
 
     References:
       Ludwig, `CLASSP <https://arxiv.org/abs/2405.09637>`_, 2024: Equation 1 and
-      Algorithm 1, lines 11 and 14.
+      Algorithm 1, lines 11 and 14. Factored sums: Shazeer and Stern, `Adafactor
+      <https://arxiv.org/abs/1804.04235>`_, 2018: Section 3.
     """
     _hyperparameters.check_static_positive("power", power)
     _hyperparameters.check_static_bool("include_current", include_current)
@@ -198,6 +220,7 @@ def scale_by_accumulated_power_norm(
         power,
         eps,
         include_current,
+        factored,
         accumulator_dtype,
         collects=every_finite,
     )
@@ -356,6 +379,7 @@ def accumulate_and_scale(
     root_power: float,
     eps: optax.ScalarOrSchedule,
     include_current: bool,
+    factored: bool,
     accumulator_dtype: jax.typing.DTypeLike | None,
     collects: Callable[[jax.Array, jax.Array], jax.Array] | None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -365,19 +389,22 @@ def accumulate_and_scale(
     finite ones alone, and others make no step, nor do those whose power overflows.
     """
     _hyperparameters.check_positive("eps", eps)
+    _hyperparameters.check_static_bool("factored", factored)
     _hyperparameters.check_floating_dtype("accumulator_dtype", accumulator_dtype)
 
     def init_fn(params: optax.Params) -> ScaleByAccumulatedPowerNormState:
         refuse_complex(params)
 
-        def zeros(p: jax.typing.ArrayLike) -> jax.Array:
+        def zeros(p: jax.typing.ArrayLike) -> _factored.Sum:
             dtype = accumulator_dtype
             if dtype is None:
                 dtype = at_least_float32(jnp.result_type(p))
-            return jnp.zeros_like(p, dtype=dtype)
+            return _factored.zeros(p, dtype, factored)
 
-        grad_sum = jax.tree.map(zeros, params)
-        return ScaleByAccumulatedPowerNormState(initial_count(params), grad_sum)
+        sums = jax.tree.map(zeros, params)
+        unused = jax.tree.map(_factored.unused, params) if factored else ()
+        state = ScaleByAccumulatedPowerNormState(initial_count(params), (), unused)
+        return with_sums(state, sums)
 
     def update_fn(
         updates: optax.Updates,
@@ -389,28 +416,49 @@ def accumulate_and_scale(
         refuse_complex(updates)
         epsilon = _hyperparameters.at_step("eps", eps, state.count)
 
+        def computed_in(g: jax.typing.ArrayLike, s: _factored.Sum) -> Any:
+            dtype = jax.tree.leaves(s)[0].dtype
+            return jnp.promote_types(dtype, at_least_float32(jnp.result_type(g)))
+
         # A None among the gradients is a weight without one: Algorithm 1, line 7.
-        def accumulate(g: jax.typing.ArrayLike | None, s: jax.Array) -> jax.Array:
+        def accumulate(
+            g: jax.typing.ArrayLike | None, s: _factored.Sum
+        ) -> _factored.Sum:
             if g is None:
                 return s
-            dtype = jnp.promote_types(s.dtype, at_least_float32(jnp.result_type(g)))
+            dtype = computed_in(g, s)
             term = _raise_to(jnp.abs(jnp.asarray(g, dtype)), sum_power)
+            mask = None if collects is None else collects(jnp.asarray(g), state.count)
             # Algorithm 1, line 11.
-            if collects is None:
+            if isinstance(s, _factored.FactoredSum):
+                finite = jnp.isfinite(term)
+                mask = finite if mask is None else finite & mask
+                return _factored.add(s, jnp.where(mask, term, 0))
+            if mask is None:
                 return (s.astype(dtype) + term).astype(s.dtype)
-            mask = collects(jnp.asarray(g), state.count)
             # One that would overflow stays as it is.
             mask &= term < _largest(s.dtype) - s.astype(dtype)
             return (s.astype(dtype) + jnp.where(mask, term, 0)).astype(s.dtype)
 
-        def scale(g: jax.typing.ArrayLike | None, s: jax.Array) -> jax.Array | None:
+        def scale(
+            g: jax.typing.ArrayLike | None,
+            before: _factored.Sum,
+            after: _factored.Sum,
+        ) -> jax.Array | None:
             if g is None:
                 return None
-            dtype = jnp.promote_types(s.dtype, at_least_float32(jnp.result_type(g)))
-            total = jnp.asarray(epsilon, dtype) + s.astype(dtype)
-            # Algorithm 1, line 14, less the learning rate.
+            dtype = computed_in(g, before)
             gradient = jnp.asarray(g, dtype)
-            u = _divide_by_root(gradient, total, root_power)
+            if _factored.is_factored(before):
+                s = _factored.of_each_weight(before, dtype)
+                if include_current:
+                    s = s + _raise_to(jnp.abs(gradient), sum_power)
+            else:
+                s = _factored.of_each_weight(
+                    after if include_current else before, dtype
+                )
+            # Algorithm 1, line 14, less the learning rate.
+            u = _divide_by_root(gradient, jnp.asarray(epsilon, dtype) + s, root_power)
             if collects is not None:
                 # A gradient of 0 makes no step, even where eps has underflown.
                 limit = _largest_base(dtype, sum_power)
@@ -418,19 +466,46 @@ def accumulate_and_scale(
                 u = jnp.where(steps, u, 0)
             return u.astype(jnp.result_type(g))
 
-        grad_sum = jax.tree.map(
-            accumulate, updates, state.grad_sum, is_leaf=lambda x: x is None
-        )
+        before = sums_of(state)
+        after = jax.tree.map(accumulate, updates, before, is_leaf=lambda x: x is None)
         updates = jax.tree.map(
-            scale,
-            updates,
-            grad_sum if include_current else state.grad_sum,
-            is_leaf=lambda x: x is None,
+            scale, updates, before, after, is_leaf=lambda x: x is None
         )
         count = optax.safe_increment(state.count)
-        return updates, ScaleByAccumulatedPowerNormState(count, grad_sum)
+        return updates, with_sums(state._replace(count=count), after)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def sums_of(state: ScaleByAccumulatedPowerNormState) -> Any:
+    """The sums of a state: a tree like the parameters, of arrays and factored sums."""
+    if not jax.tree.leaves(state.column_sum):
+        return state.grad_sum
+    return jax.tree.map(
+        lambda s, c: _factored.FactoredSum(s, c) if jnp.shape(c)[-1] > 1 else s,
+        state.grad_sum,
+        state.column_sum,
+    )
+
+
+def with_sums(
+    state: ScaleByAccumulatedPowerNormState, sums: Any
+) -> ScaleByAccumulatedPowerNormState:
+    """A state with its sums replaced by those of a tree as :func:`sums_of` has it."""
+    if not jax.tree.leaves(state.column_sum):
+        return state._replace(grad_sum=sums)
+    is_leaf = _factored.is_factored
+    return state._replace(
+        grad_sum=jax.tree.map(
+            lambda s: s.rows if is_leaf(s) else s, sums, is_leaf=is_leaf
+        ),
+        column_sum=jax.tree.map(
+            lambda s, unused: s.columns if is_leaf(s) else unused,
+            sums,
+            state.column_sum,
+            is_leaf=is_leaf,
+        ),
+    )
 
 
 def _raise_to(x: jax.Array, power: float) -> jax.Array:

@@ -13,11 +13,27 @@ import pytest
 import torch
 from flax import nnx
 
+from classp_jax import _diagnostics, _factored, _transforms
 from classp_jax.verify._compare import READINGS
 from tests.reference.optimizer import Classp
 
+FACTORED = {
+    f"{reading}, factored": functools.partial(READINGS[reading], factored=True)
+    for reading in ("algorithm1", "equation1")
+}
 
-def jax_trajectory(reading, power):
+
+def sum_of_each_weight(opt_state):
+    """What a state's accumulator says of each weight, a tree like the parameters."""
+    (state,) = _diagnostics.accumulators(opt_state)
+    return jax.tree.map(
+        lambda s: _factored.of_each_weight(s, jax.tree.leaves(s)[0].dtype),
+        _transforms.sums_of(state),
+        is_leaf=_factored.is_factored,
+    )
+
+
+def jax_trajectory(reading, **static):
     """A compiled function that runs a reading over a stream of gradients.
 
     It takes (hyperparameters, params, gradients, apply_decay), the last two stacked
@@ -30,20 +46,21 @@ def jax_trajectory(reading, power):
             params, opt_state = carry
             grads, is_open = inputs
             optimizer = READINGS[reading](
-                power=power, apply_decay=is_open, **hyperparameters
+                apply_decay=is_open, **static, **hyperparameters
             )
             updates, opt_state = optimizer.update(grads, opt_state, params)
             params = optax.apply_updates(params, updates)
-            grad_sum = optax.tree.get(opt_state, "grad_sum")
-            return (params, opt_state), (params, grad_sum)
+            return (params, opt_state), (params, sum_of_each_weight(opt_state))
 
-        opt_state = READINGS[reading](0.1).init(params)
+        opt_state = READINGS[reading](0.1, **static).init(params)
         return jax.lax.scan(step, (params, opt_state), (gradients, apply_decay))[1]
 
     return lambda *arguments: jax.device_get(run(*arguments))
 
 
-def torch_trajectory(reading, power, hyperparameters, params, gradients, apply_decay):
+def torch_trajectory(
+    reading, hyperparameters, params, gradients, apply_decay, **static
+):
     """What :func:`jax_trajectory` returns, by the PyTorch reference."""
     weights = {k: torch.tensor(p, requires_grad=True) for k, p in params.items()}
     optimizer = Classp(
@@ -51,8 +68,8 @@ def torch_trajectory(reading, power, hyperparameters, params, gradients, apply_d
         lr=hyperparameters["learning_rate"],
         threshold=hyperparameters["threshold"],
         eps=hyperparameters["eps"],
-        power=power,
         reading=reading,
+        **static,
     )
     steps = len(apply_decay)
     out_params = {k: np.empty((steps, *p.shape), p.dtype) for k, p in params.items()}

@@ -22,6 +22,7 @@ KINDS = {
     "power": POWER,
     "apply_decay": SWITCH,
     "relative": FLAG,
+    "factored": FLAG,
     "include_current": FLAG,
     "accumulator_dtype": DTYPE,
     "scope": SCOPE,

@@ -34,11 +34,19 @@ def test_the_update_moves_the_least_on_a_tpu(name, chip, capsys):
         least += 8  # A second accumulator.
     elif "relative" in name or "released" in name:
         least += 4  # The gradient once more, before it is known what passes.
-    assert moved == pytest.approx(least, rel=0.001)
+    elif "factored" in name:
+        least += 4 - 8  # Likewise; and no sum a weight is read and written.
+    # What the sums of rows and columns add is less than a hundredth.
+    assert moved == pytest.approx(least, rel=0.005 if "factored" in name else 0.001)
     assert program.kept < 0.01 * compiled.WEIGHTS
-    # The weights lie on four devices; at most numbers of a tensor are shared.
-    assert scalars(program.sent)
-    assert bool(program.sent) == ("relative" in name or "released" in name)
+    # The weights lie on four devices; at most numbers of a tensor are shared, and the
+    # sums of its columns.
+    if "factored" in name:
+        assert {what for what, _ in program.sent} == {"all-reduce"}
+        assert sum(count for _, count in program.sent) <= compiled.COLUMNS + 4
+    else:
+        assert scalars(program.sent)
+        assert bool(program.sent) == ("relative" in name or "released" in name)
 
 
 @pytest.mark.tpu

@@ -367,6 +367,14 @@ def test_a_schedule_must_give_a_scalar(name):
         penalized.update(START, penalized.init(START), START)
 
 
+@pytest.mark.parametrize("value", [-1e-9, np.nan, np.inf])
+def test_a_fisher_below_zero_or_not_finite_is_named(value):
+    fisher = {"a": jnp.ones(2), "b": jnp.array([1.0, value])}
+    optimizer = classp_jax.ewc_penalty(fisher, fisher, 1.0, 0.1)
+    with pytest.raises(ValueError, match="fisher must be finite and at least 0; b"):
+        optimizer.init(fisher)
+
+
 @pytest.mark.parametrize("name", ["fisher", "anchor"])
 @pytest.mark.parametrize(
     ("value", "message"),

@@ -267,6 +267,39 @@ def test_grad_sum_moves_its_axes_as_the_weights_do():
     )
 
 
+def test_a_factored_accumulator_takes_and_gives_the_sums_of_rows_and_columns():
+    torch_optimizer, sums = used_optimizer(random_tensors())
+    state_dict = torch_optimizer.state_dict()
+    optimizer = classp_jax.classp(0.1, factored=True)
+    opt_state = optimizer.init(zeros())
+    new = interop.grad_sum_from_torch(state_dict, NAMES, LAYOUT, opt_state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(new, opt_state)
+    expected = jax.tree.map(lambda s: s.numpy(), in_jax(sums))
+    rows, columns = (
+        optax.tree.get(new, key)["embedding"] for key in ("grad_sum", "column_sum")
+    )
+    words = expected["embedding"]
+    chex.assert_trees_all_close(rows, words.sum(1), rtol=1e-6)
+    chex.assert_trees_all_close(columns, words.sum(0), rtol=1e-6)
+
+    back = interop.grad_sum_to_torch(new, NAMES, LAYOUT, state_dict)
+    given = back["state"][NAMES.index("words.weight")]["grad_sum"]
+    outer = np.outer(words.sum(1), words.sum(0)) / words.sum()
+    np.testing.assert_allclose(given.numpy(), outer, rtol=1e-6)
+    again = interop.grad_sum_from_torch(back, NAMES, LAYOUT, opt_state)
+    chex.assert_trees_all_close(again, new, rtol=1e-6)
+
+    del state_dict["state"][NAMES.index("fc.weight")]
+    new = interop.grad_sum_from_torch(state_dict, NAMES, LAYOUT, opt_state)
+    assert not np.any(optax.tree.get(new, "grad_sum")["dense"]["kernel"])
+    with pytest.raises(
+        ValueError, match=r"kernel must have shape \(2, 3\), got \(3, 2\)"
+    ):
+        interop.with_grad_sum(
+            optimizer.init({"kernel": jnp.zeros((2, 3))}), {"kernel": np.ones((3, 2))}
+        )
+
+
 def test_parameters_left_out_of_both_optimizers():
     names = [name for name in NAMES if name != "words.weight"]
     torch_optimizer, sums = used_optimizer(random_tensors(), names)

@@ -41,19 +41,22 @@ def train(optimizer, params=PARAMS, steps=5, opt_state=None):
     return params, opt_state
 
 
+OPTIMIZERS = helpers.READINGS | helpers.FACTORED
+
+
 def make(reading, **hyperparameters):
-    return helpers.READINGS[reading](
+    return OPTIMIZERS[reading](
         **{"learning_rate": 0.1, "threshold": 1e-4, "eps": 1e-2, **hyperparameters}
     )
 
 
 def inject(reading, **hyperparameters):
-    return optax.inject_hyperparams(helpers.READINGS[reading], static_args="power")(
+    return optax.inject_hyperparams(OPTIMIZERS[reading], static_args="power")(
         **{"learning_rate": 0.1, "threshold": 1e-4, "eps": 1e-2, **hyperparameters}
     )
 
 
-all_readings = pytest.mark.parametrize("reading", helpers.READINGS)
+all_readings = pytest.mark.parametrize("reading", OPTIMIZERS)
 
 
 @all_readings
@@ -111,7 +114,8 @@ def test_apply_if_finite_skips_a_bad_step(reading):
 def test_injected_values_equal_the_plain_optimizer(reading):
     actual, _ = train(inject(reading, apply_decay=1.0))
     expected, _ = train(make(reading))
-    chex.assert_trees_all_close(actual, expected, rtol=1e-6)
+    # Weights near 0 are what steps of a size of 1 leave.
+    chex.assert_trees_all_close(actual, expected, rtol=1e-6, atol=2e-7)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
@@ -157,7 +161,8 @@ def test_changing_an_injected_value_does_not_recompile(reading):
 
     plain = make(reading, learning_rate=0.3, threshold=1e-3, eps=1e-1)
     plain_state = optax.tree.set(
-        plain.init(PARAMS), grad_sum=optax.tree.get(opt_state, "grad_sum")
+        plain.init(PARAMS),
+        **{key: optax.tree.get(opt_state, key) for key in ("grad_sum", "column_sum")},
     )
     expected, _ = train(plain, params, 1, plain_state)
     chex.assert_trees_all_close(actual, expected, rtol=1e-6)
@@ -203,12 +208,15 @@ def test_injected_learning_rate_keeps_the_dtypes_of_a_mixed_tree():
 @all_readings
 def test_map_params(reading):
     optimizer = make(reading)
-    doubled = optax.tree.map_params(
-        optimizer, lambda s: s + 2, optimizer.init(PARAMS), transform_non_params=str
+    opt_state = optimizer.init(PARAMS)
+    raised = optax.tree.map_params(
+        optimizer, lambda s: s + 2, opt_state, transform_non_params=str
     )
-    chex.assert_trees_all_equal(
-        optax.tree.get(doubled, "grad_sum"),
-        jax.tree.map(lambda p: jnp.full_like(p, 2), PARAMS),
+    for key in ("grad_sum", "column_sum"):
+        expected = jax.tree.map(lambda s: s + 2, optax.tree.get(opt_state, key))
+        chex.assert_trees_all_equal(optax.tree.get(raised, key), expected)
+    assert all(
+        type(count) is str for _, count in optax.tree.get_all_with_path(raised, "count")
     )
 
 
@@ -294,7 +302,16 @@ def test_state_keeps_each_parameters_sharding_over_eight_devices(reading, axis_t
         jax.tree.leaves(before), jax.tree.leaves(opt_state), strict=True
     ):
         assert new.sharding.is_equivalent_to(old.sharding, old.ndim)
-    for tree in (actual, optax.tree.get(opt_state, "grad_sum")):
+    grad_sum, column_sum = (
+        optax.tree.get(opt_state, key) for key in ("grad_sum", "column_sum")
+    )
+    lies = {(x.shape, x.sharding.spec) for x in jax.tree.leaves((grad_sum, column_sum))}
+    if column_sum:
+        rows, columns = PartitionSpec("data"), PartitionSpec("model")
+        assert {((8,), rows), ((6,), columns)} <= lies
+        shardings.pop("kernel")
+        grad_sum.pop("kernel")
+    for tree in (actual, grad_sum):
         for name, sharding in shardings.items():
             assert tree[name].sharding.is_equivalent_to(sharding, tree[name].ndim)
 
@@ -330,7 +347,8 @@ def one_step(optimizer, params):
     """With eager ``init``, jitted ``update``, and sharding left to propagate."""
     opt_state = optimizer.init(params)
     for name, grad_sum in optax.tree.get(opt_state, "grad_sum").items():
-        assert grad_sum.sharding == params[name].sharding
+        if grad_sum.shape == params[name].shape:
+            assert grad_sum.sharding == params[name].sharding
 
     @jax.jit
     def step(params, opt_state):
@@ -428,7 +446,7 @@ def test_equinox_module_filtered_to_arrays(reading):
 @all_readings
 def test_quadratic_converges(reading, power, learning_rate):
     curvature, target = jnp.array([1.0, 2.0, 0.5]), jnp.array([1.0, -2.0, 3.0])
-    optimizer = helpers.READINGS[reading](learning_rate, power=power, eps=1.0)
+    optimizer = OPTIMIZERS[reading](learning_rate, power=power, eps=1.0)
 
     @jax.jit
     def run(params):

@@ -31,19 +31,45 @@ def tolerance(dtype, power):
 def test_trajectory_equals_pytorch(reading, power, dtype):
     is_open = np.arange(STEPS) >= STEPS // 2
     with helpers.enable_x64(dtype == np.float64):
-        run = helpers.jax_trajectory(reading, power)
+        run = helpers.jax_trajectory(reading, power=power)
         for threshold in THRESHOLDS:
             params = random_params(0, dtype)
             gradients = gradient_stream(1, STEPS, [threshold], dtype)
             hyperparameters = dict(learning_rate=0.1, threshold=threshold, eps=1e-5)
             arguments = (hyperparameters, params, gradients, is_open)
             actual = run(*arguments)
-            expected = helpers.torch_trajectory(reading, power, *arguments)
-            chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)
-            for name in params:
-                for a, e in zip(actual, expected, strict=True):
-                    error = differences(a[name], e[name]).relative.max()
-                    assert error <= tolerance(dtype, power), (threshold, name)
+            expected = helpers.torch_trajectory(reading, *arguments, power=power)
+            assert_alike(actual, expected, tolerance(dtype, power), threshold)
+
+
+def assert_alike(actual, expected, tolerance, what):
+    chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)
+    for a, e in zip(actual, expected, strict=True):
+        for name in e:
+            error = differences(a[name], e[name]).relative.max()
+            assert error <= tolerance, (what, name)
+
+
+FACTORED_STEPS = 200
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("reading", ["algorithm1", "equation1"])
+def test_factored_trajectory_equals_pytorch(reading, power, dtype):
+    is_open = np.arange(FACTORED_STEPS) >= FACTORED_STEPS // 2
+    static = dict(power=power, factored=True)
+    with helpers.enable_x64(dtype == np.float64):
+        run = helpers.jax_trajectory(reading, **static)
+        for threshold in [0.0, 1e-2]:
+            params = random_params(8, dtype)
+            gradients = gradient_stream(9, FACTORED_STEPS, [threshold], dtype)
+            # An eps that keeps the first steps, and so the weights, from growing.
+            hyperparameters = dict(learning_rate=0.1, threshold=threshold, eps=1e-2)
+            arguments = (hyperparameters, params, gradients, is_open)
+            actual = run(*arguments)
+            expected = helpers.torch_trajectory(reading, *arguments, **static)
+            assert_alike(actual, expected, tolerance(dtype, power), threshold)
 
 
 RELATIVE_STEPS = 200
@@ -159,7 +185,7 @@ def test_one_step_within_four_units_in_the_last_place(
     params = random_params(2, dtype)
     gradients = gradient_stream(3, steps, [1e-2], dtype)
     weights, sums = helpers.torch_trajectory(
-        reading, power, hyperparameters, params, gradients, is_open
+        reading, hyperparameters, params, gradients, is_open, power=power
     )
     before = {k: w[-2] for k, w in weights.items()}
     with helpers.enable_x64(dtype == np.float64):

@@ -39,6 +39,19 @@ def test_passes_for_every_power_and_dtype(reading, power, dtype):
     assert verify(arguments) == 0
 
 
+@pytest.mark.parametrize("problem", ["random", "cnn", "transformer"])
+@pytest.mark.parametrize("reading", ["algorithm1", "equation1"])
+def test_passes_with_factored_sums(reading, problem, capsys):
+    arguments = f"--reading {reading} --problem {problem} --factored"
+    steps = 60 if problem == "random" else 6
+    assert verify(f"{arguments} --power 2 --steps {steps}") == 0
+    assert f"{reading}, factored, against" in capsys.readouterr().out
+
+
+def test_factored_sums_are_not_the_full_ones():
+    assert verify("--factored --steps 60 --torch-args factored=False") == 1
+
+
 def test_passes_in_float64_on_a_model(capsys):
     arguments = "--problem cnn --mode free-running --dtype float64 --steps 4"
     assert verify(arguments) == 0
@@ -121,6 +134,7 @@ def test_writes_json_and_plot(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ("--reading released --factored", "keeps its sum in full"),
         ("--torch-optimizer nowhere.py:A", "no file 'nowhere.py'"),
         ("--torch-optimizer mine.py", "expected path/to/file.py:ClassName"),
         (f"--torch-optimizer {MINE}:Absent", "no 'Absent' in"),

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from classp_jax import _diagnostics, _paths
+from classp_jax import _diagnostics, _factored, _paths, _transforms
 from classp_jax.interop import _layout, _torch
 
 
@@ -19,8 +19,9 @@ def with_grad_sum(opt_state: optax.OptState, grad_sum: Any) -> optax.OptState:
     Args:
       opt_state: any Optax state, chained, masked, partitioned, injected, with at least
         one :class:`ScaleByAccumulatedPowerNormState`.
-      grad_sum: a pytree of arrays with the accumulators' paths, or a flat dictionary
-        keyed by path, ``{"conv1.kernel": ...}``.
+      grad_sum: a pytree of arrays with the accumulators' paths, shaped like the
+        parameters, or a flat dictionary keyed by path, ``{"conv1.kernel": ...}``. A
+        factored accumulator takes the sums of their rows and columns.
 
     Returns:
       A state like ``opt_state``: same structure, dtypes and step counters.
@@ -45,8 +46,18 @@ def with_grad_sum(opt_state: optax.OptState, grad_sum: Any) -> optax.OptState:
     def replace(node: Any) -> Any:
         if not _diagnostics.is_accumulator(node):
             return node
-        here = {path: arrays[path] for path in _paths.by_path(node.grad_sum)}
-        return node._replace(grad_sum=_paths.replace_leaves(node.grad_sum, here))
+        sums = _transforms.sums_of(node)
+        leaves, structure = jax.tree.flatten(sums, _factored.is_factored)
+        new = jax.tree.unflatten(
+            structure,
+            [
+                _as_kept(path, arrays[path], s)
+                for path, s in zip(_diagnostics.sums_by_path(node), leaves, strict=True)
+            ],
+        )
+        return _transforms.with_sums(
+            node, _paths.replace_leaves(sums, _paths.by_path(new))
+        )
 
     return jax.tree.map(replace, opt_state, is_leaf=_diagnostics.is_accumulator)
 
@@ -90,7 +101,7 @@ def grad_sum_from_torch(
     for path, index in indices.items():
         tensor = layout[path]
         if index not in states:
-            arrays[path] = np.zeros(current[path].shape)
+            arrays[path] = np.zeros(_shape(current[path]))
             continue
         if "grad_sum" not in states[index]:
             raise ValueError(
@@ -130,7 +141,9 @@ def grad_sum_to_torch(
     _paths.check_names("accumulator", indices, current)
     states = dict(optimizer_state_dict["state"])
     for path, index in indices.items():
-        array = _layout.to_torch_axes(layout[path], np.asarray(current[path]))
+        dtype = jax.tree.leaves(current[path])[0].dtype
+        array = np.asarray(_factored.of_each_weight(current[path], dtype))
+        array = _layout.to_torch_axes(layout[path], array)
         grad_sum = _torch.to_tensor(array)
         states[index] = {**states.get(index, {}), "grad_sum": grad_sum}
     return {**optimizer_state_dict, "state": states}
@@ -139,11 +152,28 @@ def grad_sum_to_torch(
 def _grad_sums(opt_state: optax.OptState) -> dict[str, Any]:
     grad_sums: dict[str, Any] = {}
     for state in _diagnostics.accumulators(opt_state):
-        by_path = _paths.by_path(state.grad_sum)
+        by_path = _diagnostics.sums_by_path(state)
         if twice := sorted(grad_sums.keys() & by_path):
             raise ValueError(f"There are two accumulators of {', '.join(twice)}.")
         grad_sums |= by_path
     return grad_sums
+
+
+def _shape(s: _factored.Sum) -> tuple[int, ...]:
+    """Of the tensor that a sum is of."""
+    if isinstance(s, _factored.FactoredSum):
+        return (*s.rows.shape, *s.columns.shape)
+    return s.shape
+
+
+def _as_kept(path: str, array: Any, s: _factored.Sum) -> Any:
+    """A full array as a sum is kept."""
+    if not isinstance(s, _factored.FactoredSum):
+        return array
+    array = np.asarray(array, np.float64)
+    if array.shape != _shape(s):
+        raise ValueError(f"{path} must have shape {_shape(s)}, got {array.shape}.")
+    return _factored.of_rows_and_columns(array)
 
 
 def _index_by_path(

@@ -57,6 +57,11 @@ def _verify(args: argparse.Namespace) -> int:
 
     if args.plot:
         _report.check_plot(args.plot)
+    static = {"power": args.power}
+    if args.factored:
+        if args.reading == "released":
+            return _fail("the released reading keeps its sum in full: no --factored")
+        static["factored"] = True
     decay_from = args.steps // 2 if args.decay_from is None else args.decay_from
     lockstep = args.mode == "lockstep"
     tolerance = _tolerance(args) if args.tolerance is None else args.tolerance
@@ -71,7 +76,8 @@ def _verify(args: argparse.Namespace) -> int:
     if args.torch_optimizer:
         optimizer_class = torch_optimizer.load_class(args.torch_optimizer)
     else:
-        constructor = {"reading": (args.reading,) * 2, **constructor}
+        of_reference = {"reading": args.reading, "factored": args.factored}
+        constructor = {k: (v, v) for k, v in of_reference.items()} | constructor
 
     problem = _problem(args, options["threshold"])
     twin = problems.plain_twin(problem.params) if lockstep else problem.twin()
@@ -87,7 +93,7 @@ def _verify(args: argparse.Namespace) -> int:
         twin,
         optimizer,
         reading=args.reading,
-        power=args.power,
+        static=static,
         hyperparameters=tuple(
             {name: values[phase] for name, values in options.items()}
             for phase in (0, 1)
@@ -100,8 +106,9 @@ def _verify(args: argparse.Namespace) -> int:
     )
 
     title = (
-        f"{args.reading} against {args.torch_optimizer or 'the PyTorch reference'},"
-        f" {args.problem}, {args.mode}, {args.dtype}, {args.steps} steps"
+        f"{args.reading}{', factored,' * args.factored} against"
+        f" {args.torch_optimizer or 'the PyTorch reference'}, {args.problem},"
+        f" {args.mode}, {args.dtype}, {args.steps} steps"
     )
     print(f"{title}; decay from step {decay_from + 1}\n\n{_report.table(comparison)}\n")
     print("rel and ULP: by the larger of the value and its tensor's root mean square")
@@ -211,6 +218,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--power", type=_positive_float, default=1.0, help="CLASSP's p (default: 1)"
+    )
+    parser.add_argument(
+        "--factored",
+        action="store_true",
+        help="keep the sums of rows and columns alone",
     )
     for name in _HYPERPARAMETERS:
         parser.add_argument(

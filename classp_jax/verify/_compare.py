@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import torch
 
-from classp_jax import _alias, _paths
+from classp_jax import _alias, _diagnostics, _factored, _paths
 from classp_jax.verify._distance import Distance
 from classp_jax.verify._problems import Problem, Twin
 from classp_jax.verify._torch_optimizer import PhasedOptimizer
@@ -42,7 +42,7 @@ def compare(
     optimizer: PhasedOptimizer,
     *,
     reading: str,
-    power: float,
+    static: dict[str, Any],
     hyperparameters: Sequence[dict[str, Any]],
     lockstep: bool,
     steps: Iterable[int],
@@ -57,8 +57,8 @@ def compare(
       twin: the problem in PyTorch, at the same weights.
       optimizer: the PyTorch optimizer of the twin's parameters.
       reading: which of CLASSP's readings JAX computes.
-      power: CLASSP's p.
-      hyperparameters: CLASSP's others, before and after the decay opens.
+      static: those of CLASSP's arguments that the compiled step depends on.
+      hyperparameters: its others, before and after the decay opens.
       lockstep: whether both get the gradients that JAX computes, or each its own.
       steps: 0, 1, 2 and so on; a progress bar may sit in it.
       decay_from: the step, from 0, at which the decay opens.
@@ -73,13 +73,13 @@ def compare(
     def jax_step(
         params: Any, opt_state: Any, grads: Any, hyperparameters: dict[str, Any]
     ) -> tuple[Any, Any]:
-        update = READINGS[reading](power=power, **hyperparameters).update
+        update = READINGS[reading](**static, **hyperparameters).update
         updates, opt_state = update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
     jax_grad = jax.jit(jax.grad(problem.loss))
     params = problem.params
-    opt_state = READINGS[reading](0.0, power=power).init(params)
+    opt_state = READINGS[reading](0.0, **static).init(params)
     shapes = {name: np.shape(leaf) for name, leaf in _paths.by_path(params).items()}
     weights = {name: Distance(shape) for name, shape in shapes.items()}
     accumulators = {name: Distance(shape) for name, shape in shapes.items()}
@@ -117,9 +117,10 @@ def compare(
                 for name, s in sums.items()
             }
         )
-        grad_sum = optax.tree.get(opt_state, "grad_sum")
-        for name, leaf in _paths.by_path(grad_sum).items():
-            accumulators[name].add(np.asarray(leaf), expected[name], tolerance)
+        (accumulator_state,) = _diagnostics.accumulators(opt_state)
+        for name, s in _diagnostics.sums_by_path(accumulator_state).items():
+            actual = np.asarray(_factored.of_each_weight(s, expected[name].dtype))
+            accumulators[name].add(actual, expected[name], tolerance)
     moved = any(
         np.any(np.asarray(new) != np.asarray(old))
         for new, old in zip(

@@ -22,6 +22,8 @@ class Classp(torch.optim.Optimizer):
       reading: "algorithm1", "equation1" or "released".
       relative: whether the threshold is in units of the tensor's mean square, for the
         first two readings.
+      factored: whether only the sums of a tensor's rows and columns are kept, for the
+        first two readings; ``grad_sum`` is then what these say of each weight.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Classp(torch.optim.Optimizer):
         apply_decay: bool = True,
         reading: str = "algorithm1",
         relative: bool = False,
+        factored: bool = False,
     ) -> None:
         defaults = dict(
             lr=lr,
@@ -42,6 +45,7 @@ class Classp(torch.optim.Optimizer):
             eps=eps,
             apply_decay=apply_decay,
             relative=relative,
+            factored=factored,
         )
         super().__init__(params, defaults)
         self._update = {
@@ -64,7 +68,7 @@ class Classp(torch.optim.Optimizer):
                 state = self.state[w]
                 if "grad_sum" not in state:
                     state["grad_sum"] = torch.zeros_like(w)
-                self._update(w, w.grad, state["grad_sum"], group)
+                self._update(w, w.grad, state, group)
         return loss
 
 
@@ -82,32 +86,52 @@ def _above(grad: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
     return above
 
 
+def _collect(
+    state: dict[str, Any], terms: torch.Tensor, group: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Adds a step's terms to the sum; returns the sum without and with them."""
+    grad_sum: torch.Tensor = state["grad_sum"]
+    before = grad_sum.clone()
+    rows, columns = terms.shape[:-1].numel(), terms.shape[-1:].numel()
+    if not group["factored"] or rows + columns >= terms.numel():
+        grad_sum += terms
+        return before, grad_sum
+    state["rows"] = state.get("rows", 0) + terms.sum(-1)
+    state["columns"] = state.get("columns", 0) + terms.flatten(0, -2).sum(0)
+    if state["rows"].any():
+        share = state["columns"] / state["rows"].sum()
+        grad_sum.copy_(state["rows"][..., None] * share)
+    return before, before + terms
+
+
 def _algorithm1(
-    w: torch.Tensor, grad: torch.Tensor, grad_sum: torch.Tensor, group: dict[str, Any]
+    w: torch.Tensor, grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]
 ) -> None:
     # Line 9, element by element; an element that isn't finite is never above.
     grad = torch.where(_above(grad, group), grad, 0.0)
-    grad_sum += grad.abs() ** group["power"]  # Line 11.
+    _, grad_sum = _collect(state, grad.abs() ** group["power"], group)  # Line 11.
     if group["apply_decay"]:
         grad = grad / _root(group["eps"] + grad_sum, group["power"])  # Line 14.
     w -= group["lr"] * grad  # Line 15.
 
 
 def _equation1(
-    w: torch.Tensor, grad: torch.Tensor, grad_sum: torch.Tensor, group: dict[str, Any]
+    w: torch.Tensor, grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]
 ) -> None:
+    terms = torch.where(grad.isfinite(), grad.abs() ** group["power"], 0.0)
+    grad_sum, _ = _collect(state, terms, group)  # To t - 1.
     step = grad
-    if group["apply_decay"]:  # The sum runs to t - 1: this step's comes after.
+    if group["apply_decay"]:
         step = grad / _root(group["eps"] + grad_sum, group["power"])
     w -= group["lr"] * torch.where(_above(grad, group), step, 0.0)
-    grad_sum += torch.where(grad.isfinite(), grad.abs() ** group["power"], 0.0)
 
 
 def _released(
-    w: torch.Tensor, grad: torch.Tensor, grad_sum: torch.Tensor, group: dict[str, Any]
+    w: torch.Tensor, grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]
 ) -> None:
     # A bool is compared with the threshold, and |g| is summed whatever the power.
     if bool((grad**2 != 0).any()) > group["threshold"]:
+        grad_sum = state["grad_sum"]
         grad_sum += grad.abs()
         if group["apply_decay"]:
             grad = grad / _root(group["eps"] + grad_sum, group["power"])

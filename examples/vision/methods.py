@@ -113,6 +113,34 @@ FRONTS = [
             for a in (0.05, 0.1, 0.2, 0.4, 0.8)
         },
     ),
+    *(
+        front(
+            f"classp_second{'_relative' * relative}",
+            f"CLASSP, g² > {kind} on Fashion-MNIST",
+            "θ",
+            {
+                t: (COLLECT, _classp(FASHION, threshold=t, relative=relative))
+                for t in of
+            },
+        )
+        for relative, kind, of in (
+            (False, "θ", (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)),
+            (True, "θ·mean(g²)", (1, 3, 10, 30, 100)),
+        )
+    ),
+    front(
+        "classp_factored_rate",
+        "CLASSP, factored sum",
+        "α",
+        {
+            a: (
+                _classp(MNIST, apply_decay=False, factored=True),
+                _classp(FASHION, learning_rate=a, factored=True),
+            )
+            for a in (0.05, 0.1, 0.2, 0.4, 0.8)
+        },
+        ALL_SPLITS,
+    ),
     front(
         "ewc",
         "EWC",

@@ -9,6 +9,7 @@ import pytest
 import torch
 from flax import nnx
 
+import classp_jax
 from classp_jax import interop
 from examples.cnn import CNN
 from examples.transformer import Transformer
@@ -265,3 +266,13 @@ def test_padding_is_an_embedding_of_zeros_that_stays():
     grads = nnx.grad(lambda model: jnp.sum(model(tokens) ** 2))(model)
     moved = np.flatnonzero(np.abs(grads.embedding[...]).max(axis=1))
     np.testing.assert_array_equal(moved, [3, 4, 5, 6])
+
+
+@pytest.mark.parametrize(
+    "make_model", [CNN, lambda rngs: Transformer(rngs, vocabulary=42_991)]
+)
+def test_factored_sums_take_less_than_a_tenth_of_a_byte_a_weight(make_model):
+    params = jax.eval_shape(lambda: nnx.state(make_model(nnx.Rngs(0)), nnx.Param))
+    opt_state = jax.eval_shape(classp_jax.classp(0.1, factored=True).init, params)
+    kept = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(opt_state))
+    assert kept < 0.1 * sum(p.size for p in jax.tree.leaves(params))

@@ -1,0 +1,118 @@
+"""A tensor's sum of |g|^p kept as those of its rows and of its columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+class FactoredSum(NamedTuple):
+    """The sums over each row and each column; the columns are the last axis.
+
+    Attributes:
+      rows: shaped like the tensor without its last axis.
+      columns: shaped like its last axis.
+    """
+
+    rows: jax.Array
+    columns: jax.Array
+
+
+Sum: TypeAlias = jax.Array | FactoredSum
+
+
+def is_factored(node: Any) -> bool:
+    """Whether a node of a tree of sums is a factored one."""
+    return isinstance(node, FactoredSum)
+
+
+def zeros(p: jax.typing.ArrayLike, dtype: Any, factored: bool) -> Sum:
+    """The sum of a tensor before its first step, factored where that is shorter."""
+    shape = jnp.shape(p)
+    rows, columns = range(len(shape))[:-1], range(len(shape))[-1:]
+    if factored and math.prod(shape[:-1]) + sum(shape[-1:]) < math.prod(shape):
+        return FactoredSum(_zeros(p, rows, dtype), _zeros(p, columns, dtype))
+    return jnp.zeros_like(p, dtype=dtype)
+
+
+def of_rows_and_columns(terms: Any) -> FactoredSum:
+    """The sums of a tensor of terms, a JAX or NumPy array."""
+    return FactoredSum(terms.sum(-1), terms.sum(tuple(range(terms.ndim - 1))))
+
+
+def add(s: FactoredSum, terms: jax.Array) -> FactoredSum:
+    """A factored sum with terms added: all or, where that overflows, none.
+
+    The terms are finite, at least 0, and of at least the sum's dtype.
+    """
+    new = FactoredSum(
+        *(
+            (x.astype(more.dtype) + more).astype(x.dtype)
+            for x, more in zip(s, of_rows_and_columns(terms), strict=True)
+        )
+    )
+    fits = jnp.isfinite(total(new.rows)) & jnp.isfinite(total(new.columns))
+    return FactoredSum(*(jnp.where(fits, x, y) for x, y in zip(new, s, strict=True)))
+
+
+def of_each_weight(s: Sum, dtype: Any) -> jax.Array:
+    """What a sum says of each weight: R_i C_j over the sum of all, if factored."""
+    if not isinstance(s, FactoredSum):
+        full: jax.Array = s.astype(dtype)
+        return full
+    rows, columns = s.rows.astype(dtype), s.columns.astype(dtype)
+    share = jnp.where(columns > 0, columns / jnp.sum(rows), 0)
+    return rows[..., None] * share
+
+
+def total(s: Sum) -> jax.Array:
+    """The sum over all weights, in at least float32."""
+    rows = jnp.asarray(jax.tree.leaves(s)[0])
+    return jnp.sum(rows, dtype=jnp.promote_types(rows.dtype, jnp.float32))
+
+
+def size(s: Sum) -> int:
+    """The number of weights that a sum is of."""
+    if isinstance(s, FactoredSum):
+        return s.rows.size * s.columns.shape[-1]
+    return jnp.size(s)
+
+
+def untouched(s: Sum) -> jax.Array:
+    """The number of weights of which a sum says 0, as float32."""
+    if isinstance(s, FactoredSum):
+        rows, columns = (jnp.mean(x != 0) for x in s)
+        return (1 - rows * columns) * size(s)
+    return jnp.sum(s == 0, dtype=jnp.float32)
+
+
+def unused(p: jax.typing.ArrayLike) -> jax.Array:
+    """What stands for the columns of a tensor whose sum isn't factored."""
+    return _placed(jnp.zeros(1), p, [None])
+
+
+def _zeros(p: jax.typing.ArrayLike, axes: Sequence[int], dtype: Any) -> jax.Array:
+    """Zeros along some axes of a tensor."""
+    zeros = jnp.zeros([jnp.shape(p)[axis] for axis in axes], dtype)
+    return _placed(zeros, p, axes)
+
+
+def _placed(
+    array: jax.Array, p: jax.typing.ArrayLike, axes: Sequence[int | None]
+) -> jax.Array:
+    """An array whose axes lie on devices as some of a tensor's do, or on all."""
+    if not isinstance(p, jax.Array) or isinstance(p, jax.core.Tracer):
+        return array
+    if not isinstance(p.sharding, NamedSharding):
+        return array
+    cut = [*p.sharding.spec, *[None] * p.ndim]
+    spec = PartitionSpec(  # type: ignore[no-untyped-call]
+        *(None if axis is None else cut[axis] for axis in axes)
+    )
+    placed: jax.Array = jax.device_put(array, NamedSharding(p.sharding.mesh, spec))
+    return placed

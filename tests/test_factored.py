@@ -1,0 +1,218 @@
+"""The sums of rows and columns in place of a sum for each weight."""
+
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+import classp_jax
+from tests import helpers
+
+SHAPES = {"matrix": (5, 7), "kernel": (3, 3, 2, 4), "bias": (4,), "scalar": ()}
+STEPS = 30
+
+
+def random_tree(seed, shapes=SHAPES):
+    rng = np.random.default_rng(seed)
+    return {
+        name: jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def run(optimizer, gradients, params=None):
+    params = gradients[0] if params is None else params
+    opt_state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for gradient in gradients:
+        updates, opt_state = update(gradient, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    return params, opt_state
+
+
+def state_of(opt_state):
+    return (optax.tree.get(opt_state, key) for key in ("grad_sum", "column_sum"))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("reading", ["algorithm1", "equation1"])
+def test_rows_and_columns_have_the_sums_of_the_full_accumulator(
+    reading, power, threshold
+):
+    gradients = [random_tree(seed) for seed in range(STEPS)]
+    make = helpers.READINGS[reading]
+    full = optax.tree.get(run(make(0.1, threshold, power), gradients)[1], "grad_sum")
+    _, opt_state = run(make(0.1, threshold, power, factored=True), gradients)
+    grad_sum, column_sum = state_of(opt_state)
+    for name, s in full.items():
+        if s.ndim > 1:
+            chex.assert_trees_all_close(grad_sum[name], s.sum(-1), rtol=1e-6)
+            columns = s.reshape(-1, s.shape[-1]).sum(0)
+            chex.assert_trees_all_close(column_sum[name], columns, rtol=1e-6)
+        else:
+            chex.assert_trees_all_equal(grad_sum[name], s)
+    for diagnostic in (classp_jax.average_grad_sum, classp_jax.unassigned_share):
+        for per_tensor in (False, True):
+            of_full = diagnostic(
+                run(make(0.1, threshold, power), gradients)[1], per_tensor=per_tensor
+            )
+            of_factored = diagnostic(opt_state, per_tensor=per_tensor)
+            chex.assert_trees_all_close(of_factored, of_full, rtol=1e-6)
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("reading", ["algorithm1", "equation1"])
+def test_where_rows_are_in_proportion_it_is_the_full_accumulator(reading, power):
+    rows, columns = jnp.linspace(0.1, 2, 5), jnp.linspace(-1, 3, 7)
+    gradients = [
+        {"matrix": jnp.outer(rows, columns) * factor, "bias": columns}
+        for factor in np.random.default_rng(0).normal(size=STEPS)
+    ]
+    make = helpers.READINGS[reading]
+    kwargs = dict(power=power, eps=1e-2, apply_decay=lambda step: step >= 10)
+    expected, _ = run(make(0.1, **kwargs), gradients)
+    actual, _ = run(make(0.1, factored=True, **kwargs), gradients)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_first_step_is_that_of_the_full_accumulator():
+    gradient = random_tree(0)
+    params, _ = run(classp_jax.classp(0.1, factored=True), [gradient])
+    expected, _ = run(classp_jax.classp(0.1), [gradient])
+    chex.assert_trees_all_equal(params, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((2, 3), ((2,), (3,))),
+        ((3, 3, 2, 4), ((3, 3, 2), (4,))),
+        # As many numbers, or more, as there are weights.
+        ((2, 2), ((2, 2), (1,))),
+        ((1, 9), ((1, 9), (1,))),
+        ((9, 1), ((9, 1), (1,))),
+        ((9,), ((9,), (1,))),
+        ((), ((), (1,))),
+        ((0, 5), ((0, 5), (1,))),
+    ],
+)
+def test_a_tensor_is_factored_where_that_is_shorter(shape, expected):
+    opt_state = classp_jax.classp(0.1, factored=True).init(jnp.zeros(shape))
+    assert tuple(s.shape for s in state_of(opt_state)) == expected
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_what_is_not_finite_is_as_if_it_had_not_been(bad, power, threshold):
+    gradients = [random_tree(seed) for seed in range(STEPS)]
+    rng = np.random.default_rng(0)
+    hit = [
+        {name: rng.random(shape) < 0.2 for name, shape in SHAPES.items()}
+        for _ in gradients
+    ]
+    with_bad, without = (
+        [
+            jax.tree.map(lambda g, h, x=x: jnp.where(h, x, g), *pair)
+            for pair in zip(gradients, hit, strict=True)
+        ]
+        for x in (bad, 0.0)
+    )
+    params = random_tree(STEPS)
+    optimizer = classp_jax.classp(0.1, threshold, power, factored=True)
+    chex.assert_trees_all_equal(
+        *(run(optimizer, stream, params) for stream in (with_bad, without))
+    )
+
+
+@pytest.mark.parametrize("accumulator_dtype", [None, jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_the_sums_stay_finite_and_never_decrease(power, accumulator_dtype):
+    """With gradients whose powers, or the sums of these, overflow."""
+    optimizer = classp_jax.classp(
+        0.1, power=power, factored=True, accumulator_dtype=accumulator_dtype
+    )
+    params = random_tree(0)
+    opt_state = optimizer.init(params)
+    before = list(state_of(opt_state))
+    for exponent in (0, 4, 15, 18, 19, 25, 38, -20, -38, 0, 38, 0):
+        gradients = jax.tree.map(lambda p, e=exponent: p * 10.0**e, params)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        after = list(state_of(opt_state))
+        chex.assert_tree_all_finite((updates, after))
+        jax.tree.map(
+            lambda s, t: chex.assert_trees_all_equal(t >= s, s == s), *[before, after]
+        )
+        before = after
+    assert np.all(after[0]["matrix"] > 0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_the_sums_are_in_float32(dtype):
+    params = jax.tree.map(lambda p: p.astype(dtype), random_tree(0))
+    updates, opt_state = classp_jax.classp(0.1, factored=True).update(
+        params, classp_jax.classp(0.1, factored=True).init(params), params
+    )
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+    assert {s.dtype for s in jax.tree.leaves(list(state_of(opt_state)))} == {
+        jnp.dtype(jnp.float32)
+    }
+
+
+def test_several_devices_exchange_sums_of_columns_alone():
+    mesh = jax.make_mesh((8,), ("data",))
+    shape = (64, 48)
+    place = NamedSharding(mesh, PartitionSpec("data", None))
+    optimizer = classp_jax.classp(0.1, factored=True)
+    params = jax.device_put(random_tree(0, {"w": shape}), place)
+    opt_state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, opt_state, grads):
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    text = step.lower(params, opt_state, params).compile().as_text()
+    sent = re.findall(
+        r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute)\(", text
+    )
+    assert {operation for _, operation in sent} == {"all-reduce"}
+    sizes = [
+        int(np.prod([int(n or 1) for n in array.split(",")]))
+        for result, _ in sent
+        for array in re.findall(r"f32\[([\d,]*)\]", result)
+    ]
+    assert max(sizes) == shape[1]
+
+
+def test_vmap_over_seeds_is_each_seed():
+    optimizer = classp_jax.classp(0.1, factored=True)
+    seeds = [[random_tree(10 * seed + step) for step in range(3)] for seed in range(2)]
+    expected = [run(optimizer, gradients) for gradients in seeds]
+
+    def stacked(*trees):
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+    params = stacked(*(gradients[0] for gradients in seeds))
+    opt_state = jax.vmap(optimizer.init)(params)
+    for step in range(3):
+        gradients = stacked(*(gradients[step] for gradients in seeds))
+        updates, opt_state = jax.vmap(optimizer.update)(gradients, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    chex.assert_trees_all_close((params, opt_state), stacked(*expected), rtol=1e-6)
+    # Its means are over all seeds', as with the full accumulator.
+    means = [classp_jax.average_grad_sum(opt_state) for _, opt_state in expected]
+    chex.assert_trees_all_close(
+        classp_jax.average_grad_sum(opt_state), sum(means) / 2, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("nonsense", [1, "yes", None, jnp.asarray(True)])
+def test_only_a_bool_says_so(nonsense):
+    with pytest.raises(TypeError, match="factored must be True or False"):
+        classp_jax.classp(0.1, factored=nonsense)
