@@ -7,6 +7,24 @@ from classp_jax._diagnostics import (
     update_density,
 )
 from classp_jax._ewc import EwcPenaltyState, ewc_penalty, fisher_diagonal
+from classp_jax._metrics import (
+    average_accuracy,
+    backward_transfer,
+    forgetting,
+    forward_transfer,
+)
+from classp_jax._signals import (
+    GateSignal,
+    LossJumpState,
+    OpenOnSignalState,
+    loss_jump,
+    open_on_signal,
+)
+from classp_jax._synaptic_intelligence import (
+    SynapticIntelligenceState,
+    consolidate,
+    synaptic_intelligence,
+)
 from classp_jax._transforms import (
     DecayGateState,
     ScaleByAccumulatedPowerNormState,
@@ -21,16 +39,28 @@ __version__ = "0.1.0"
 __all__ = [
     "DecayGateState",
     "EwcPenaltyState",
+    "GateSignal",
+    "LossJumpState",
+    "OpenOnSignalState",
     "ScaleByAccumulatedPowerNormState",
+    "SynapticIntelligenceState",
     "ThresholdMaskState",
+    "average_accuracy",
     "average_grad_sum",
+    "backward_transfer",
     "classp",
     "classp_equation1",
     "classp_released",
+    "consolidate",
     "decay_gate",
     "ewc_penalty",
     "fisher_diagonal",
+    "forgetting",
+    "forward_transfer",
+    "loss_jump",
+    "open_on_signal",
     "scale_by_accumulated_power_norm",
+    "synaptic_intelligence",
     "threshold_mask",
     "unassigned_share",
     "update_density",

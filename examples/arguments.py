@@ -54,7 +54,7 @@ def of_experiment(
         "--methods",
         nargs="+",
         choices=[*study.groups, *methods],
-        default=["paper"],
+        default=[next(iter(study.groups))],
         metavar="METHOD",
         help="which to train: the groups "
         + "; ".join(f"{group} ({len(of)})" for group, of in study.groups.items())

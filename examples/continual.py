@@ -16,14 +16,13 @@ import optax
 from flax import nnx
 from tqdm import tqdm
 
-from classp_jax import fisher_diagonal, unassigned_share
+from classp_jax import consolidate, fisher_diagonal, unassigned_share
 from examples import checkpoints, rows, sharding
 from examples.checkpoints import Saving, Sigterm, Trail
 from examples.methods import Method, Phase, as_json, make_optimizer
 from examples.training import Accuracy, Trainer, TrainState
 
 _LOOP = 125  # Steps in one compiled loop, at most.
-_MEASUREMENTS = 8  # Along each phase of a given length.
 _MEASURE_EVERY = 30  # Steps, along others, rounded up to epochs.
 _FISHER_WEIGHTS = 2**27  # Of gradients held at once, 4 bytes each.
 _SEPARATE = 1000  # Added to the seed for a separately initialised network.
@@ -67,6 +66,11 @@ class Experiment(NamedTuple):
         of its first examples.
       options: what else the model and the tasks depend on, for the rows.
       dtype: of the weights and activations, by name.
+      heads: as :class:`examples.training.Trainer` takes it; ``options`` must tell.
+      measurements: along each phase of a given length.
+      splits: on which accuracy is measured behind phases that others follow.
+      unseen: whether it is measured on tasks that are still to come too, and before
+        the first phase.
     """
 
     name: str
@@ -77,6 +81,10 @@ class Experiment(NamedTuple):
     curve: tuple[str, int] = ("test", 1000)
     options: dict[str, Any] = {}  # noqa: RUF012
     dtype: str = "float32"
+    heads: tuple[int, ...] | None = None
+    measurements: int = 8
+    splits: tuple[str, ...] = ("train", "test")
+    unseen: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -202,7 +210,7 @@ class Runner:
             sharding.wait("checkpoints")
 
         for group in self._groups(todo):
-            self._train(title, phases, group, ("train", "test"), write)
+            self._train(title, phases, group, self._experiment.splits, write)
         return [_load(file, trainer.init(seed)) for seed, file in files.items()]
 
     def _train(
@@ -233,6 +241,8 @@ class Runner:
                 self._with_penalty(title, tuple(earlier), phase, outcome, state, seed)
                 for outcome, state, seed in zip(before, states, seeds, strict=True)
             ]
+        if phase.si and earlier:
+            states = [_consolidated(phase, state) for state in states]
         batches = [self._batches(phase, len(earlier), seed) for seed in seeds]
         with self._trail(phases, seeds) as trail:
             ends = self._loop(
@@ -266,26 +276,13 @@ class Runner:
     ) -> dict[str, Any]:
         """What the rows say of a phase."""
         trainer = self._trainer(phases[-1])
-        seen = [
+        names = [
             name
             for name in self._experiment.tasks
-            if any(name in phase.epochs for phase in phases)
+            if self._experiment.unseen or any(name in p.epochs for p in phases)
         ]
         result = {
-            "accuracy": {
-                name: {
-                    split: _shares(
-                        trainer.accuracy(
-                            state.params,
-                            *getattr(self._experiment.tasks[name], split),
-                            jax.random.key(seed),
-                        )
-                    )
-                    for split in splits
-                    if getattr(self._experiment.tasks[name], split)
-                }
-                for name in seen
-            },
+            "accuracy": self._accuracies(trainer, state, names, splits, seed),
             **measured,
             **rows.provenance(self._mesh),
             "bytes_per_weight": self._bytes_per_weight(phases[-1], state),
@@ -295,7 +292,35 @@ class Runner:
         }
         if optax.tree.get(state.opt_state, "grad_sum") is not None:
             result["unassigned_share"] = float(unassigned_share(state.opt_state))
+        if (is_open := optax.tree.get(state.opt_state, "is_open")) is not None:
+            result["is_open"] = bool(is_open)
+        if self._experiment.unseen and len(phases) == 1:
+            untrained = trainer.init(seed)
+            result["untrained"] = self._accuracies(
+                trainer, untrained, names, splits, seed
+            )
         return result
+
+    def _accuracies(
+        self,
+        trainer: Trainer,
+        state: TrainState,
+        names: list[str],
+        splits: tuple[str, ...],
+        seed: int,
+    ) -> dict[str, dict[str, list[float]]]:
+        """Of tasks, on those of the splits that they have."""
+        tasks = {name: self._experiment.tasks[name]._asdict() for name in names}
+        return {
+            name: {
+                split: _shares(
+                    trainer.accuracy(state.params, *task[split], jax.random.key(seed))
+                )
+                for split in splits
+                if task[split]
+            }
+            for name, task in tasks.items()
+        }
 
     @contextlib.contextmanager
     def _trail(self, phases: tuple[Phase, ...], seeds: list[int]) -> Iterator[Trail]:
@@ -338,7 +363,7 @@ class Runner:
         blocks = [(e, block) for e, of_epoch in enumerate(epochs) for block in of_epoch]
         total = sum(block.shape[1] for _, block in blocks)
         # Steps between measurements, or epochs where nobody knows how many there'll be.
-        every = total / _MEASUREMENTS
+        every = total / self._experiment.measurements
         every_epochs = -(-_MEASURE_EVERY * len(epochs) // total)
         at = {"block": 0, "step": 0, "seconds": 0.0, "points": [], "ends": {}}
         ends: dict[str, TrainState] = {}
@@ -471,7 +496,12 @@ class Runner:
                 )
             optimizer = make_optimizer(phase, fisher=zeros, anchor=zeros)
             self._trainers[key] = Trainer(
-                make_model, optimizer, preprocess, self._mesh, self._experiment.dtype
+                make_model,
+                optimizer,
+                preprocess,
+                self._mesh,
+                self._experiment.dtype,
+                self._experiment.heads,
             )
         return self._trainers[key]
 
@@ -511,22 +541,43 @@ class Runner:
             fisher = jax.tree.map(lambda s: s / len(data.labels), grad_sum)
             anchor = outcome.state.params
         else:
-            key = (self._file(earlier, seed).name, seed, phase.ewc.examples)
-            if key not in self._fishers:
-                rng = np.random.default_rng([seed, _SEPARATE])
-                count = min(phase.ewc.examples, len(data.labels))
-                which = rng.choice(len(data.labels), count, replace=False)
-                weights = sum(p.size for p in jax.tree.leaves(state.params))
-                self._fishers[key] = fisher_diagonal(
-                    self._trainer(phase).example_loss,
-                    state.params,
-                    data.inputs[which],
-                    data.labels[which],
-                    batch_size=min(32, max(1, _FISHER_WEIGHTS // weights)),
-                )
-            fisher, anchor = self._fishers[key], jax.tree.map(jnp.copy, state.params)
+            fisher = self._fisher_of_examples(earlier, phase, state, seed)
+            anchor = jax.tree.map(jnp.copy, state.params)
+            if optax.tree.get(before.state.opt_state, "fisher") is not None:
+                fisher, anchor = _several(phase, before.state, fisher, anchor)
         opt_state = optax.tree.set(state.opt_state, fisher=fisher, anchor=anchor)
         return state._replace(opt_state=opt_state)
+
+    def _fisher_of_examples(
+        self,
+        earlier: tuple[Phase, ...],
+        phase: Phase,
+        state: TrainState,
+        seed: int,
+    ) -> optax.Params:
+        """Of some that the phase before was trained on, at its last weights."""
+        key = (self._file(earlier, seed).name, seed, phase.ewc.examples)
+        if key not in self._fishers:
+            examples = np.concatenate([self._range(t) for t in earlier[-1].epochs])
+            rng = np.random.default_rng([seed, _SEPARATE])
+            count = min(phase.ewc.examples, len(examples))
+            which = examples[rng.choice(len(examples), count, replace=False)]
+            weights = sum(p.size for p in jax.tree.leaves(state.params))
+            self._fishers[key] = fisher_diagonal(
+                self._trainer(phase).example_loss,
+                state.params,
+                self._data.inputs[which],
+                self._data.labels[which],
+                batch_size=min(32, max(1, _FISHER_WEIGHTS // weights)),
+            )
+        return self._fishers[key]
+
+    def _range(self, task: str) -> np.ndarray:
+        """Which of all tasks' examples are those of one."""
+        names = list(self._experiment.tasks)
+        sizes = [len(of.train.labels) for of in self._experiment.tasks.values()]
+        start = sum(sizes[: names.index(task)])
+        return start + np.arange(sizes[names.index(task)])
 
     def _batches(self, phase: Phase, number: int, seed: int) -> list[list[np.ndarray]]:
         """Which examples to train on: of each epoch blocks of (steps, batch).
@@ -534,11 +585,8 @@ class Runner:
         The same for all methods, as long as their phases' data are.
         """
         rng = np.random.default_rng([seed, number])
-        sizes = [len(task.train.labels) for task in self._experiment.tasks.values()]
-        starts = dict(zip(self._experiment.tasks, np.cumsum([0, *sizes]), strict=False))
         epochs = [
-            starts[name]
-            + rng.permutation(len(self._experiment.tasks[name].train.labels))
+            rng.permutation(self._range(name))
             for name, count in phase.epochs.items()
             for _ in range(count)
         ]
@@ -554,18 +602,37 @@ class Runner:
             )
         blocks = [_blocks(epoch.astype(np.int32), new) for epoch in epochs]
         if phase.replay:
-            count = len(self._first_task.labels)
-            kept = rng.choice(count, self._kept(phase), replace=False)
+            kept = self._replayed(phase, seed, rng)
             for of_epoch in blocks:
                 for i, block in enumerate(of_epoch):
                     drawn = rng.choice(kept, (len(block), replayed)).astype(np.int32)
                     of_epoch[i] = np.concatenate([block, drawn], axis=1)
         return blocks
 
+    def _replayed(
+        self, phase: Phase, seed: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Which examples a phase keeps: of a memory, none that one before had not."""
+        if phase.replay.memory is None:
+            count = len(self._first_task.labels)
+            return rng.choice(count, self._kept(phase), replace=False)
+        names = list(self._experiment.tasks)
+        earlier = names[: min(map(names.index, phase.epochs))]
+        if not earlier:
+            raise ValueError("The first task has none before it to replay.")
+        orders = [
+            np.random.default_rng([seed, _SEPARATE, i]).permutation(self._range(task))
+            for i, task in enumerate(earlier)
+        ]
+        each = max(1, phase.replay.memory // len(earlier))
+        return np.concatenate([order[:each] for order in orders])
+
     def _kept(self, phase: Phase) -> int:
-        """How many examples of the first task a phase keeps."""
+        """How many examples of earlier tasks a phase keeps."""
         if not phase.replay:
             return 0
+        if phase.replay.memory is not None:
+            return phase.replay.memory
         return max(1, round(phase.replay.share * len(self._first_task.labels)))
 
     def _bytes_per_weight(self, phase: Phase, state: TrainState) -> float:
@@ -604,6 +671,36 @@ def _carry_over(before: TrainState, fresh: TrainState) -> TrainState:
     elif grad_sum is not None and optax.tree.get(opt_state, "grad_sum") is not None:
         opt_state = optax.tree.set(opt_state, grad_sum=grad_sum)
     return before._replace(opt_state=opt_state)
+
+
+def _several(
+    phase: Phase, before: TrainState, fisher: optax.Params, anchor: optax.Params
+) -> tuple[optax.Params, optax.Params]:
+    """Fisher and anchor of the penalties so far and a further one, or online EWC's."""
+    so_far, drawn_to = (
+        optax.tree.get(before.opt_state, key) for key in ("fisher", "anchor")
+    )
+    if phase.ewc.decay is not None:
+        decay = phase.ewc.decay
+        return jax.tree.map(lambda f, g: decay * f + g, so_far, fisher), anchor
+
+    # A sum of squared distances is one to their weighted mean, and a constant.
+    def weighted_mean(
+        f: jax.Array, w: jax.Array, g: jax.Array, v: jax.Array
+    ) -> jax.Array:
+        share = f / jnp.maximum(f + g, jnp.finfo(f.dtype).tiny)
+        return (v + share * (w - v)).astype(v.dtype)
+
+    return (
+        jax.tree.map(jnp.add, so_far, fisher),
+        jax.tree.map(weighted_mean, so_far, drawn_to, fisher, anchor),
+    )
+
+
+def _consolidated(phase: Phase, state: TrainState) -> TrainState:
+    """The state with which Synaptic Intelligence begins a further task."""
+    opt_state = consolidate(state.opt_state, state.params, phase.si.damping)
+    return state._replace(opt_state=opt_state)
 
 
 @jax.jit

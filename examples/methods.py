@@ -12,15 +12,19 @@ import classp_jax
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """Examples of the first task kept and mixed into the batches of a later one.
+    """Examples of earlier tasks kept and mixed into the batches of a later one.
 
     Attributes:
-      share: of the first task's examples, how many are kept, 0 to 1.
+      share: of the first task's examples, how many are kept, 0 to 1; None to keep
+        ``memory`` instead.
       in_batch: how many of a batch's examples are drawn from them.
+      memory: how many examples are kept, as many of each task that stands before the
+        phase's; a task's share shrinks with every further one.
     """
 
-    share: float
+    share: float | None
     in_batch: int
+    memory: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +33,8 @@ class EWC:
 
     Attributes:
       strength: lambda, of a penalty of lambda / 2 times the weighted squared distance.
-      fisher: ``"examples"``, the mean squared gradient of single examples of the first
-        task at the weights that it ended with, which are the anchor; ``"steps"``, as
+      fisher: ``"examples"``, the mean squared gradient of single examples of the phase
+        before at the weights that it ended with, which are the anchor; ``"steps"``, as
         the paper's text experiment has it: the mean squared gradient of the batches
         that led to those weights, summed by an optimizer with ``power=2``; or
         ``"batches"``, as its vision experiment has it: the squared gradients of one
@@ -38,12 +42,29 @@ class EWC:
         epoch of a network initialised separately, whose weights are the anchor.
       examples: how many examples ``"examples"`` takes.
       implicit: whether the penalty's step is solved implicitly, stable at any strength.
+      decay: where ``"examples"`` are taken at several boundaries: None for the sum of
+        their penalties; a number for online EWC, which multiplies the Fisher so far by
+        it and draws to the last weights alone.
     """
 
     strength: float
     fisher: str = "examples"
     examples: int = 4000
     implicit: bool = True
+    decay: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SynapticIntelligence:
+    """Synaptic Intelligence around SGD, the penalty's step solved implicitly.
+
+    Attributes:
+      strength: lambda, as EWC's; twice the c of its paper.
+      damping: xi, for weights that hardly move.
+    """
+
+    strength: float
+    damping: float = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +81,8 @@ class Phase:
       stop_loss: ends the phase behind the epoch whose last batch's loss is at most
         this, if not None; with EWC's penalty counted in where that is explicit, as in
         the paper's experiment.
+      si: Synaptic Intelligence, if any; the importances go on from phase to phase where
+        all have it.
     """
 
     epochs: dict[str, int]
@@ -68,6 +91,7 @@ class Phase:
     ewc: EWC | None = None
     replay: Replay | None = None
     stop_loss: float | None = None
+    si: SynapticIntelligence | None = None
 
 
 class Method(NamedTuple):
@@ -98,9 +122,16 @@ def as_json(phases: tuple[Phase, ...]) -> list[dict[str, Any]]:
         bound = signature.bind(**phase.hyperparameters)
         bound.apply_defaults()
         resolved = dataclasses.replace(phase, hyperparameters=bound.arguments)
-        of_phase = dataclasses.asdict(resolved)
-        content.append({k: v for k, v in of_phase.items() if v is not None})
+        of_phase = _without_none(dataclasses.asdict(resolved))
+        for key in ("ewc", "replay", "si"):
+            if key in of_phase:
+                of_phase[key] = _without_none(of_phase[key])
+        content.append(of_phase)
     return json.loads(json.dumps(content))
+
+
+def _without_none(content: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in content.items() if v is not None}
 
 
 def collecting_all(
@@ -116,12 +147,27 @@ def collecting_all(
     )
 
 
+def classp_self_opening(
+    learning_rate: float,
+    ratio: float = 2.0,
+    margin: float = 0.1,
+    fast: float = 0.9,
+    slow: float = 0.99,
+) -> optax.GradientTransformation:
+    """Algorithm 1, the gate of which opens where the loss first jumps."""
+    return classp_jax.open_on_signal(
+        lambda gate: classp_jax.classp(learning_rate, apply_decay=gate),
+        classp_jax.loss_jump(ratio, margin, fast, slow),
+    )
+
+
 OPTIMIZERS = {
     "adagrad": optax.adagrad,
     "adam": optax.adam,
     "classp": classp_jax.classp,
     "classp_equation1": classp_jax.classp_equation1,
     "classp_released": classp_jax.classp_released,
+    "classp_self_opening": classp_self_opening,
     "collecting_all": collecting_all,
     "sgd": optax.sgd,
 }
@@ -141,8 +187,11 @@ def make_optimizer(
       An Optax transformation.
     """
     optimizer = OPTIMIZERS[phase.optimizer](**phase.hyperparameters)
+    rate = phase.hyperparameters["learning_rate"]
+    if phase.si:
+        optimizer = classp_jax.synaptic_intelligence(optimizer, phase.si.strength, rate)
     if phase.ewc is None:
         return optimizer
-    rate = phase.hyperparameters["learning_rate"] if phase.ewc.implicit else 0.0
+    rate = rate if phase.ewc.implicit else 0.0
     penalty = classp_jax.ewc_penalty(fisher, anchor, phase.ewc.strength, rate)
     return optax.chain(penalty, optimizer)

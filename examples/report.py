@@ -17,6 +17,8 @@ COLOURS = {
     "CLASSP": "#d55e00",
     "EWC": "#cc79a7",
     "Replay": "#56b4e9",
+    "SI": "#f0e442",
+    "Joint": "#000000",
 }
 
 

@@ -68,6 +68,9 @@ class Trainer:
         default one.
       dtype: of the weights and activations; losses are float32 in any case, and so
         is what CLASSP collects.
+      heads: of each class the head that it belongs to; an example is then classified
+        among the classes of its label's head alone, in training and evaluation, as in
+        task-incremental learning. By default all are of one head.
     """
 
     def __init__(
@@ -77,13 +80,15 @@ class Trainer:
         preprocess: Callable[[jax.Array], jax.Array] = lambda inputs: inputs,
         mesh: jax.sharding.Mesh | None = None,
         dtype: jax.typing.DTypeLike = jnp.float32,
+        heads: tuple[int, ...] | None = None,
     ):
         self._make_model = make_model
         self._graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
-        self._optimizer = optimizer
+        self._optimizer = optax.with_extra_args_support(optimizer)
         self._preprocess = _Preprocess(preprocess, mesh, dtype)
         self._mesh = mesh
         self._dtype = dtype
+        self._heads = heads
 
     def init(self, seed: int) -> TrainState:
         """The state before the first step, in buffers of its own."""
@@ -176,19 +181,20 @@ class Trainer:
           The accuracies.
         """
         # No method of one trainer: all those of one model share the compilation.
-        return _accuracy(
-            self._graphdef, self._preprocess, params, inputs, labels, dropout_key
-        )
+        model = self._graphdef, self._preprocess, self._heads
+        return _accuracy(*model, params, inputs, labels, dropout_key)
 
     def _loss(self, params, inputs, labels, dropout_key):
         logits = _logits(self._graphdef, self._preprocess, params, inputs, dropout_key)
-        logits = logits.astype(jnp.float32)
+        logits = _of_head(self._heads, logits.astype(jnp.float32), labels)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     def _update(self, state, inputs, labels):
         key = jax.random.fold_in(state.dropout_key, state.step)
         loss, grads = jax.value_and_grad(self._loss)(state.params, inputs, labels, key)
-        return loss, *self._optimizer.update(grads, state.opt_state, state.params)
+        return loss, *self._optimizer.update(
+            grads, state.opt_state, state.params, value=loss
+        )
 
 
 def _logits(graphdef, preprocess, params, inputs, dropout_key):
@@ -196,13 +202,22 @@ def _logits(graphdef, preprocess, params, inputs, dropout_key):
     return nnx.merge(graphdef, params)(preprocess(inputs), dropout_rngs=rngs)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _accuracy(graphdef, preprocess, params, inputs, labels, dropout_key):
+def _of_head(heads, logits, labels):
+    """The logits of the label's head; the others are minus infinity."""
+    if heads is None:
+        return logits
+    heads = jnp.array(heads)
+    return jnp.where(heads == heads[labels][:, None], logits, -jnp.inf)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _accuracy(graphdef, preprocess, heads, params, inputs, labels, dropout_key):
     def correct(inputs, labels, index):
         keys = [None]
         if dropout_key is not None:
             keys.append(jax.random.fold_in(dropout_key, index))
         logits = [_logits(graphdef, preprocess, params, inputs, key) for key in keys]
+        logits = [_of_head(heads, x, labels) for x in logits]
         return jnp.stack([jnp.sum(jnp.argmax(x, -1) == labels) for x in logits])
 
     # In batches, so that a whole data set fits; what is left over makes the last one.

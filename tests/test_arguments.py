@@ -47,6 +47,7 @@ CONSTRUCTORS = [
     classp_jax.scale_by_accumulated_power_norm,
     classp_jax.decay_gate,
     classp_jax.ewc_penalty,
+    classp_jax.synaptic_intelligence,
 ]
 CASES = [
     (constructor, name)

@@ -16,6 +16,8 @@ from examples.datasets import DatasetError
 from examples.demo import __main__ as demo
 from examples.sentiment import __main__ as sentiment
 from examples.sentiment import report as sentiment_report
+from examples.streams import __main__ as streams
+from examples.streams import report as streams_report
 from examples.vision import __main__ as vision
 from examples.vision import report as vision_report
 
@@ -26,7 +28,11 @@ OPTIONS = {
     " --vmap-seeds --mesh --distributed --dtype --evaluate-with-dropout --batch-size",
     sentiment: "--methods --seeds --data-dir --out --checkpoint-dir --save-every --keep"
     " --vmap-seeds --mesh --dtype --batch-size --phrasebank --tokenizer --label-map",
+    streams: "--methods --seeds --data-dir --out --checkpoint-dir --save-every --keep"
+    " --vmap-seeds --mesh --dtype --batch-size --benchmark --scenario --tasks --epochs"
+    " --model --stream-seed --validation --best-in",
     vision_report: "--evaluate-with-dropout",
+    streams_report: "--evaluate-with-dropout",
     sentiment_report: "--evaluate-with-dropout",
     verify: "--reading --problem --mode --steps --decay-from --dtype --seed --power"
     " --learning-rate --threshold --eps --tolerance --torch-optimizer --torch-args"
@@ -47,6 +53,9 @@ WORDS = [
         "random",
         "float64",
         "replay_0.1",
+        "split_mnist",
+        "task",
+        "cnn",
     ),
     *("file", "folder", "missing", "missing/missing", "file/below", "x" * 300, "."),
     *(
@@ -94,6 +103,10 @@ def stubs(monkeypatch, tmp_path):
     for command in (vision, sentiment):
         monkeypatch.setattr(command, "load", load)
         monkeypatch.setattr(command.report, "write", nothing)
+    monkeypatch.setattr(
+        "examples.vision.data.load", lambda data_dir, names: load(data_dir)
+    )
+    monkeypatch.setattr(streams.report, "write", nothing)
     monkeypatch.setattr(arguments, "Runner", Runner)
     monkeypatch.setattr(vision, "save_samples", nothing)
     monkeypatch.setattr(demo, "train", nothing)

@@ -9,9 +9,17 @@ import optax
 import pytest
 from flax import nnx
 
+from classp_jax import consolidate, fisher_diagonal
 from examples import continual, rows
 from examples.continual import Experiment, Runner, Task
-from examples.methods import EWC, Method, Phase, Replay, as_json
+from examples.methods import (
+    EWC,
+    Method,
+    Phase,
+    Replay,
+    SynapticIntelligence,
+    as_json,
+)
 from examples.training import Trainer
 from tests.examples.helpers import random_split
 from tests.helpers import Network
@@ -380,6 +388,178 @@ def test_fisher_of_batches_is_that_of_a_separate_network(experiment, tmp_path):
         jax.tree.leaves(separate.params), jax.tree.leaves(anchor), strict=True
     ):
         np.testing.assert_allclose(p, q, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def three_tasks(experiment):
+    tasks = experiment.tasks | {"c": Task(random_split(40, 4), random_split(16, 5))}
+    return experiment._replace(tasks=tasks, unseen=True, splits=("test",))
+
+
+def three_phases(first=None, **then):
+    return phase("z", **(first or {})), phase("b", **then), phase("c", **then)
+
+
+def penalties_of(state):
+    return [optax.tree.get(state.opt_state, key) for key in ("fisher", "anchor")]
+
+
+def test_penalties_of_several_tasks_are_one(three_tasks, tmp_path):
+    runner = Runner(three_tasks, tmp_path)
+    phases = three_phases(ewc=EWC(3.0, examples=40))
+    second, third = (final_state(runner, phases[:n]) for n in (2, 3))
+    fisher_a, anchor_a = penalties_of(second)
+    fisher, anchor = penalties_of(third)
+    # What the second task alone adds, from its own Fisher at the weights it led to.
+    data, anchor_b = three_tasks.tasks["b"].train, second.params
+    trainer = Trainer(Network, optax.sgd(0.1), preprocess)
+    which = np.random.default_rng([0, continual._SEPARATE]).choice(48, 40, False)
+    fisher_b = fisher_diagonal(
+        trainer.example_loss, anchor_b, data.inputs[which], data.labels[which]
+    )
+    of_z = three_tasks.tasks["z"].train
+    first = final_state(runner, phases[:1]).params
+    chex.assert_trees_all_close(anchor_a, first)
+    chex.assert_trees_all_close(
+        fisher_a, fisher_diagonal(trainer.example_loss, first, *of_z), rtol=1e-4
+    )
+
+    def distance(f, w_star):
+        """The penalty at some weights, less that at others."""
+        terms = jax.tree.map(
+            lambda f, w, v, w_star: jnp.sum(
+                f * ((w - w_star) ** 2 - (v - w_star) ** 2)
+            ),
+            f,
+            third.params,
+            trainer.init(7).params,
+            w_star,
+        )
+        return float(sum(jax.tree.leaves(terms)))
+
+    expected = distance(fisher_a, anchor_a) + distance(fisher_b, anchor_b)
+    assert distance(fisher, anchor) == pytest.approx(expected, rel=1e-3)
+
+
+def test_online_ewc_decays_its_fisher_and_draws_to_the_last_weights(
+    three_tasks, tmp_path
+):
+    runner = Runner(three_tasks, tmp_path)
+    separate, online = (
+        three_phases(ewc=EWC(3.0, examples=40, decay=decay)) for decay in (None, 0.5)
+    )
+    # On the second task they are the same.
+    second = [final_state(runner, phases[:2]) for phases in (separate, online)]
+    chex.assert_trees_all_equal(second[0].params, second[1].params)
+    (so_far, _), (both, _), (fisher, anchor) = map(
+        penalties_of,
+        (
+            second[0],
+            *(final_state(runner, phases) for phases in (separate, online)),
+        ),
+    )
+    expected = jax.tree.map(lambda f, g: 0.5 * f + (g - f), so_far, both)
+    chex.assert_trees_all_close(fisher, expected, rtol=1e-4, atol=1e-8)
+    chex.assert_trees_all_equal(anchor, second[1].params)
+
+
+def test_synaptic_intelligence_goes_on_across_boundaries(three_tasks, tmp_path):
+    runner = Runner(three_tasks, tmp_path)
+    phases = tuple(
+        dataclasses.replace(p, si=SynapticIntelligence(strength=5.0, damping=0.2))
+        for p in three_phases()
+    )
+    first, second, third = (final_state(runner, phases[:n]) for n in (1, 2, 3))
+    plain = final_state(runner, three_phases()[:1])
+    chex.assert_trees_all_close(first.params, plain.params, rtol=1e-6)
+    for before, after in ((first, second), (second, third)):
+        consolidated = consolidate(before.opt_state, before.params, damping=0.2)
+        for key in ("fisher", "anchor"):
+            chex.assert_trees_all_close(
+                optax.tree.get(after.opt_state, key),
+                optax.tree.get(consolidated, key),
+                rtol=1e-6,
+            )
+    assert all(np.all(f >= 0) for f in jax.tree.leaves(penalties_of(third)[0]))
+
+
+def test_a_memory_is_shared_by_all_earlier_tasks(three_tasks, tmp_path):
+    runner = Runner(three_tasks, tmp_path)
+    replay = Replay(None, in_batch=4, memory=12)
+    of_z, of_b, of_c = range(40), range(40, 88), range(88, 128)
+    kept = []
+    for number, (task, new) in enumerate((("b", of_b), ("c", of_c)), start=1):
+        batches = batches_of(runner, phase(task, replay=replay), number, seed=0)
+        assert set(batches[:, :4].ravel()) == set(new)
+        kept.append(set(batches[:, 4:].ravel().tolist()))
+    assert len(kept[0]) == len(kept[1]) == 12
+    assert kept[0] <= set(of_z)
+    # Of the first task none that hadn't been kept before.
+    assert len(kept[1] & set(of_b)) == 6 and len(kept[1] & kept[0]) == 6
+    method = Method("", (phase("z"), phase("b", replay=replay)))
+    runner.run("replay", method, [0])
+    weights = 6 * 8 + 8 + 8 * 3 + 3
+    actual = read(tmp_path)[0]["results"][-1]["bytes_per_weight"]
+    assert actual == pytest.approx(12 * 6 / weights)
+    with pytest.raises(ValueError, match="none before it"):
+        runner._batches(phase("z", replay=replay), 0, 0)
+
+
+def test_tasks_still_to_come_and_no_training_are_measured(three_tasks, tmp_path):
+    Runner(three_tasks, tmp_path).run("sgd", Method("", three_phases()), [0])
+    (row,) = read(tmp_path)
+    trainer = Trainer(Network, optax.sgd(0.1), preprocess)
+    for i, result in enumerate(row["results"]):
+        assert {k: set(v) for k, v in result["accuracy"].items()} == {
+            task: {"test"} for task in three_tasks.tasks
+        }
+        assert ("untrained" in result) == (i == 0)
+    for name, task in three_tasks.tasks.items():
+        expected = trainer.accuracy(trainer.init(0).params, *task.test).dropout_off
+        actual = row["results"][0]["untrained"][name]["test"][0]
+        assert actual == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_heads_part_the_classes():
+    """A class of another head is neither trained nor named."""
+    inputs, labels = map(jnp.asarray, random_split(30, 0))
+    trainer = Trainer(Network, optax.sgd(0.1), preprocess, heads=(0, 1, 0))
+    params = trainer.init(0).params
+    logits = nnx.merge(trainer._graphdef, params)(preprocess(inputs))
+    of_two = jnp.array([0, 2])[jnp.argmax(logits[:, ::2], -1)]
+    right = jnp.where(labels == 1, True, of_two == labels)
+    assert trainer.accuracy(params, inputs, labels).dropout_off == jnp.mean(right)
+    for head, member, others in ((0, 2, [1]), (1, 1, [0, 2])):
+        label = jnp.array(member)
+        grads = jax.grad(trainer.example_loss)(params, inputs[0], label)
+        bias = grads["out"]["bias"][...]
+        assert not np.any(bias[np.array(others)]), head
+        expected = jax.nn.log_softmax(logits[0, ::2])[1] if head == 0 else 0.0
+        loss = trainer.example_loss(params, inputs[0], label)
+        assert loss == pytest.approx(-float(expected), abs=1e-6)
+
+
+def test_what_a_phase_leaves_at_its_defaults_is_in_no_row():
+    """So that rows and checkpoints of before stay those of their methods."""
+    replay, ewc = Replay(share=0.1, in_batch=2), EWC(strength=1.0)
+    (content,) = as_json((phase("b", ewc=ewc, replay=replay),))
+    assert content == {
+        "epochs": {"b": 2},
+        "optimizer": "sgd",
+        "hyperparameters": {
+            "learning_rate": 0.1,
+            "momentum": None,
+            "nesterov": False,
+            "accumulator_dtype": None,
+        },
+        "ewc": {
+            "strength": 1.0,
+            "fisher": "examples",
+            "examples": 4000,
+            "implicit": True,
+        },
+        "replay": {"share": 0.1, "in_batch": 2},
+    }
 
 
 def test_accuracy_of_any_number_of_examples():

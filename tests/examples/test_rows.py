@@ -13,6 +13,7 @@ import pytest
 
 from examples import page, rows
 from examples.methods import as_json
+from examples.sentiment.methods import STUDY as TEXTS
 from examples.vision.methods import STUDY
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -65,6 +66,28 @@ def test_rows_come_back_in_their_order(file):
     rows.append(file)
     assert rows.read(file) == [row(0), row(2), row(1)]
     assert file.read_bytes().count(b"\n") == 3
+
+
+@pytest.mark.parametrize(
+    ("study", "folders"),
+    [
+        (STUDY, ["vision"]),
+        (TEXTS, ["sentiment", "sentiment_released", "sentiment_words"]),
+    ],
+    ids=lambda value: getattr(value, "experiment", ""),
+)
+def test_committed_rows_are_still_those_of_a_method(study, folders):
+    for folder in folders:
+        committed = rows.read(ROOT / "results" / folder / "rows.jsonl")
+        assert committed
+        settings = {json.dumps(row["settings"]): row["settings"] for row in committed}
+        found = [
+            id(row)
+            for of in settings.values()
+            for method in study.methods.values()
+            for row in rows.select(committed, method, of)
+        ]
+        assert set(found) == set(map(id, committed))
 
 
 def test_no_row_is_written_twice(file):

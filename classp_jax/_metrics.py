@@ -1,0 +1,188 @@
+"""What continual learning is judged by, from the matrix of accuracies.
+
+The matrix has a row a task learned and a column a task measured: entry ``[i, j]`` is
+the accuracy on task ``j`` after learning task ``i``, both from 0 on.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def average_accuracy(accuracy: jax.typing.ArrayLike) -> jax.Array:
+    r"""The mean accuracy on all tasks after the last one (ACC).
+
+    .. math:: \mathrm{ACC} = \frac{1}{T} \sum_{j=1}^{T} R_{T,j}
+
+    Args:
+      accuracy: :math:`R`, the accuracy on task j after learning task i at ``[i, j]``;
+        shape ``(..., T, T)``, leading axes such as seeds are kept; real. The row of
+        the last task alone is read.
+
+    Returns:
+      The mean, in the unit of ``accuracy``; shape ``(...)``, floating.
+
+    Raises:
+      ValueError: if ``accuracy`` isn't square in its last two axes, or has no task.
+      TypeError: if it isn't an array of real numbers.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from classp_jax import average_accuracy
+      >>> accuracy = jnp.array([[0.9, 0.5], [0.7, 0.8]])
+      >>> print(average_accuracy(accuracy))
+      0.75
+
+    References:
+      Lopez-Paz and Ranzato, `Gradient Episodic Memory for Continual Learning
+      <https://arxiv.org/abs/1706.08840>`_, 2017: Equation 2.
+    """
+    return jnp.mean(_matrix(accuracy, 1)[..., -1, :], axis=-1)
+
+
+def backward_transfer(accuracy: jax.typing.ArrayLike) -> jax.Array:
+    r"""How much learning later tasks changed the accuracy on earlier ones (BWT).
+
+    .. math::
+
+      \mathrm{BWT} = \frac{1}{T-1} \sum_{j=1}^{T-1} \left( R_{T,j} - R_{j,j} \right)
+
+    Below 0 where tasks are forgotten; above it where later ones help.
+
+    Args:
+      accuracy: :math:`R`, as for :func:`average_accuracy`. Its diagonal and last row
+        are read.
+
+    Returns:
+      The mean change, in the unit of ``accuracy``; shape ``(...)``, floating.
+
+    Raises:
+      ValueError: if ``accuracy`` isn't square in its last two axes, or has fewer than
+        two tasks.
+      TypeError: if it isn't an array of real numbers.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from classp_jax import backward_transfer
+      >>> accuracy = jnp.array([[0.75, 0.5], [0.5, 0.8]])
+      >>> print(backward_transfer(accuracy))
+      -0.25
+
+    References:
+      Lopez-Paz and Ranzato, `Gradient Episodic Memory for Continual Learning
+      <https://arxiv.org/abs/1706.08840>`_, 2017: Equation 3.
+
+    .. seealso:: :func:`forgetting`
+    """
+    matrix = _matrix(accuracy, 2)
+    diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)
+    return jnp.mean((matrix[..., -1, :] - diagonal)[..., :-1], axis=-1)
+
+
+def forward_transfer(
+    accuracy: jax.typing.ArrayLike, untrained: jax.typing.ArrayLike
+) -> jax.Array:
+    r"""How much earlier tasks help on one that is still to be learned (FWT).
+
+    .. math::
+
+      \mathrm{FWT} = \frac{1}{T-1} \sum_{j=2}^{T} \left( R_{j-1,j} - b_j \right)
+
+    Args:
+      accuracy: :math:`R`, as for :func:`average_accuracy`. The diagonal above the
+        main one is read.
+      untrained: :math:`b`, the accuracy on each task before any training; shape
+        ``(..., T)``, real, in the unit of ``accuracy``.
+
+    Returns:
+      The mean gain, in the unit of ``accuracy``; shape ``(...)``, floating.
+
+    Raises:
+      ValueError: if ``accuracy`` isn't square in its last two axes or has fewer than
+        two tasks, or ``untrained`` has another number of tasks.
+      TypeError: if either isn't an array of real numbers.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from classp_jax import forward_transfer
+      >>> accuracy = jnp.array([[0.9, 0.75], [0.7, 0.8]])
+      >>> print(forward_transfer(accuracy, untrained=jnp.array([0.5, 0.5])))
+      0.25
+
+    References:
+      Lopez-Paz and Ranzato, `Gradient Episodic Memory for Continual Learning
+      <https://arxiv.org/abs/1706.08840>`_, 2017: Equation 4.
+    """
+    matrix, before = _matrix(accuracy, 2), _real("untrained", untrained)
+    tasks = matrix.shape[-1]
+    if before.ndim == 0 or before.shape[-1] != tasks:
+        raise ValueError(
+            f"untrained must have {tasks} tasks, as accuracy has, got shape"
+            f" {before.shape}."
+        )
+    one_ahead = jnp.diagonal(matrix, offset=1, axis1=-2, axis2=-1)
+    return jnp.mean(one_ahead - before[..., 1:], axis=-1)
+
+
+def forgetting(accuracy: jax.typing.ArrayLike) -> jax.Array:
+    r"""How far earlier tasks have fallen below the best they ever were (F).
+
+    .. math::
+
+      F = \frac{1}{T-1} \sum_{j=1}^{T-1} \left(
+        \max_{l \in \{1, \dots, T-1\}} R_{l,j} - R_{T,j} \right)
+
+    Below 0 where the last task helped. As in the source, the best may also be from
+    before a task was learned, so that all entries are read.
+
+    Args:
+      accuracy: :math:`R`, as for :func:`average_accuracy`.
+
+    Returns:
+      The mean loss, in the unit of ``accuracy``; shape ``(...)``, floating.
+
+    Raises:
+      ValueError: if ``accuracy`` isn't square in its last two axes, or has fewer than
+        two tasks.
+      TypeError: if it isn't an array of real numbers.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from classp_jax import forgetting
+      >>> accuracy = jnp.array([[0.75, 0.5], [0.5, 0.8]])
+      >>> print(forgetting(accuracy))
+      0.25
+
+    References:
+      Chaudhry et al., `Riemannian Walk for Incremental Learning
+      <https://arxiv.org/abs/1801.10112>`_, 2018: Equation 3.
+
+    .. seealso:: :func:`backward_transfer`
+    """
+    matrix = _matrix(accuracy, 2)
+    best = jnp.max(matrix[..., :-1, :], axis=-2)
+    return jnp.mean((best - matrix[..., -1, :])[..., :-1], axis=-1)
+
+
+def _matrix(accuracy: jax.typing.ArrayLike, fewest: int) -> jax.Array:
+    matrix = _real("accuracy", accuracy)
+    shape = matrix.shape
+    if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] < fewest:
+        raise ValueError(
+            "accuracy must have a row and a column for each of at least"
+            f" {fewest} {'task' if fewest == 1 else 'tasks'}, got shape {shape}."
+        )
+    return matrix
+
+
+def _real(name: str, value: jax.typing.ArrayLike) -> jax.Array:
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(
+            f"{name} must be an array of real numbers, got {value!r}."
+        ) from error
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(f"{name} must be an array of real numbers, got {array.dtype}.")
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))

@@ -1,0 +1,229 @@
+"""Synaptic Intelligence: a penalty whose importances are collected while training."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from classp_jax import _hyperparameters
+from classp_jax._ewc import EwcPenaltyState, ewc_penalty
+from classp_jax._transforms import at_least_float32, refuse_complex
+
+
+class SynapticIntelligenceState(NamedTuple):
+    """State of :func:`synaptic_intelligence`.
+
+    Attributes:
+      path_integral: what each weight has contributed to the fall of the loss since the
+        task began, shaped like the parameters; 4 bytes a weight in float32.
+      penalty: the :class:`EwcPenaltyState`, with the importance as its Fisher and the
+        weights at the task's beginning as its anchor; 8 bytes a weight in float32.
+      inner: the state of the optimizer within.
+    """
+
+    path_integral: optax.Params
+    penalty: EwcPenaltyState
+    inner: optax.OptState
+
+
+def synaptic_intelligence(
+    inner: optax.GradientTransformation,
+    strength: optax.ScalarOrSchedule,
+    learning_rate: optax.ScalarOrSchedule = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Synaptic Intelligence around an optimizer.
+
+    With gradients :math:`g` of the task's own loss and the optimizer's steps
+    :math:`\Delta w`, it collects along each task the path integral
+
+    .. math:: \omega_i \leftarrow \omega_i - g_i \, \Delta w_i
+
+    which :func:`consolidate` makes the importance :math:`\Omega` of, at the end of the
+    task. What the optimizer sees is the gradient with that of the penalty
+    :math:`\frac{\lambda}{2} \sum_i \Omega_i (w_i - w^*_i)^2` added by
+    :func:`ewc_penalty`. There is none on the first task. The :math:`c` of the source
+    is :math:`\lambda / 2`.
+
+    Args:
+      inner: the whole optimizer, such as ``optax.sgd(0.1)``: its updates must be the
+        steps that are made.
+      strength: :math:`\lambda \ge 0`; a number or a schedule.
+      learning_rate: that of the SGD within, for the penalty's step to be taken
+        implicitly, which is stable at any strength; 0 for the plain gradient, as in
+        the source and as suits other optimizers. A number or a schedule.
+
+    Returns:
+      The corresponding :class:`optax.GradientTransformationExtraArgs`, with the state
+      :class:`SynapticIntelligenceState`: 12 bytes a weight in float32, and the
+      optimizer's own. ``update`` needs ``params``. A gradient that isn't finite makes
+      a path integral that isn't.
+
+    Raises:
+      ValueError: if ``strength`` or ``learning_rate`` is negative, not finite or not a
+        scalar; in ``init``, if a parameter is complex; in ``update``, without
+        ``params``.
+      TypeError: if ``inner`` is no Optax transformation, or ``strength`` or
+        ``learning_rate`` neither a number nor a schedule.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from classp_jax import consolidate, synaptic_intelligence
+      >>> params = jnp.array([1.0, 1.0])
+      >>> solver = synaptic_intelligence(optax.sgd(0.5), strength=1.0)
+      >>> opt_state = solver.init(params)
+      >>> gradient = jnp.array([1.0, 0.0])  # the task needs the first weight alone
+      >>> updates, opt_state = solver.update(gradient, opt_state, params)
+      >>> params = optax.apply_updates(params, updates)
+      >>> opt_state = consolidate(opt_state, params, damping=0.25)
+      >>> print(opt_state.penalty.fisher)  # 0.5 / (0.5² + 0.25)
+      [1. 0.]
+
+    References:
+      Zenke et al., `Continual Learning Through Synaptic Intelligence
+      <https://arxiv.org/abs/1703.04200>`_, 2017: Equations 3 and 4.
+
+    .. seealso:: :func:`consolidate`
+    """
+    _hyperparameters.check_transformation("inner", inner)
+    # Of its state alone the penalty's update is made: these trees are never read.
+    penalty = ewc_penalty(None, None, strength, learning_rate)
+    optimizer = optax.with_extra_args_support(inner)
+
+    def init_fn(params: optax.Params) -> SynapticIntelligenceState:
+        refuse_complex(params)
+        zeros = _zeros(params)
+        start = ewc_penalty(zeros, params, strength, learning_rate).init(params)
+        return SynapticIntelligenceState(zeros, start, optimizer.init(params))
+
+    def update_fn(
+        updates: optax.Updates,
+        state: SynapticIntelligenceState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, SynapticIntelligenceState]:
+        if params is None:
+            raise ValueError(
+                "synaptic_intelligence requires the current parameters: pass params to"
+                " update."
+            )
+        grads = updates
+        updates, penalty_state = penalty.update(grads, state.penalty, params)
+        updates, inner_state = optimizer.update(
+            updates, state.inner, params, **extra_args
+        )
+
+        def collect(
+            g: jax.Array | None, omega: jax.Array, step: jax.Array
+        ) -> jax.Array:
+            if g is None:
+                return omega
+            return omega - jnp.asarray(g, omega.dtype) * step.astype(omega.dtype)
+
+        path_integral = jax.tree.map(
+            collect,
+            grads,
+            state.path_integral,
+            updates,
+            is_leaf=lambda x: x is None,
+        )
+        return updates, SynapticIntelligenceState(
+            path_integral, penalty_state, inner_state
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def consolidate(
+    opt_state: optax.OptState, params: optax.Params, damping: float = 0.1
+) -> optax.OptState:
+    r"""Ends a task for :func:`synaptic_intelligence`: the next is held to its weights.
+
+    .. math::
+
+      \Omega_i \leftarrow \Omega_i +
+        \frac{\max(\omega_i, 0)}{(w_i - w^*_i)^2 + \xi}, \qquad
+      w^* \leftarrow w, \qquad \omega \leftarrow 0
+
+    The shapes stay, so that a compiled step goes on without compiling again. A
+    negative path integral counts as none, so that the penalty has a minimum.
+
+    Args:
+      opt_state: any optimizer state that holds a :class:`SynapticIntelligenceState`.
+      params: :math:`w`, the weights that the task ended with.
+      damping: :math:`\xi > 0`, for weights that have hardly moved; a number.
+
+    Returns:
+      The state with which the next task begins.
+
+    Raises:
+      ValueError: if there is no :class:`SynapticIntelligenceState` in ``opt_state``,
+        or ``damping`` isn't above 0 and finite.
+      TypeError: if ``damping`` is no number.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from classp_jax import consolidate, synaptic_intelligence
+      >>> params = jnp.array([2.0])
+      >>> solver = synaptic_intelligence(optax.sgd(0.5), strength=1.0)
+      >>> opt_state = consolidate(solver.init(params), params + 1, damping=0.5)
+      >>> print(opt_state.penalty.anchor)
+      [3.]
+
+    References:
+      Zenke et al., `Continual Learning Through Synaptic Intelligence
+      <https://arxiv.org/abs/1703.04200>`_, 2017: Equation 5.
+
+    .. seealso:: :func:`synaptic_intelligence`
+    """
+    if callable(damping):
+        raise TypeError(f"damping must be a number, got {damping!r}.")
+    _hyperparameters.check_positive("damping", damping)
+
+    def is_state(node: Any) -> bool:
+        return isinstance(node, SynapticIntelligenceState)
+
+    def end(node: Any) -> Any:
+        if not is_state(node):
+            return node
+        penalty = node.penalty
+
+        def add(
+            f: jax.Array,
+            omega: jax.Array,
+            w: jax.typing.ArrayLike,
+            w_star: jax.Array,
+        ) -> jax.Array:
+            distance = jnp.asarray(w, f.dtype) - w_star.astype(f.dtype)
+            new = jnp.maximum(omega, 0) / (jnp.square(distance) + damping)
+            return f + new.astype(f.dtype)
+
+        importance = jax.tree.map(
+            add, penalty.fisher, node.path_integral, params, penalty.anchor
+        )
+        # A copy, as a step that donates the parameters would take the anchor along.
+        anchor = jax.tree.map(
+            lambda w_star, w: jnp.array(w, w_star.dtype), penalty.anchor, params
+        )
+        return SynapticIntelligenceState(
+            jax.tree.map(jnp.zeros_like, node.path_integral),
+            penalty._replace(fisher=importance, anchor=anchor),
+            node.inner,
+        )
+
+    if not any(map(is_state, jax.tree.leaves(opt_state, is_leaf=is_state))):
+        raise ValueError(
+            "There is no SynapticIntelligenceState in this optimizer state:"
+            f" {jax.tree.structure(opt_state)}."
+        )
+    return jax.tree.map(end, opt_state, is_leaf=is_state)
+
+
+def _zeros(params: optax.Params) -> Any:
+    return jax.tree.map(
+        lambda p: jnp.zeros_like(p, dtype=at_least_float32(jnp.result_type(p))), params
+    )

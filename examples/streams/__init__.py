@@ -1,0 +1,1 @@
+"""Streams of tasks: Permuted, Rotated and Split MNIST, Split Fashion-MNIST."""

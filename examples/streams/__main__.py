@@ -1,0 +1,166 @@
+"""Command line of the streams of tasks: ``python -m examples.streams``."""
+
+import argparse
+import functools
+import pathlib
+
+from examples import arguments, rows, sharding, tables
+from examples.checkpoints import Sigterm
+from examples.cnn import CNN
+from examples.continual import Experiment
+from examples.datasets import DatasetError
+from examples.methods import Method
+from examples.mlp import MLP
+from examples.streams import report
+from examples.streams.data import BENCHMARKS, SCENARIOS, Stream
+from examples.streams.methods import study
+from examples.study import Study
+from examples.vision.data import normalise
+
+_MODELS = {"mlp": MLP, "cnn": CNN}
+_CURVE = ("test", 500)
+_DEFAULT = "permuted_mnist"
+_BATCH_SIZE = 64
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Trains what has no row yet, then makes the tables and figures of all rows."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    with arguments.until_stopped(parser, argv) as sigterm:
+        _run(parser, args, sigterm)
+
+
+def _run(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, sigterm: Sigterm
+) -> None:
+    stream = _stream(parser, args)
+    if args.batch_size < 2:
+        parser.error("--batch-size must be 2 or more, as replay takes half of it")
+    compared = study(stream, args.epochs, args.batch_size)
+    try:
+        mesh = arguments.devices(args)
+        args.out.mkdir(parents=True, exist_ok=True)
+        rows.read(args.out / "rows.jsonl")  # A damaged file, before any training.
+        methods = arguments.chosen(compared, args.methods)
+        if args.best_in:
+            methods = _best(compared, methods, args.best_in)
+        tasks = stream.load(args.data_dir)
+    except (DatasetError, OSError, ValueError) as error:
+        parser.error(str(error))
+    experiment = Experiment(
+        "streams",
+        functools.partial(_MODELS[args.model], classes=stream.outputs),
+        normalise,
+        tasks,
+        args.batch_size,
+        _CURVE,
+        stream._asdict() | {"model": args.model, "epochs": args.epochs},
+        args.dtype,
+        stream.heads,
+        measurements=2,
+        splits=("test",),
+        unseen=True,
+    )
+    arguments.run(parser, args, experiment, methods, mesh, sigterm)
+    if sharding.is_first_process():
+        report.write(
+            args.out, experiment.settings, with_dropout=args.evaluate_with_dropout
+        )
+
+
+def _stream(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Stream:
+    benchmark = BENCHMARKS[args.benchmark]
+    scenario = args.scenario or benchmark.scenarios[0]
+    if scenario not in benchmark.scenarios:
+        parser.error(
+            f"--scenario of {args.benchmark} must be {' or '.join(benchmark.scenarios)}"
+        )
+    count = args.tasks or benchmark.tasks
+    if not 2 <= count <= benchmark.tasks:
+        parser.error(f"--tasks of {args.benchmark} must be 2 to {benchmark.tasks}")
+    return Stream(
+        args.benchmark, scenario, count, args.stream_seed, validation=args.validation
+    )
+
+
+def _best(
+    compared: Study, methods: dict[str, Method], folder: pathlib.Path
+) -> dict[str, Method]:
+    """Of each front those with the setting that is best in a folder's rows.
+
+    Raises:
+      ValueError: the folder has no rows, or none of a front that is to be trained.
+    """
+    there, found = report.read(folder)
+    best = {}
+    for front, of in zip(compared.fronts, there.fronts, strict=True):
+        if front.methods.keys() & methods.keys():
+            if not of.methods.keys() & found.keys():
+                raise ValueError(f"--best-in: {folder} has no rows of {of.title}")
+            name = tables.best(there, of, found)
+            best[name] = front.methods[name]
+    return best
+
+
+def _parser() -> argparse.ArgumentParser:
+    default = Stream(
+        _DEFAULT, BENCHMARKS[_DEFAULT].scenarios[0], BENCHMARKS[_DEFAULT].tasks
+    )
+    what = "Trains a network on a stream of tasks, one after the other,"
+    parser = arguments.of_experiment(
+        study(default, 1, _BATCH_SIZE), what, "images", batch_size=_BATCH_SIZE
+    )
+    parser.add_argument(
+        "--benchmark",
+        choices=BENCHMARKS,
+        default=_DEFAULT,
+        help="the stream, as Avalanche has it",
+    )
+    parser.add_argument(
+        "--scenario",
+        choices=SCENARIOS,
+        help="domain-, class- or task-incremental (default: class for the split"
+        " streams, domain for the others, which have no other)",
+    )
+    parser.add_argument(
+        "--tasks",
+        type=arguments.positive_int,
+        metavar="N",
+        help="the first N tasks of the stream alone (default: all 10 of the permuted"
+        " and rotated, all 5 of the split ones)",
+    )
+    parser.add_argument(
+        "--epochs", type=arguments.positive_int, default=1, help="on each task"
+    )
+    parser.add_argument(
+        "--model",
+        choices=_MODELS,
+        default="mlp",
+        help="784-256-256-10 with ReLU, as Avalanche's baselines have it, or the CNN of"
+        " CLASSP's paper",
+    )
+    parser.add_argument(
+        "--stream-seed",
+        type=arguments.natural_int,
+        default=0,
+        help="of the permutations, rotations or order of classes (0: as numbered)",
+    )
+    parser.add_argument(
+        "--validation",
+        action="store_true",
+        help="hold out a tenth of the training set, and measure on it instead of the"
+        " test set: to choose settings, on another --stream-seed",
+    )
+    parser.add_argument(
+        "--best-in",
+        type=pathlib.Path,
+        metavar="FOLDER",
+        help="of each of the methods train the setting alone that has the best average"
+        " accuracy in this folder's rows, such as those of --validation",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

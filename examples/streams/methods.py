@@ -1,0 +1,119 @@
+"""What the streams compare: methods, each with one setting to choose."""
+
+from collections.abc import Callable
+from typing import Any
+
+from examples.methods import EWC, Phase, Replay, SynapticIntelligence
+from examples.streams.data import BENCHMARKS, Stream
+from examples.study import Front, Study, front
+
+# Of the SGD that penalties are added to: between the best of SGD alone, whose choice is
+# how little it moves, and that of CLASSP (results/permuted_mnist/validation).
+_RATE = 0.05
+_FISHER = 1000  # Examples a task.
+_ONLINE = 0.9  # What online EWC keeps of its Fisher at each boundary.
+_MEMORY = 1000  # Images kept of all earlier tasks; of the MLP 2.9 bytes a weight.
+
+
+def study(stream: Stream, epochs: int, batch_size: int) -> Study:
+    """What is compared on a stream.
+
+    Args:
+      stream: the stream.
+      epochs: on each task.
+      batch_size: examples a step, of which replay takes half from its memory.
+
+    Returns:
+      The study; a group a method, with its values of the setting, and ``all``.
+    """
+    tasks = {f"task_{i}": f"Task {i}" for i in range(1, stream.tasks + 1)}
+    fronts = _fronts(list(tasks), epochs, batch_size)
+    groups = {name: of.methods for name, of in fronts.items()}
+    everything = {k: m for methods in groups.values() for k, m in methods.items()}
+    chance = 100 * stream.chance
+    return Study(
+        experiment="streams",
+        title=_title(stream),
+        table="",
+        tasks=tasks,
+        judged_on=dict.fromkeys(tasks, "test"),
+        nothing=dict.fromkeys(tasks, chance + min(5.0, chance / 2)),
+        groups={"all": everything} | groups,
+        published={},
+        fronts=list(fronts.values()),
+    )
+
+
+def _title(stream: Stream) -> str:
+    title = f"{BENCHMARKS[stream.benchmark].title}, {stream.tasks} tasks"
+    if len(BENCHMARKS[stream.benchmark].scenarios) > 1:
+        title += f", {stream.scenario}-incremental"
+    return title + ", validation" * stream.validation
+
+
+def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
+    def phases(
+        optimizer: str,
+        first: dict[str, Any] | None = None,
+        then: dict[str, Any] | None = None,
+        **hyperparameters: Any,
+    ) -> tuple[Phase, ...]:
+        """A phase a task; ``first`` and ``then`` are what differs between them."""
+        return tuple(
+            Phase({task: epochs}, optimizer, hyperparameters, **(then if i else first))
+            for i, task in enumerate(tasks)
+        )
+
+    def plain(optimizer: str) -> Callable[[float], tuple[Phase, ...]]:
+        return lambda a: phases(optimizer, {}, {}, learning_rate=a)
+
+    def classp(a: float) -> tuple[Phase, ...]:
+        closed, *_ = phases("classp", {}, {}, learning_rate=a, apply_decay=False)
+        return closed, *phases("classp", {}, {}, learning_rate=a)[1:]
+
+    def ewc(decay: float | None) -> Callable[[float], tuple[Phase, ...]]:
+        return lambda strength: phases(
+            "sgd",
+            {},
+            dict(ewc=EWC(strength, examples=_FISHER, decay=decay)),
+            learning_rate=_RATE,
+        )
+
+    def si(strength: float) -> tuple[Phase, ...]:
+        penalty = dict(si=SynapticIntelligence(strength))
+        return phases("sgd", penalty, penalty, learning_rate=_RATE)
+
+    def replay(a: float) -> tuple[Phase, ...]:
+        kept = Replay(None, max(1, batch_size // 2), _MEMORY)
+        return phases("sgd", {}, dict(replay=kept), learning_rate=a)
+
+    def joint(a: float) -> tuple[Phase, ...]:
+        return (Phase(dict.fromkeys(tasks, epochs), "sgd", dict(learning_rate=a)),)
+
+    of = {
+        "classp": ("CLASSP", "α", classp, (0.01, 0.05, 0.1, 0.2)),
+        "classp_always": (
+            "CLASSP, decay always on",
+            "α",
+            plain("classp"),
+            (0.003, 0.01, 0.03, 0.1),
+        ),
+        "classp_self": (
+            "CLASSP, gate opens itself",
+            "α",
+            plain("classp_self_opening"),
+            (0.01, 0.05, 0.1, 0.2),
+        ),
+        "sgd": ("SGD", "α", plain("sgd"), (0.005, 0.02, 0.05, 0.1)),
+        "adam": ("Adam", "α", plain("adam"), (3e-5, 1e-4, 3e-4, 1e-3)),
+        "adagrad": ("AdaGrad", "α", plain("adagrad"), (0.001, 0.003, 0.01, 0.03)),
+        "ewc": ("EWC", "λ", ewc(None), (0.3, 1, 3, 10)),
+        "ewc_online": ("EWC, online", "λ", ewc(_ONLINE), (3, 10, 30, 100)),
+        "si": ("SI", "λ", si, (0.3, 1, 3, 10)),
+        "replay": ("Replay", "α", replay, (0.02, 0.05, 0.1, 0.2)),
+        "joint": ("Joint training", "α", joint, (0.02, 0.05, 0.1, 0.2)),
+    }
+    return {
+        name: front(name, title, knob, {value: make(value) for value in values})
+        for name, (title, knob, make, values) in of.items()
+    }

@@ -1,0 +1,147 @@
+"""Tables and figures of a stream of tasks: ``python -m examples.streams.report``."""
+
+import collections
+import json
+import pathlib
+from typing import Any
+
+from examples import arguments, page, rows
+from examples.streams.data import BENCHMARKS, Stream
+from examples.streams.figures import save_curves, save_matrices
+from examples.streams.methods import study
+from examples.streams.tables import published_table, stream_table
+from examples.study import Study
+from examples.tables import Found, best, fate
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Makes the table and figures of a folder's rows."""
+    stream = Stream("permuted_mnist", "domain", 10)
+    parser = arguments.of_report(
+        study(stream, 1, 64),
+        "Makes table.md, matrices.png and curves.png of the rows that `python -m"
+        " examples.streams` wrote.",
+    )
+    args = parser.parse_args(argv)
+    try:
+        write(args.folder, with_dropout=args.evaluate_with_dropout)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+
+
+def read(
+    folder: pathlib.Path, settings: dict[str, Any] | None = None
+) -> tuple[Study, Found]:
+    """Reads a folder's rows of one stream.
+
+    Args:
+      folder: holds ``rows.jsonl``.
+      settings: of the rows; by default those that most have.
+
+    Returns:
+      What was compared, and the rows.
+
+    Raises:
+      ValueError: there are no rows, or something else.
+    """
+    return _read(folder, settings or _most(folder))[:2]
+
+
+def write(
+    folder: pathlib.Path,
+    settings: dict[str, Any] | None = None,
+    *,
+    with_dropout: bool = False,
+) -> None:
+    """Writes the table and figures.
+
+    Args:
+      folder: holds ``rows.jsonl``.
+      settings: of the rows to show; by default those that most have.
+      with_dropout: whether the figures show accuracies with dropout left on.
+
+    Raises:
+      ValueError: there are no rows, or something else.
+    """
+    settings = settings or _most(folder)
+    compared, found, left_out = _read(folder, settings)
+    stream = _stream(settings)
+    on = "held-out tenth of the training set" if stream.validation else "test set"
+    options = "".join(
+        f" --{name.replace('_', '-')} {settings[name]}"
+        for name in ("benchmark", "scenario", "tasks", "epochs", "model")
+    )
+    options += f" --stream-seed {stream.seed}" + " --validation" * stream.validation
+    sections = [
+        f"# {compared.title}",
+        stream_table(compared, found),
+        f"Accuracies on the {on}, dropout off, %; mean ± sample deviation over the"
+        " seeds. Average accuracy: on all tasks after the last. Backward transfer,"
+        " forgetting, forward transfer: as `classp_jax` defines them, in points; joint"
+        " training has none, as it learns all tasks at once. Bytes: optimizer state and"
+        " stored images, at most. Seconds: of training, with compilation. Bold: the"
+        " best of a method's settings.",
+        *_published(stream),
+        *page.provenance(compared, found, left_out, folder, options),
+    ]
+    (folder / "table.md").write_text("\n\n".join(sections) + "\n")
+    lines = {
+        compared.methods[name].title: found[name]
+        for front in compared.fronts
+        if front.methods.keys() & found.keys()
+        for name in [best(compared, front, found)]
+        # A phase a task: not joint training.
+        if len(found[name][0]["results"]) == len(compared.tasks)
+        and not all(fate(compared, row) for row in found[name])
+    }
+    if lines:
+        suffix = "_with_dropout" * with_dropout
+        for name, save in (("matrices", save_matrices), ("curves", save_curves)):
+            path = folder / f"{name}{suffix}.png"
+            save(compared, lines, path, with_dropout=with_dropout)
+
+
+def _published(stream: Stream) -> list[str]:
+    """Paragraphs of Markdown, none if there is nothing."""
+    published = published_table(stream)
+    if not published or stream.validation:
+        return []
+    return [
+        "## Published",
+        published,
+        "Average accuracy, %, by the [Continual Learning Baselines]"
+        "(https://github.com/ContinualAI/continual-learning-baselines) of Avalanche, on"
+        " networks and for epochs of their own. Online: each example is seen once.",
+    ]
+
+
+def _read(folder: pathlib.Path, settings: dict[str, Any]) -> tuple[Study, Found, int]:
+    compared = study(_stream(settings), settings["epochs"], settings["batch_size"])
+    found, left_out = page.read(compared, folder / "rows.jsonl", settings)
+    return compared, found, left_out
+
+
+def _most(folder: pathlib.Path) -> dict[str, Any]:
+    """The settings that most rows of streams have."""
+    path = folder / "rows.jsonl"
+    counts = collections.Counter(
+        json.dumps(row["settings"])
+        for row in rows.read(path)
+        if row["settings"]["experiment"] == "streams"
+        and row["settings"].keys() >= {*Stream._fields, "epochs", "batch_size"}
+        and str(row["settings"]["benchmark"]) in BENCHMARKS
+    )
+    if not counts:
+        raise ValueError(
+            f"{path} holds no rows of a stream; make some with `python -m"
+            f" examples.streams --out {folder}`"
+        )
+    return json.loads(counts.most_common(1)[0][0])
+
+
+def _stream(settings: dict[str, Any]) -> Stream:
+    return Stream(**{name: settings[name] for name in Stream._fields})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The measures of continual learning, on matrices worked out by hand."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import classp_jax
+
+# Three tasks; in eighths, so that every mean of four or two is exact.
+MATRIX = jnp.array([[1.0, 0.25, 0.125], [0.5, 0.75, 0.5], [0.25, 0.5, 1.0]])
+UNTRAINED = jnp.array([0.125, 0.125, 0.25])
+SAVED = jnp.array([[0.25, 0.5], [0.75, 0.5]])  # The second task helps the first.
+MEASURES = {
+    "average_accuracy": classp_jax.average_accuracy,
+    "backward_transfer": classp_jax.backward_transfer,
+    "forgetting": classp_jax.forgetting,
+    "forward_transfer": lambda r: classp_jax.forward_transfer(r, r.mean(-2)),
+}
+
+
+@pytest.mark.parametrize(
+    ("measure", "expected"),
+    [
+        ("average_accuracy", (0.25 + 0.5 + 1.0) / 3),
+        ("backward_transfer", ((0.25 - 1.0) + (0.5 - 0.75)) / 2),
+        ("forgetting", ((1.0 - 0.25) + (0.75 - 0.5)) / 2),
+    ],
+)
+def test_three_tasks(measure, expected):
+    assert MEASURES[measure](MATRIX) == pytest.approx(expected)
+
+
+def test_forward_transfer_of_three_tasks():
+    actual = classp_jax.forward_transfer(MATRIX, UNTRAINED)
+    assert actual == pytest.approx(((0.25 - 0.125) + (0.5 - 0.25)) / 2)
+
+
+def test_where_a_later_task_helps():
+    assert classp_jax.backward_transfer(SAVED) == 0.5
+    assert classp_jax.forgetting(SAVED) == -0.5
+
+
+def test_the_best_may_stand_anywhere_before_the_last_task():
+    # Task 2 was at its best before it was learned, task 1 after task 2.
+    matrix = jnp.array([[0.5, 0.9, 0.1], [0.7, 0.6, 0.1], [0.4, 0.3, 0.8]])
+    assert classp_jax.forgetting(matrix) == pytest.approx((0.3 + 0.6) / 2)
+    # The last row isn't among them: what it gains counts.
+    assert classp_jax.forgetting(matrix.at[2, 0].set(1.0)) == pytest.approx(
+        (-0.3 + 0.6) / 2
+    )
+
+
+def test_forgetting_is_what_backward_transfer_lacks_where_accuracy_only_falls():
+    falling = jnp.array([[0.9, 0.0, 0.0], [0.8, 0.9, 0.0], [0.5, 0.7, 0.9]])
+    chex.assert_trees_all_close(
+        classp_jax.forgetting(falling), -classp_jax.backward_transfer(falling)
+    )
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_what_is_constant_is_neither_lost_nor_gained(measure):
+    expected = 0.5 if measure == "average_accuracy" else 0.0
+    assert MEASURES[measure](jnp.full((4, 4), 0.5)) == expected
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_leading_axes_jit_and_units(measure):
+    seeds = jnp.stack([MATRIX, MATRIX.T])
+    alone = jnp.stack([MEASURES[measure](r) for r in seeds])
+    chex.assert_trees_all_close(MEASURES[measure](seeds), alone)
+    chex.assert_trees_all_close(jax.jit(MEASURES[measure])(seeds), alone)
+    chex.assert_trees_all_close(jax.vmap(MEASURES[measure])(seeds), alone)
+    chex.assert_trees_all_close(MEASURES[measure](100 * seeds), 100 * alone)
+    of_numpy = MEASURES[measure](np.asarray(MATRIX, np.float64))
+    assert of_numpy.dtype == jnp.float32
+    # In bfloat16 counts above 256 would be rounded.
+    assert MEASURES[measure](MATRIX.astype(jnp.bfloat16)).dtype == jnp.float32
+
+
+def test_one_task_has_an_average_alone():
+    assert classp_jax.average_accuracy(jnp.array([[0.75]])) == 0.75
+    for measure in ("backward_transfer", "forgetting", "forward_transfer"):
+        with pytest.raises(ValueError, match=r"at least 2 tasks, got shape \(1, 1\)"):
+            MEASURES[measure](jnp.ones((1, 1)))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("shape", [(2, 3), (0, 0), (3, 3, 2)])
+def test_what_is_not_square_is_refused(measure, shape):
+    with pytest.raises(ValueError, match="accuracy must have a row and a column"):
+        MEASURES[measure](jnp.ones(shape))
+
+
+def test_untrained_must_have_as_many_tasks():
+    for untrained in (jnp.ones(2), jnp.ones([]), jnp.ones((3, 4))):
+        with pytest.raises(ValueError, match="untrained must have 3 tasks"):
+            classp_jax.forward_transfer(MATRIX, untrained)
+
+
+@pytest.mark.parametrize("wrong", ["text", None, {"a": 1}, 1j * jnp.ones((2, 2))])
+def test_what_is_no_array_of_real_numbers_is_refused(wrong):
+    with pytest.raises(TypeError, match="accuracy must be an array of real numbers"):
+        classp_jax.average_accuracy(wrong)
+    with pytest.raises(TypeError, match="untrained must be an array of real numbers"):
+        classp_jax.forward_transfer(MATRIX, wrong)

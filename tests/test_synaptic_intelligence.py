@@ -1,0 +1,242 @@
+"""Synaptic Intelligence against loops and its own definition."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import classp_jax
+from tests import helpers
+
+# The loss of a task is 1/2 sum of a (w - c)^2: its curvatures a and its minimum c.
+TASKS = [
+    (np.array([1.0, 2.0, 0.0, 0.5]), np.array([3.0, -1.0, 0.0, 2.0])),
+    (np.array([0.5, 0.0, 1.0, 1.0]), np.array([-1.0, 0.0, 4.0, -2.0])),
+    (np.array([1.0, 1.0, 1.0, 0.0]), np.array([0.0, 2.0, -1.0, 0.0])),
+]
+START = np.array([0.0, 2.0, 1.0, 4.0])
+RATE, DAMPING, STEPS = 0.1, 0.3, 20
+
+
+def loop(strength, implicit, momentum=0.0):
+    """What the paper's equations give, in float64: weights and importances."""
+    w, anchor, importance = START.copy(), START.copy(), np.zeros(4)
+    velocity = np.zeros(4)
+    weights = []
+    for curvature, centre in TASKS:
+        path = np.zeros(4)
+        for _ in range(STEPS):
+            g = curvature * (w - centre)
+            total = g + strength * importance * (w - anchor)
+            if implicit:
+                total = total / (1 + RATE * strength * importance)
+            velocity = momentum * velocity + total
+            step = -RATE * velocity
+            path -= g * step
+            w = w + step
+        importance = importance + np.maximum(path, 0) / ((w - anchor) ** 2 + DAMPING)
+        anchor = w.copy()
+        weights.append(w)
+    return np.array(weights), importance
+
+
+def run(solver, wrap=lambda f: f, damping=DAMPING):
+    """The same by the library."""
+
+    @wrap
+    def step(params, opt_state, curvature, centre):
+        grads = curvature * (params - centre)
+        updates, opt_state = solver.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    params = jnp.asarray(START, jnp.float32)
+    opt_state, weights = solver.init(params), []
+    for task in TASKS:
+        curvature, centre = (jnp.asarray(x, jnp.float32) for x in task)
+        for _ in range(STEPS):
+            params, opt_state = step(params, opt_state, curvature, centre)
+        opt_state = classp_jax.consolidate(opt_state, params, damping)
+        weights.append(params)
+    return jnp.stack(weights), opt_state
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("strength", "implicit"), [(0.0, False), (0.5, False), (0.5, True), (50.0, True)]
+)
+def test_three_quadratics_are_those_of_a_loop(strength, implicit, momentum, wrap):
+    sgd = optax.sgd(RATE, momentum=momentum or None)
+    rate = RATE if implicit else 0.0
+    solver = classp_jax.synaptic_intelligence(sgd, strength, rate)
+    weights, opt_state = run(solver, wrap)
+    expected, importance = loop(strength, implicit, momentum)
+    chex.assert_trees_all_close(weights, np.float32(expected), rtol=2e-5, atol=2e-5)
+    chex.assert_trees_all_close(
+        opt_state.penalty.fisher, np.float32(importance), rtol=1e-4
+    )
+    chex.assert_trees_all_equal(opt_state.penalty.anchor, weights[-1])
+    chex.assert_trees_all_equal(opt_state.path_integral, jnp.zeros(4))
+
+
+def test_the_path_integral_is_the_fall_of_the_loss():
+    """In the limit of small steps, by the paper's Equation 3."""
+    curvature, centre = (jnp.asarray(x, jnp.float32) for x in TASKS[0])
+    solver = classp_jax.synaptic_intelligence(optax.sgd(1e-3), 1.0)
+    params = jnp.asarray(START, jnp.float32)
+
+    def losses(w):
+        return 0.5 * curvature * (w - centre) ** 2
+
+    def step(_, carry):
+        params, opt_state = carry
+        grads = curvature * (params - centre)
+        updates, opt_state = solver.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    carry = (params, solver.init(params))
+    end, opt_state = jax.jit(lambda c: jax.lax.fori_loop(0, 3000, step, c))(carry)
+    fall = losses(params) - losses(end)
+    chex.assert_trees_all_close(opt_state.path_integral, fall, rtol=2e-3, atol=1e-5)
+
+
+def test_without_strength_it_is_the_optimizer_to_the_bit():
+    params = jnp.asarray(START, jnp.float32)
+    grads = jnp.array([0.3, -2.0, 1e-8, 5.0])
+    for inner in (optax.sgd(0.1), optax.adam(0.1), classp_jax.classp(0.1)):
+        solver = classp_jax.synaptic_intelligence(inner, 0.0)
+        opt_state = classp_jax.consolidate(solver.init(params), params - 1)
+        actual, _ = solver.update(grads, opt_state, params)
+        expected, _ = inner.update(grads, inner.init(params), params)
+        chex.assert_trees_all_equal(actual, expected)
+
+
+def test_a_huge_strength_taken_implicitly_pins_what_was_important():
+    solver = classp_jax.synaptic_intelligence(optax.sgd(RATE), 1e12, RATE)
+    weights, _ = run(solver, jax.jit)
+    moved = TASKS[0][0] > 0  # By the first task, which needs them.
+    chex.assert_trees_all_close(weights[2][moved], weights[0][moved], rtol=1e-5)
+    assert np.all(np.abs(weights[1] - weights[0])[~moved] > 0.1)
+
+
+def test_a_path_that_rose_counts_as_none():
+    solver = classp_jax.synaptic_intelligence(optax.sgd(-0.1), 1.0)  # Uphill.
+    params = jnp.ones(2)
+    updates, opt_state = solver.update(jnp.ones(2), solver.init(params), params)
+    assert np.all(opt_state.path_integral < 0)
+    opt_state = classp_jax.consolidate(opt_state, params + updates)
+    chex.assert_trees_all_equal(opt_state.penalty.fisher, jnp.zeros(2))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_trees_of_everything_and_what_is_float32(dtype):
+    tree = helpers.tree_of_everything(dtype)
+    solver = classp_jax.synaptic_intelligence(optax.sgd(0.5), 1.0)
+    opt_state = solver.init(tree)
+    updates, after = jax.jit(solver.update)(tree, opt_state, tree)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, tree)
+    after = classp_jax.consolidate(after, tree)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, opt_state)
+    for part in (after.path_integral, after.penalty.fisher):
+        assert {x.dtype for x in jax.tree.leaves(part)} == {jnp.dtype(jnp.float32)}
+    assert {x.dtype for x in jax.tree.leaves(after.penalty.anchor)} == {
+        jnp.dtype(dtype)
+    }
+
+
+def test_float64_weights_have_float64_integrals():
+    with helpers.enable_x64(True):
+        params = jnp.ones(2, jnp.float64)
+        solver = classp_jax.synaptic_intelligence(optax.sgd(0.5), 1.0)
+        _, opt_state = solver.update(params, solver.init(params), params)
+        assert opt_state.path_integral.dtype == jnp.float64
+
+
+def test_a_missing_gradient_moves_and_collects_nothing():
+    params = {"trained": jnp.ones(2), "frozen": jnp.arange(3)}
+    solver = classp_jax.synaptic_intelligence(optax.sgd(0.5), 1.0)
+    grads = {"trained": jnp.ones(2), "frozen": None}
+    updates, opt_state = solver.update(grads, solver.init(params), params)
+    assert updates["frozen"] is None
+    chex.assert_trees_all_equal(opt_state.path_integral["frozen"], jnp.zeros(3))
+    chex.assert_trees_all_equal(opt_state.path_integral["trained"], jnp.full(2, 0.5))
+
+
+def test_twelve_bytes_a_weight():
+    params = {"kernel": jnp.ones((30, 20)), "bias": jnp.ones(20)}
+    state = classp_jax.synaptic_intelligence(optax.sgd(0.1), 1.0).init(params)
+    sizes = sum(x.nbytes for x in jax.tree.leaves(state))
+    assert sizes - state.penalty.count.nbytes == 12 * 620
+
+
+def test_seeds_side_by_side_and_no_further_compilation_at_a_boundary():
+    solver = classp_jax.synaptic_intelligence(optax.sgd(RATE), 1.0, RATE)
+    update = jax.jit(jax.vmap(solver.update))
+
+    def two_tasks(params, init, update, consolidate):
+        opt_state = init(params)
+        for _ in range(2):
+            updates, opt_state = update(params - 1, opt_state, params)
+            params = optax.apply_updates(params, updates)
+            opt_state = consolidate(opt_state, params)
+        return params, opt_state
+
+    seeds = jnp.stack([jnp.asarray(START, jnp.float32) * s for s in (1, 2)])
+    init, consolidate = map(jax.vmap, (solver.init, classp_jax.consolidate))
+    side_by_side = two_tasks(seeds, init, update, consolidate)
+    assert update._cache_size() == 1
+    for i, params in enumerate(seeds):
+        alone = two_tasks(params, solver.init, solver.update, classp_jax.consolidate)
+        of_seed = jax.tree.map(lambda x, i=i: x[i], side_by_side)
+        chex.assert_trees_all_close(of_seed, alone, rtol=1e-6)
+
+
+def test_found_inside_any_state():
+    solver = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        classp_jax.synaptic_intelligence(optax.sgd(0.1), 1.0),
+    )
+    params = {"w": jnp.ones(2)}
+    opt_state = classp_jax.consolidate(
+        solver.init(params), jax.tree.map(lambda p: p + 1, params)
+    )
+    chex.assert_trees_all_equal(
+        optax.tree.get(opt_state, "anchor"), {"w": jnp.full(2, 2.0)}
+    )
+
+
+def test_what_a_step_donates_is_no_part_of_the_state():
+    solver = classp_jax.synaptic_intelligence(optax.sgd(0.1), 1.0)
+    params = jnp.ones(3)
+    opt_state = classp_jax.consolidate(solver.init(params), params)
+    step = jax.jit(solver.update, donate_argnums=(1, 2))
+    _, opt_state = step(jnp.ones(3), opt_state, params)
+    assert not any(x.is_deleted() for x in jax.tree.leaves(opt_state))
+
+
+def test_map_params():
+    solver = classp_jax.synaptic_intelligence(optax.adam(0.1), 1.0)
+    opt_state = optax.tree.map_params(
+        solver, lambda s: s + 2, solver.init(jnp.ones(2)), transform_non_params=str
+    )
+    chex.assert_trees_all_equal(opt_state.path_integral, jnp.full(2, 2.0))
+
+
+def test_what_is_wrong_is_named():
+    solver = classp_jax.synaptic_intelligence(optax.sgd(0.1), 1.0)
+    params = jnp.ones(2)
+    opt_state = solver.init(params)
+    with pytest.raises(ValueError, match="params"):
+        solver.update(params, opt_state)
+    with pytest.raises(ValueError, match="complex64"):
+        solver.init(jnp.ones(2, jnp.complex64))
+    with pytest.raises(ValueError, match="no SynapticIntelligenceState"):
+        classp_jax.consolidate(optax.sgd(0.1).init(params), params)
+    for wrong in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="damping"):
+            classp_jax.consolidate(opt_state, params, wrong)
+    for wrong in ("1", None, lambda step: 1.0):
+        with pytest.raises(TypeError, match="damping"):
+            classp_jax.consolidate(opt_state, params, wrong)
