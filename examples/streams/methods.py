@@ -67,9 +67,18 @@ def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
     def plain(optimizer: str) -> Callable[[float], tuple[Phase, ...]]:
         return lambda a: phases(optimizer, {}, {}, learning_rate=a)
 
-    def classp(a: float) -> tuple[Phase, ...]:
-        closed, *_ = phases("classp", {}, {}, learning_rate=a, apply_decay=False)
-        return closed, *phases("classp", {}, {}, learning_rate=a)[1:]
+    def classp(a: float, **kwargs: Any) -> tuple[Phase, ...]:
+        kwargs["learning_rate"] = a
+        closed, *_ = phases("classp", {}, {}, apply_decay=False, **kwargs)
+        return closed, *phases("classp", {}, {}, **kwargs)[1:]
+
+    def classp_relative(optimizer: str) -> Callable[[float], tuple[Phase, ...]]:
+        def above_mean(a: float) -> tuple[Phase, ...]:
+            mask = dict(threshold=10, relative=True)
+            first, *_ = classp(a)
+            return first, *phases(optimizer, {}, {}, learning_rate=a, **mask)[1:]
+
+        return above_mean
 
     def ewc(decay: float | None) -> Callable[[float], tuple[Phase, ...]]:
         return lambda strength: phases(
@@ -92,6 +101,24 @@ def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
 
     of = {
         "classp": ("CLASSP", "α", classp, (0.01, 0.05, 0.1, 0.2)),
+        "classp_factored": (
+            "CLASSP, factored sum",
+            "α",
+            lambda a: classp(a, factored=True),
+            (0.05, 0.1, 0.2, 0.4),
+        ),
+        **{
+            f"classp_relative{name}": (
+                f"CLASSP, g² > 10·mean(g²) from task 2 on, {sums} collected",
+                "α",
+                classp_relative(optimizer),
+                (0.05, 0.1, 0.2, 0.4),
+            )
+            for name, optimizer, sums in (
+                ("", "classp", "those"),
+                ("_all", "collecting_all", "all"),
+            )
+        },
         "classp_always": (
             "CLASSP, decay always on",
             "α",
