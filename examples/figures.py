@@ -70,11 +70,15 @@ def save_fronts(
         ylim=(bottom, min(top, 100)),
         xlabel=f"{second}, learned second: {accuracy_label(x_split, with_dropout)}",
         ylabel=f"{first}, learned first: {accuracy_label(y_split, with_dropout)}",
-        title="After both tasks; the larger the marker, the larger α, λ or share",
+        title="After both tasks; the larger the marker, the larger α, λ, θ or share",
     )
     ax.grid(alpha=0.3)
     legend_below(figure, ax.get_legend_handles_labels()[0], columns=2)
     figure.savefig(path, dpi=150)
+
+
+# What Matplotlib has names for, then more dots in a dash.
+_LINES = ("-", "--", ":", "-.", *((0, (5, 1) + (1, 1) * n) for n in (2, 3, 4)))
 
 
 def styles(labels: Iterable[str]) -> list[dict[str, Any]]:
@@ -86,7 +90,7 @@ def styles(labels: Iterable[str]) -> list[dict[str, Any]]:
         styles.append(
             {
                 "color": report.COLOURS[family],
-                "ls": ("-", "--", ":", "-.")[seen[family] % 4],
+                "ls": _LINES[seen[family] % len(_LINES)],
                 "lw": 2.4 if family == "CLASSP" else 1.4,
             }
         )
@@ -99,6 +103,7 @@ def legend_below(figure: Figure, handles: list[Line2D], columns: int) -> None:
     figure.legend(
         handles=handles,
         loc="outside lower center",
+        handlelength=4,
         ncols=columns,
         fontsize="small",
         frameon=False,

@@ -75,13 +75,17 @@ def save_ablation(
       path: where to save the PNG.
       with_dropout: whether to take the accuracies with dropout left on.
     """
-    figure = Figure(figsize=(9, 7.5), layout="constrained")
-    grid = figure.subplots(3, 3, sharex=True, sharey="row")
     columns = {
         "second": ("θ on the second task", "fashion_mnist"),
         "first": ("θ on the first task", "mnist"),
         "both": ("θ on both tasks", "fashion_mnist"),
     }
+    run = {ablation.where for ablation, _ in found if ablation.threshold}
+    columns = {k: column for k, column in columns.items() if k in run or not run}
+    found = [point for point in found if point[0].where in columns]
+    width = 3 * len(columns) if len(columns) > 1 else 5
+    figure = Figure(figsize=(width, 7.5), layout="constrained")
+    grid = figure.subplots(3, len(columns), sharex=True, sharey="row", squeeze=False)
     points = collections.defaultdict(list)
     for ablation, rows in found:
         quantities = [
@@ -131,7 +135,7 @@ def save_ablation(
         "sum of those above θ": dict(color="0.3", marker="s", mfc="white", ls="--"),
     }
     handles = [Line2D([], [], label=label, **kind) for label, kind in kinds.items()]
-    legend_below(figure, handles, columns=4)
+    legend_below(figure, handles, columns=min(4, 1 + len(columns)))
     figure.savefig(path, dpi=150)
 
 
