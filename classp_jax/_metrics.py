@@ -178,6 +178,8 @@ def _matrix(accuracy: jax.typing.ArrayLike, fewest: int) -> jax.Array:
 
 def _real(name: str, value: jax.typing.ArrayLike) -> jax.Array:
     try:
+        if value is None:  # NaN to JAX's older versions.
+            raise TypeError
         array = jnp.asarray(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(
