@@ -20,8 +20,18 @@ def verify(arguments, *more):
 
 
 @pytest.mark.parametrize("mode", ["lockstep", "free-running"])
-@pytest.mark.parametrize("problem", ["random", "cnn", "transformer"])
-@pytest.mark.parametrize("reading", helpers.READINGS)
+@pytest.mark.parametrize(
+    ("reading", "problem"),
+    [
+        pytest.param(
+            reading,
+            problem,
+            marks=[pytest.mark.slow] * (problem == "transformer" and i > 0),
+        )
+        for i, reading in enumerate(helpers.READINGS)
+        for problem in ("random", "cnn", "transformer")
+    ],
+)
 def test_passes_for_every_reading_problem_and_mode(reading, problem, mode, capsys):
     steps = 60 if problem == "random" else 6
     arguments = f"--reading {reading} --problem {problem} --mode {mode} --steps {steps}"
@@ -39,7 +49,10 @@ def test_passes_for_every_power_and_dtype(reading, power, dtype):
     assert verify(arguments) == 0
 
 
-@pytest.mark.parametrize("problem", ["random", "cnn", "transformer"])
+@pytest.mark.parametrize(
+    "problem",
+    ["random", "cnn", pytest.param("transformer", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("reading", ["algorithm1", "equation1"])
 def test_passes_with_factored_sums(reading, problem, capsys):
     arguments = f"--reading {reading} --problem {problem} --factored"

@@ -212,6 +212,7 @@ def test_one_command_makes_rows_a_table_and_figures(tiny, tmp_path, monkeypatch)
     assert len(rows.read(folder / "rows.jsonl")) == len(names)
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_are_those_one_after_another(tiny, tmp_path):
     names = ["classp_self_0.1", "ewc_online_10", "si_1", "replay_0.1"]
     for count in ("1", "2"):
