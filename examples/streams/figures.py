@@ -1,6 +1,7 @@
 """The figures of a stream: its accuracy matrices, and what is kept along it."""
 
 import pathlib
+import textwrap
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -34,7 +35,7 @@ def save_matrices(
     for ax, (label, of_method) in zip(axes.flat, lines.items(), strict=False):
         mean = mean_matrix(study, of_method, with_dropout)
         image = ax.imshow(mean, vmin=0, vmax=100, cmap="viridis")
-        ax.set_title(label, fontsize="small")
+        ax.set_title(textwrap.fill(label, 26), fontsize="small")
         ax.set(xticks=every, xticklabels=every + 1)
         ax.set(yticks=every, yticklabels=every + 1)
         ax.tick_params(labelsize="x-small")

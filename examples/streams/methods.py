@@ -109,14 +109,14 @@ def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
         ),
         **{
             f"classp_relative{name}": (
-                f"CLASSP, g² > 10·mean(g²) from task 2 on, {sums} collected",
+                f"CLASSP, g² > 10·mean(g²){sums}",
                 "α",
                 classp_relative(optimizer),
                 (0.05, 0.1, 0.2, 0.4),
             )
             for name, optimizer, sums in (
-                ("", "classp", "those"),
-                ("_all", "collecting_all", "all"),
+                ("", "classp", ""),
+                ("_all", "collecting_all", ", all collected"),
             )
         },
         "classp_always": (
