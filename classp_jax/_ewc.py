@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from classp_jax import _hyperparameters, _paths
-from classp_jax._transforms import at_least_float32, refuse_complex
+from classp_jax._transforms import at_least_float32, refuse_complex, wide_zeros
 
 
 class EwcPenaltyState(NamedTuple):
@@ -257,12 +257,9 @@ def _mean_squared_gradient(
         )
         return total, None
 
-    def zeros(p: jax.typing.ArrayLike) -> jax.Array:
-        return jnp.zeros_like(p, dtype=at_least_float32(jnp.result_type(p)))
-
     total, _ = jax.lax.scan(
         add,
-        jax.tree.map(zeros, params),
+        wide_zeros(params),
         jax.tree.map(
             lambda x: x[:whole].reshape(batches, batch_size, *x.shape[1:]), examples
         ),

@@ -60,8 +60,9 @@ def add(s: FactoredSum, terms: jax.Array) -> FactoredSum:
     return FactoredSum(*(jnp.where(fits, x, y) for x, y in zip(new, s, strict=True)))
 
 
-def of_each_weight(s: Sum, dtype: Any) -> jax.Array:
+def of_each_weight(s: Sum, dtype: Any = None) -> jax.Array:
     """What a sum says of each weight: R_i C_j over the sum of all, if factored."""
+    dtype = jax.tree.leaves(s)[0].dtype if dtype is None else dtype
     if not isinstance(s, FactoredSum):
         full: jax.Array = s.astype(dtype)
         return full

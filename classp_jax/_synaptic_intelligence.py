@@ -10,7 +10,7 @@ import optax
 
 from classp_jax import _hyperparameters
 from classp_jax._ewc import EwcPenaltyState, ewc_penalty
-from classp_jax._transforms import at_least_float32, refuse_complex
+from classp_jax._transforms import refuse_complex, wide_zeros
 
 
 class SynapticIntelligenceState(NamedTuple):
@@ -95,7 +95,7 @@ def synaptic_intelligence(
 
     def init_fn(params: optax.Params) -> SynapticIntelligenceState:
         refuse_complex(params)
-        zeros = _zeros(params)
+        zeros = wide_zeros(params)
         start = ewc_penalty(zeros, params, strength, learning_rate).init(params)
         return SynapticIntelligenceState(zeros, start, optimizer.init(params))
 
@@ -221,9 +221,3 @@ def consolidate(
             f" {jax.tree.structure(opt_state)}."
         )
     return jax.tree.map(end, opt_state, is_leaf=is_state)
-
-
-def _zeros(params: optax.Params) -> Any:
-    return jax.tree.map(
-        lambda p: jnp.zeros_like(p, dtype=at_least_float32(jnp.result_type(p))), params
-    )

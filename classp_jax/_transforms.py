@@ -538,6 +538,13 @@ def at_least_float32(dtype: jax.typing.DTypeLike) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def wide_zeros(params: optax.Params) -> Any:
+    """Zeros shaped like the parameters, in at least float32."""
+    return jax.tree.map(
+        lambda p: jnp.zeros_like(p, dtype=at_least_float32(jnp.result_type(p))), params
+    )
+
+
 def refuse_complex(params: optax.Params) -> None:
     """Raises a ``ValueError`` that names a complex leaf."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

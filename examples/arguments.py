@@ -6,11 +6,11 @@ import math
 import pathlib
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 
-from examples import sharding
+from examples import rows, sharding
 from examples.checkpoints import CheckpointError, Preempted, Saving, Sigterm
 from examples.continual import Experiment, Runner
 from examples.methods import Method
@@ -218,6 +218,36 @@ def until_stopped(
         parser.exit(1, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
 
 
+def command(
+    parser: argparse.ArgumentParser,
+    argv: list[str] | None,
+    train: Callable[[argparse.ArgumentParser, argparse.Namespace, Sigterm], None],
+) -> None:
+    """Does what the command line of an experiment says.
+
+    Args:
+      parser: the command's.
+      argv: its arguments, None for those of the process.
+      train: what it does, with its parser, its options and the signal to look out for.
+    """
+    args = parser.parse_args(argv)
+    with until_stopped(parser, argv) as sigterm:
+        train(parser, args, sigterm)
+
+
+def prepared(args: argparse.Namespace) -> jax.sharding.Mesh | None:
+    """Makes ``--out`` and gives the devices, before anything that takes long.
+
+    Raises:
+      ValueError: the devices don't fit what there is, or the rows there are damaged.
+      OSError: the folder can't be made or read.
+    """
+    mesh = devices(args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows.read(args.out / "rows.jsonl")
+    return mesh
+
+
 def run(
     parser: argparse.ArgumentParser,
     args: argparse.Namespace,
@@ -233,7 +263,7 @@ def run(
       args: the options.
       experiment: the model and the tasks.
       methods: those to train, by their names.
-      mesh: from :func:`devices`.
+      mesh: from :func:`prepared`.
       sigterm: from :func:`until_stopped`.
     """
     fewest = min(len(task.train.labels) for task in experiment.tasks.values())

@@ -27,7 +27,7 @@ def sum_of_each_weight(opt_state):
     """What a state's accumulator says of each weight, a tree like the parameters."""
     (state,) = _diagnostics.accumulators(opt_state)
     return jax.tree.map(
-        lambda s: _factored.of_each_weight(s, jax.tree.leaves(s)[0].dtype),
+        _factored.of_each_weight,
         _transforms.sums_of(state),
         is_leaf=_factored.is_factored,
     )

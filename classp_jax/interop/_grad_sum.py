@@ -141,8 +141,7 @@ def grad_sum_to_torch(
     _paths.check_names("accumulator", indices, current)
     states = dict(optimizer_state_dict["state"])
     for path, index in indices.items():
-        dtype = jax.tree.leaves(current[path])[0].dtype
-        array = np.asarray(_factored.of_each_weight(current[path], dtype))
+        array = np.asarray(_factored.of_each_weight(current[path]))
         array = _layout.to_torch_axes(layout[path], array)
         grad_sum = _torch.to_tensor(array)
         states[index] = {**states.get(index, {}), "grad_sum": grad_sum}

@@ -4,7 +4,7 @@ import argparse
 import functools
 import pathlib
 
-from examples import arguments, rows, sharding
+from examples import arguments, sharding
 from examples.checkpoints import Sigterm
 from examples.continual import Experiment
 from examples.datasets import DatasetError
@@ -18,19 +18,14 @@ _CURVE = ("train", 5000)  # All sentences, and a fifth of the reviews.
 
 def main(argv: list[str] | None = None) -> None:
     """Trains what has no row yet, then makes the tables and figures of all rows."""
-    parser = _parser()
-    args = parser.parse_args(argv)
-    with arguments.until_stopped(parser, argv) as sigterm:
-        _run(parser, args, sigterm)
+    arguments.command(_parser(), argv, _run)
 
 
 def _run(
     parser: argparse.ArgumentParser, args: argparse.Namespace, sigterm: Sigterm
 ) -> None:
     try:
-        mesh = arguments.devices(args)
-        args.out.mkdir(parents=True, exist_ok=True)
-        rows.read(args.out / "rows.jsonl")  # A damaged file, before any training.
+        mesh = arguments.prepared(args)
         tasks, vocabulary = load(
             args.data_dir,
             args.phrasebank,

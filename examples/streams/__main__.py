@@ -4,7 +4,7 @@ import argparse
 import functools
 import pathlib
 
-from examples import arguments, rows, sharding, tables
+from examples import arguments, sharding, tables
 from examples.checkpoints import Sigterm
 from examples.cnn import CNN
 from examples.continual import Experiment
@@ -25,10 +25,7 @@ _BATCH_SIZE = 64
 
 def main(argv: list[str] | None = None) -> None:
     """Trains what has no row yet, then makes the tables and figures of all rows."""
-    parser = _parser()
-    args = parser.parse_args(argv)
-    with arguments.until_stopped(parser, argv) as sigterm:
-        _run(parser, args, sigterm)
+    arguments.command(_parser(), argv, _run)
 
 
 def _run(
@@ -39,9 +36,7 @@ def _run(
         parser.error("--batch-size must be 2 or more, as replay takes half of it")
     compared = study(stream, args.epochs, args.batch_size)
     try:
-        mesh = arguments.devices(args)
-        args.out.mkdir(parents=True, exist_ok=True)
-        rows.read(args.out / "rows.jsonl")  # A damaged file, before any training.
+        mesh = arguments.prepared(args)
         methods = arguments.chosen(compared, args.methods)
         if args.best_in:
             methods = _best(compared, methods, args.best_in)

@@ -58,9 +58,9 @@ def stream_table(study: Study, found: Found) -> str:
             )
             if len(names) > 1 and name == best(study, front, found):
                 average = f"**{average}**"
-            kept = max(result["bytes_per_weight"] for result in _results(of_method[0]))
+            kept = max(result["bytes_per_weight"] for result in of_method[0]["results"])
             seconds = [
-                sum(result["seconds"] for result in _results(row)) for row in of_method
+                sum(result["seconds"] for result in row["results"]) for row in of_method
             ]
             lines.append(
                 [
@@ -104,10 +104,6 @@ def mean_matrix(study: Study, of_method: Rows, with_dropout: bool) -> np.ndarray
     """The mean over the seeds of :func:`matrix`."""
     of_seeds = [matrix(study, row, with_dropout=with_dropout) for row in of_method]
     return np.mean(of_seeds, axis=0)
-
-
-def _results(row: dict[str, Any]) -> list[dict[str, Any]]:
-    return row["results"]
 
 
 def _average(study: Study, row: dict[str, Any]) -> float:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from examples import arguments, rows, sharding
+from examples import arguments, sharding
 from examples.checkpoints import Sigterm
 from examples.cnn import CNN
 from examples.continual import Experiment
@@ -16,19 +16,14 @@ from examples.vision.methods import STUDY
 
 def main(argv: list[str] | None = None) -> None:
     """Trains what has no row yet, then makes the tables and figures of all rows."""
-    parser = _parser()
-    args = parser.parse_args(argv)
-    with arguments.until_stopped(parser, argv) as sigterm:
-        _run(parser, args, sigterm)
+    arguments.command(_parser(), argv, _run)
 
 
 def _run(
     parser: argparse.ArgumentParser, args: argparse.Namespace, sigterm: Sigterm
 ) -> None:
     try:
-        mesh = arguments.devices(args)
-        args.out.mkdir(parents=True, exist_ok=True)
-        rows.read(args.out / "rows.jsonl")  # A damaged file, before any training.
+        mesh = arguments.prepared(args)
         tasks = load(args.data_dir)
     except (DatasetError, OSError, ValueError) as error:
         parser.error(str(error))

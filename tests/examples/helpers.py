@@ -37,6 +37,15 @@ def assert_sigterm_saves(command, folder, capsys, monkeypatch):
     assert list(folder.glob("a folder/checkpoints/*/[0-9]*"))
 
 
+def assert_names_what_is_wrong(command, arguments, message, capsys, folder):
+    """Gives a command arguments that it can't use: it says why, and exits with 2."""
+    out = [] if "--out" in arguments else ["--out", str(folder)]
+    with pytest.raises(SystemExit) as info:
+        command.main([*arguments.split(), *out])
+    assert info.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def assert_names_what_cannot_be_written(command, folder, capsys):
     """Gives a command a file for a folder: it names it, in one line."""
     (folder / "file").write_text("")

@@ -13,6 +13,7 @@ from examples.sentiment.methods import STUDY
 from examples.transformer import Transformer
 from tests.examples.helpers import (
     assert_names_what_cannot_be_written,
+    assert_names_what_is_wrong,
     assert_sigterm_saves,
 )
 from tests.helpers import Network
@@ -201,11 +202,7 @@ def test_report_writes_what_the_rows_allow(tmp_path):
     ],
 )
 def test_names_what_is_wrong(tiny, arguments, message, capsys, tmp_path):
-    out = [] if "--out" in arguments else ["--out", str(tmp_path)]
-    with pytest.raises(SystemExit) as info:
-        sentiment.main([*arguments.split(), *out])
-    assert info.value.code == 2
-    assert message in capsys.readouterr().err
+    assert_names_what_is_wrong(sentiment, arguments, message, capsys, tmp_path)
 
 
 def test_missing_data_is_one_clear_line(monkeypatch, capsys, tmp_path):

@@ -20,6 +20,7 @@ from examples.streams.data import BENCHMARKS, Stream
 from examples.streams.methods import study
 from tests.examples.helpers import (
     assert_names_what_cannot_be_written,
+    assert_names_what_is_wrong,
     assert_sigterm_saves,
 )
 
@@ -313,11 +314,7 @@ def test_settings_are_chosen_on_another_stream(tiny, tmp_path):
     ],
 )
 def test_names_what_is_wrong(tiny, arguments, message, capsys, tmp_path):
-    out = [] if "--out" in arguments else ["--out", str(tmp_path)]
-    with pytest.raises(SystemExit) as info:
-        streams.main([*arguments.split(), *out])
-    assert info.value.code == 2
-    assert message in capsys.readouterr().err
+    assert_names_what_is_wrong(streams, arguments, message, capsys, tmp_path)
 
 
 def test_missing_data_is_one_clear_line(monkeypatch, capsys, tmp_path):

@@ -17,6 +17,7 @@ from examples.vision import __main__ as vision
 from examples.vision.methods import ABLATION, COLLECT, STUDY
 from tests.examples.helpers import (
     assert_names_what_cannot_be_written,
+    assert_names_what_is_wrong,
     assert_sigterm_saves,
 )
 from tests.helpers import Network
@@ -121,11 +122,7 @@ def test_one_command_makes_rows_tables_and_figures(tiny, tmp_path, capsys):
     ],
 )
 def test_names_what_is_wrong(tiny, arguments, message, capsys, tmp_path):
-    out = [] if "--out" in arguments else ["--out", str(tmp_path)]
-    with pytest.raises(SystemExit) as info:
-        vision.main([*arguments.split(), *out])
-    assert info.value.code == 2
-    assert message in capsys.readouterr().err
+    assert_names_what_is_wrong(vision, arguments, message, capsys, tmp_path)
 
 
 def test_damaged_rows_are_named(tiny, capsys, tmp_path):
