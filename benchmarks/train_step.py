@@ -4,7 +4,9 @@
 ratio of each turn: its median, and its smallest and largest. PyTorch runs the same
 network, batch, preprocessing and optimizer, with as many threads as there are cores.
 Of the Transformer PyTorch encodes every position, as its layer does, and JAX the one
-that is read.
+that is read. Of the CNN it also times alone the products of matrices that its second
+convolution and its first dense layer become, forwards and backwards: nearly all of its
+arithmetic, and so what no loop around XLA's products can undercut.
 """
 
 import argparse
@@ -41,6 +43,8 @@ class Workload(NamedTuple):
       batch_size: examples a step.
       hyperparameters: of the optimizer.
       steps: in a turn.
+      products: shapes (m, k, n) of those products (m, k) x (k, n) that are most of a
+        step, each with its two gradients.
     """
 
     title: str
@@ -52,6 +56,7 @@ class Workload(NamedTuple):
     batch_size: int
     hyperparameters: dict[str, Any]
     steps: int
+    products: tuple[tuple[int, int, int], ...] = ()
 
 
 def vision():
@@ -67,6 +72,8 @@ def vision():
         32,
         hyperparameters,
         20,
+        # Of the second convolution, as one over patches, and of the first dense layer.
+        ((32 * 24 * 24, 9 * 32, 64), (32, 9216, 128)),
     )
 
 
@@ -118,11 +125,39 @@ def torch_loop(work, batches):
     return run
 
 
+def products_loop(shapes, steps):
+    """A function that makes products of these shapes and their gradients, each step."""
+
+    # Into the buffers of those before: fresh memory would take time of its own.
+    @functools.partial(jax.jit, donate_argnums=2, keep_unused=True)
+    def three(a, b, before):
+        del before
+        y = a @ b
+        return y, y @ b.T, a.T @ y
+
+    operands = [
+        (jax.numpy.ones((m, k)), jax.numpy.ones((k, n)) / k) for m, k, n in shapes
+    ]
+    results = [
+        tuple(map(jax.numpy.zeros, ((m, n), (m, k), (k, n)))) for m, k, n in shapes
+    ]
+
+    def run():
+        for _ in range(steps):
+            for i, (a, b) in enumerate(operands):
+                results[i] = three(a, b, results[i])
+        jax.block_until_ready(results)
+
+    return run
+
+
 def measure(work, turns):
     """Times a workload and gives its table."""
     rng = np.random.default_rng(0)
     batches = rng.integers(0, len(work.labels), (work.steps, work.batch_size))
     runs = {"JAX": jax_loop(work, batches), "PyTorch": torch_loop(work, batches)}
+    if work.products:
+        runs["JAX, products alone"] = products_loop(work.products, work.steps)
     milliseconds = in_turns(runs, turns, work.title)
     milliseconds = {name: np.divide(t, work.steps) for name, t in milliseconds.items()}
     ratio = np.divide(milliseconds["PyTorch"], milliseconds["JAX"])

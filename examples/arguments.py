@@ -2,11 +2,14 @@
 
 import argparse
 import contextlib
+import difflib
 import math
 import pathlib
+import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 
@@ -18,12 +21,19 @@ from examples.study import Study
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds the default to each option's help, unless there is none."""
+    """Adds the default to each option's help, unless there is none; cuts no word."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         if action.default is None:
             return action.help
         return super()._get_help_string(action)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        # Names of methods stay whole.
+        text = " ".join(text.split())
+        return textwrap.wrap(
+            text, width, break_on_hyphens=False, break_long_words=False
+        )
 
 
 def of_experiment(
@@ -53,13 +63,13 @@ def of_experiment(
     parser.add_argument(
         "--methods",
         nargs="+",
-        choices=[*study.groups, *methods],
+        type=_one_of([*study.groups, *methods]),
         default=[next(iter(study.groups))],
         metavar="METHOD",
         help="which to train: the groups "
         + "; ".join(f"{group} ({len(of)})" for group, of in study.groups.items())
         + "; or single ones, of "
-        + ", ".join(methods),
+        + ", ".join(_families(methods)),
     )
     parser.add_argument(
         "--seeds",
@@ -282,6 +292,35 @@ def chosen(study: Study, names: list[str]) -> dict[str, Method]:
     for name in names:
         found |= study.groups.get(name) or {name: study.methods[name]}
     return found
+
+
+def _families(names: Iterable[str]) -> list[str]:
+    """The names, those that differ in a number at their end as one."""
+    families: dict[str, list[str]] = {}
+    for name in names:
+        stem, _, value = name.rpartition("_")
+        numeric = re.fullmatch(r"[\d.]+(e-?\d+)?", value)
+        families.setdefault(stem if numeric else name, []).append(value)
+    return [
+        stem
+        if values == [stem.rpartition("_")[2]]
+        else f"{stem}_{{{','.join(values)}}}"
+        for stem, values in families.items()
+    ]
+
+
+def _one_of(names: list[str]) -> Callable[[str], str]:
+    """One of more names than an error should list."""
+
+    def of(text: str) -> str:
+        if text in names:
+            return text
+        close = ", ".join(difflib.get_close_matches(text, names)) or "none is close"
+        raise argparse.ArgumentTypeError(
+            f"invalid choice: {text!r} (closest: {close}; --help lists all)"
+        )
+
+    return of
 
 
 def natural_int(text: str) -> int:

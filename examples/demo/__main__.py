@@ -10,7 +10,7 @@ from examples.arguments import natural_int, positive_float, positive_int
 from examples.demo import report
 from examples.demo.data import TRAIN_SIZE, digits_then_permuted_digits
 from examples.demo.methods import METHODS, TITLES, make_optimizer
-from examples.demo.run import train
+from examples.demo.run import Run, train
 from examples.rows import device
 
 
@@ -31,8 +31,9 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         parser.error(f"--out: {error}")
 
-    runs = {
-        label: [
+    runs: dict[str, list[Run]] = {}
+    for label, (method, hyperparameters) in configurations.items():
+        runs[label] = [
             train(
                 method,
                 hyperparameters,
@@ -43,8 +44,13 @@ def main(argv: list[str] | None = None) -> None:
             )
             for seed in args.seed
         ]
-        for label, (method, hyperparameters) in configurations.items()
-    }
+        text = _write(args, runs)  # So that a sweep cut short has left its rows.
+    print(f"\n{text}")
+    print(f"Table: {args.out / 'demo.md'}\nFigure: {args.out / 'demo.png'}")
+
+
+def _write(args: argparse.Namespace, runs: dict[str, list[Run]]) -> str:
+    """Saves the table and the figure of the runs so far, and gives the table."""
     text = (
         f"{report.table(runs)}\n\n"
         f"Held-out accuracy, %, on A: digits, B: the same with their pixels permuted;"
@@ -52,10 +58,9 @@ def main(argv: list[str] | None = None) -> None:
         f" {', '.join(map(str, args.seed))}; {device()},"
         f" JAX {jax.__version__}.\n"
     )
-    print(f"\n{text}")
     (args.out / "demo.md").write_text(text)
     report.save_figure(runs, args.out / "demo.png")
-    print(f"Table: {args.out / 'demo.md'}\nFigure: {args.out / 'demo.png'}")
+    return text
 
 
 def _configurations(args: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any]]]:

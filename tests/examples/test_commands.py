@@ -147,3 +147,20 @@ def test_no_traceback_whatever_is_typed(stubs, command, examples):
             assert "error: " in err.getvalue()
 
     check()
+
+
+@pytest.mark.parametrize("command", [vision, sentiment, streams])
+def test_help_names_every_method_once(command, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    named = []
+    for family in text.split("single ones, of ")[1].split(" (default")[0].split(", "):
+        stem, _, values = family.partition("{")
+        named += [stem + value for value in values.rstrip("}").split(",")]
+    methods = next(a for a in command._parser()._actions if a.dest == "methods")
+    for name in named:
+        assert methods.type(name) == name
+    assert len(named) == len(set(named))
+    study = getattr(command, "STUDY", None)
+    assert study is None or set(named) == set(study.methods)

@@ -92,6 +92,19 @@ def test_demo_prints_its_table_and_writes_its_figure(tmp_path, capsys):
     assert [row.split(" | ")[-1] for row in rows] == ["0.0 |", "4.0 |"]
 
 
+def test_a_sweep_cut_short_leaves_its_rows(tmp_path, monkeypatch):
+    def train(method, *args):
+        if method == "adam":
+            raise KeyboardInterrupt
+        return Run(np.array([0, 5, 9]), np.zeros((3, 2)), 5, 7.0, 0.0)
+
+    monkeypatch.setattr("examples.demo.__main__.train", train)
+    with pytest.raises(KeyboardInterrupt):
+        main(["--methods", "sgd", "adam", "--out", str(tmp_path)])
+    assert "| SGD | 0.0 " in (tmp_path / "demo.md").read_text()
+    assert (tmp_path / "demo.png").exists()
+
+
 def test_table_means_over_seeds():
     def run(*accuracy):
         return Run(np.array([0, 5, 9]), np.array(accuracy), 5, 7.0, 8.0)
