@@ -187,7 +187,7 @@ def of_report(study: Study, description: str) -> argparse.ArgumentParser:
         "folder",
         nargs="?",
         type=pathlib.Path,
-        default=pathlib.Path("results") / study.experiment,
+        default=pathlib.Path("out") / study.experiment,
         help="holds rows.jsonl; the tables and figures are written there",
     )
     parser.add_argument(

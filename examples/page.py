@@ -180,7 +180,7 @@ def provenance(
     # The name of a group where all of its methods have as many seeds.
     names, grouped = collections.defaultdict(list), set()
     for group, methods in study.groups.items():
-        counts = {len(found.get(name, [])) for name in methods}
+        counts = {_last_seed(found.get(name, [])) + 1 for name in methods}
         if len(counts) == 1 and counts != {0}:
             names[counts.pop()].append(group)
             grouped |= methods.keys()
@@ -188,7 +188,7 @@ def provenance(
         # Of several names for one computation that under which it was run.
         run_as = of_method[0]["method"]
         if name not in grouped and (run_as == name or run_as not in found):
-            names[len(of_method)].append(name)
+            names[_last_seed(of_method) + 1].append(name)
     batch_size = of_rows[0]["settings"]["batch_size"]
     commands = [
         f"python -m examples.{study.experiment} --methods {' '.join(sorted(of_count))}"
@@ -207,9 +207,20 @@ def provenance(
         where = "Rows of several devices or versions:\n\n" + "\n".join(
             f"- {count} phases trained on {device}" for device, count in made_on.items()
         )
+    gaps = [
+        f"{name} {', '.join(str(row['seed']) for row in of_method)}"
+        for name, of_method in found.items()
+        if len(of_method) <= _last_seed(of_method)
+    ]
+    if gaps:
+        where += f" Of these methods, some of the command's seeds alone: {'; '.join(gaps)}."
     others = f"Left out: {left_out} rows of other methods or settings, or made again."
     code = "\n".join(["```", *commands, "```"])
     return ["## How it was made", code, where, *([others] if left_out else [])]
+
+
+def _last_seed(of_method: list[dict[str, Any]]) -> int:
+    return max((row["seed"] for row in of_method), default=-1)
 
 
 def distinct(found: Found) -> list[dict[str, Any]]:

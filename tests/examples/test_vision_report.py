@@ -246,6 +246,15 @@ def test_command_writes_what_the_rows_allow(folder):
         assert file.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_commands_seeds_that_have_no_row_are_told(folder):
+    path = folder(row("sgd", 0), row("sgd", 3), row("joint", 0), row("joint", 1))
+    main([str(path)])
+    text = (path / "table.md").read_text()
+    assert "--methods sgd --seeds 4 " in text
+    assert "--methods joint --seeds 2 " in text
+    assert "some of the command's seeds alone: sgd 0, 3." in text
+
+
 def test_samples_are_drawn(tmp_path):
     images = np.zeros((40, 28, 28, 1), np.uint8)
     split = Split(images, np.arange(40, dtype=np.int32) % 10)
