@@ -213,7 +213,9 @@ def provenance(
         if len(of_method) <= _last_seed(of_method)
     ]
     if gaps:
-        where += f" Of these methods, some of the command's seeds alone: {'; '.join(gaps)}."
+        where += (
+            f" Of these methods, some of the command's seeds alone: {'; '.join(gaps)}."
+        )
     others = f"Left out: {left_out} rows of other methods or settings, or made again."
     code = "\n".join(["```", *commands, "```"])
     return ["## How it was made", code, where, *([others] if left_out else [])]
