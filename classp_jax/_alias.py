@@ -1,4 +1,4 @@
-"""The three readings of CLASSP, each a chain of the parts."""
+"""The three readings of CLASSP, chains of the parts."""
 
 from __future__ import annotations
 
@@ -65,8 +65,10 @@ def classp(
 
     Raises:
       ValueError: if ``threshold`` is negative, ``power`` or ``eps`` not above 0, or
-        any hyperparameter not finite or not a scalar. (An injected value is checked
-        wherever it is known, so not inside a compiled step.)
+        any hyperparameter not finite or not a scalar, each in float32 (an injected
+        value is checked wherever it is known, so not inside a compiled step, and of a
+        schedule of the learning rate nothing); in ``init`` and ``update``, if a tensor
+        is complex.
       TypeError: if ``power`` is an array or a schedule, another hyperparameter
         neither a number nor a schedule, ``relative`` or ``factored`` not a bool, or
         ``accumulator_dtype`` not a floating one.

@@ -27,7 +27,8 @@ def average_grad_sum(
         tensor's path in the parameters (``"Dense_0.kernel"``).
 
     Returns:
-      A float32 scalar, or a dictionary of them.
+      A scalar in at least float32, or a dictionary of them; where several accumulators
+      have a tensor of one path, the later ones' are ``"path#1"``, ``"path#2"``.
 
     Raises:
       ValueError: if there is no accumulator in ``opt_state``.

@@ -56,7 +56,9 @@ def ewc_penalty(
 
     ``fisher`` and ``anchor`` are copied into the state, so that the compiled step
     takes them as inputs. To go on to a further task without compiling again, replace
-    them: ``optax.tree.set(opt_state, fisher=..., anchor=...)``.
+    them: ``optax.tree.set(opt_state, fisher=..., anchor=jax.tree.map(jnp.copy,
+    params))``, with a copy, as a step that donates the parameters would take the anchor
+    along.
 
     Args:
       fisher: :math:`F \ge 0`, shaped like the parameters; see
@@ -155,7 +157,10 @@ def ewc_penalty(
             # Term by term, and the second over the stiffness: a huge one then leaves
             # (w - w*) / alpha, where the fraction as written makes inf / inf.
             u = jnp.asarray(g, dtype) / (1 + alpha * stiffness)
-            u = u + distance / (1 / stiffness + alpha)
+            # A select around the inverse alone would leave its derivative NaN at 0.
+            stiff = stiffness > 0
+            inverse = 1 / jnp.where(stiff, stiffness, 1)
+            u = u + jnp.where(stiff, distance / (inverse + alpha), 0)
             return u.astype(jnp.result_type(g))
 
         updates = jax.tree.map(
@@ -203,9 +208,10 @@ def fisher_diagonal(
       A pytree like ``params``, in at least float32.
 
     Raises:
-      ValueError: if ``examples`` disagree in their number or there are none, or
-        ``batch_size`` is below 1.
-      TypeError: if ``loss_fn`` is no function, or ``batch_size`` no integer.
+      ValueError: if ``examples`` disagree in their number or there are none,
+        ``batch_size`` is below 1, or ``loss_fn`` can't be hashed.
+      TypeError: if ``loss_fn`` is no function or returns no scalar, ``params`` aren't
+        floating, or ``batch_size`` is no integer.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -283,9 +289,8 @@ def _check_not_negative(name: str, tree: optax.Params) -> None:
             )
 
 
-def _copy_shaped_like(params: optax.Params, name: str, tree: optax.Params) -> Any:
-    if not jax.tree.leaves(params):  # optax.tree.map_params gives a placeholder.
-        return params
+def check_shaped_like(params: optax.Params, name: str, tree: optax.Params) -> None:
+    """Raises a ``ValueError`` that names what isn't there or of another shape."""
     expected, actual = _paths.by_path(params), _paths.by_path(tree)
     _paths.check_names(f"tensor of {name}", expected, actual)
     for path, p in expected.items():
@@ -294,5 +299,11 @@ def _copy_shaped_like(params: optax.Params, name: str, tree: optax.Params) -> An
                 f"{name} must be shaped like the parameters: {path or 'it'} must have"
                 f" shape {jnp.shape(p)}, got {jnp.shape(actual[path])}."
             )
+
+
+def _copy_shaped_like(params: optax.Params, name: str, tree: optax.Params) -> Any:
+    if not jax.tree.leaves(params):  # optax.tree.map_params gives a placeholder.
+        return params
+    check_shaped_like(params, name, tree)
     # Copies, as a step that donates the parameters would take the anchor with them.
     return jax.tree.map(lambda _, x: jnp.array(x), params, tree)

@@ -67,8 +67,8 @@ def of_each_weight(s: Sum, dtype: Any = None) -> jax.Array:
         full: jax.Array = s.astype(dtype)
         return full
     rows, columns = s.rows.astype(dtype), s.columns.astype(dtype)
-    share = jnp.where(columns > 0, columns / jnp.sum(rows), 0)
-    return rows[..., None] * share
+    of_all = jnp.sum(rows)
+    return rows[..., None] * (columns / jnp.where(of_all > 0, of_all, 1))
 
 
 def total(s: Sum) -> jax.Array:

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 _LARGEST = float(np.finfo(np.float32).max)
+_SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 def at_step(name: str, value: bool | optax.ScalarOrSchedule, count: jax.Array) -> Any:
@@ -25,19 +26,23 @@ def at_step(name: str, value: bool | optax.ScalarOrSchedule, count: jax.Array) -
 
 
 def initial_count(params: optax.Params) -> jax.Array:
-    """Step 0, on all devices of the parameters' mesh if they have one.
+    """Step 0, placed as :func:`beside` has it."""
+    count: jax.Array = beside(params, jnp.zeros([], jnp.int32))
+    return count
 
-    A jitted step would leave it there, and a second call compile again.
+
+def beside(params: optax.Params, scalars: Any) -> Any:
+    """A tree of scalars, on all devices of the parameters' mesh if they have one.
+
+    A jitted step would leave them there, and a second call compile again.
     """
-    count = jnp.zeros([], jnp.int32)
     for leaf in jax.tree.leaves(params):
         if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
             sharding = leaf.sharding
             if isinstance(sharding, NamedSharding):
                 everywhere = PartitionSpec()  # type: ignore[no-untyped-call]
-                count = jax.device_put(count, NamedSharding(sharding.mesh, everywhere))
-                break
-    return count
+                return jax.device_put(scalars, NamedSharding(sharding.mesh, everywhere))
+    return scalars
 
 
 def check_number(name: str, value: Any) -> None:
@@ -55,10 +60,16 @@ def check_not_negative(name: str, value: Any) -> None:
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raises unless ``value`` is a schedule or a finite number above zero."""
+    """Raises unless ``value`` is a schedule or a finite number above zero.
+
+    A number is above it where float32 can hold it in full, as many machines count what
+    is smaller as zero.
+    """
     number = _known_number(name, value)
-    if number is not None and not 0.0 < number < math.inf:
-        raise ValueError(f"{name} must be finite and above 0, got {value!r}.")
+    if number is not None and not _SMALLEST <= number < math.inf:
+        raise ValueError(
+            f"{name} must be finite and above 0 (in float32), got {value!r}."
+        )
 
 
 def check_static_positive(name: str, value: Any) -> None:

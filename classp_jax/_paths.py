@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -10,20 +11,26 @@ import numpy as np
 
 
 def by_path(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
-    """The leaves of a pytree, keyed by path: ``"conv1.kernel"``."""
+    """The leaves of a pytree in their order, keyed by path: ``"conv1.kernel"``.
+
+    The step from a Flax variable to its array, ``value``, is left out.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf)
-    named = {path_name(path): leaf for path, leaf in leaves}
+    # A variable has nothing else; the attention of a module may have query and key.
+    below = collections.Counter(
+        path[:i] for path, _ in leaves for i in range(len(path))
+    )
+
+    def name(path: tuple[Any, ...]) -> str:
+        is_variable = len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value")
+        if is_variable and below[path[:-1]] == 1:
+            path = path[:-1]
+        return jax.tree_util.keystr(path, simple=True, separator=".")
+
+    named = {name(path): leaf for path, leaf in leaves}
     if len(named) < len(leaves):  # {"a.b": ...} beside {"a": {"b": ...}}
         return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
     return named
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """A leaf's path, less the step from a Flax variable to its array."""
-    is_variable = len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value")
-    return jax.tree_util.keystr(
-        path[:-1] if is_variable else path, simple=True, separator="."
-    )
 
 
 def replace_leaves(tree: Any, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any:
@@ -31,10 +38,10 @@ def replace_leaves(tree: Any, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any
 
     A leaf keeps its dtype and, if it was placed on certain devices, its sharding.
     """
-    check_names("tensor", expected=by_path(tree), actual=arrays)
+    leaves = by_path(tree)
+    check_names("tensor", expected=leaves, actual=arrays)
 
-    def replace(path: tuple[Any, ...], leaf: Any) -> Any:
-        name = path_name(path)
+    def replace(name: str, leaf: Any) -> Any:
         # A copy: JAX may otherwise go on using memory that PyTorch writes to.
         array = np.array(arrays[name], leaf.dtype, order="C")
         if array.shape != leaf.shape:
@@ -42,7 +49,8 @@ def replace_leaves(tree: Any, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any
         is_placed = getattr(leaf, "committed", False)
         return jax.device_put(array, leaf.sharding if is_placed else None)
 
-    return jax.tree_util.tree_map_with_path(replace, tree)
+    replaced = [replace(name, leaf) for name, leaf in leaves.items()]
+    return jax.tree.unflatten(jax.tree.structure(tree), replaced)
 
 
 def check_names(what: str, expected: Iterable[str], actual: Iterable[str]) -> None:

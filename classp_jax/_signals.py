@@ -49,12 +49,12 @@ class OpenOnSignalState(NamedTuple):
     Attributes:
       is_open: whether the gate is open; shape ``()``, Boolean.
       signal: the signal's state.
-      inner: the optimizer's.
+      inner_state: the optimizer's.
     """
 
     is_open: jax.Array
     signal: Any
-    inner: optax.OptState
+    inner_state: optax.OptState
 
 
 def loss_jump(
@@ -65,9 +65,12 @@ def loss_jump(
     With two running means of the loss :math:`\ell_t`, of decays :math:`\beta_f <
     \beta_s` and each without the bias of its start, the gate opens when
 
-    .. math:: \bar\ell^{\,f}_t > r \, \bar\ell^{\,s}_t + m
+    .. math::
 
-    A falling loss keeps it closed, and so does a noisy one, as the fast mean, too, is
+      \bar\ell^{\,f}_t > \bar\ell^{\,s}_t + (r - 1) \, |\bar\ell^{\,s}_t| + m
+
+    so, of a loss that isn't negative, beyond :math:`r` times its slow mean. A falling
+    loss keeps it closed, and so does a noisy one, as the fast mean, too, is
     of several batches; a loss near zero does by the margin. One that isn't finite is
     left out.
 
@@ -129,13 +132,14 @@ def loss_jump(
         new = LossJumpState(new_fast, new_slow, weight_fast, weight_slow)
         finite = jnp.isfinite(loss)
         state = jax.tree.map(lambda n, s: jnp.where(finite, n, s), new, state)
-        return finite & (state.fast > ratio * state.slow + margin), state
+        bound = state.slow + (ratio - 1) * jnp.abs(state.slow) + margin
+        return finite & (state.fast > bound), state
 
     return GateSignal(init_fn, update_fn)
 
 
 def open_on_signal(
-    optimizer: Callable[[jax.Array], optax.GradientTransformation],
+    inner_factory: Callable[[jax.Array], optax.GradientTransformation],
     signal: GateSignal,
 ) -> optax.GradientTransformationExtraArgs:
     """An optimizer whose gate opens at a signal of the loss, and stays open.
@@ -145,9 +149,12 @@ def open_on_signal(
     the gate is open already.
 
     Args:
-      optimizer: makes the optimizer of the gate, a Boolean scalar, such as
+      inner_factory: makes the optimizer of the gate, a Boolean scalar, such as
         ``lambda gate: classp(0.1, apply_decay=gate)``. It is called in every update, so
-        it must do nothing else; its state's structure mustn't depend on the gate.
+        it must do nothing else; its state's structure mustn't depend on the gate. With
+        :func:`optax.inject_hyperparams`, which keeps the values it began with, the gate
+        must come from around: ``lambda gate: optax.inject_hyperparams(lambda
+        learning_rate: classp(learning_rate, apply_decay=gate))(learning_rate=0.1)``.
       signal: when to open, such as :func:`loss_jump`.
 
     Returns:
@@ -155,8 +162,9 @@ def open_on_signal(
       :class:`OpenOnSignalState`: a few scalars and the optimizer's own.
 
     Raises:
-      TypeError: if ``optimizer`` is no function that makes an Optax transformation, or
-        ``signal`` no :class:`GateSignal`; in ``update``, without ``value``.
+      TypeError: if ``inner_factory`` is no function that makes an Optax
+        transformation, or ``signal`` no :class:`GateSignal`; in ``update``, without
+        ``value``.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -176,23 +184,24 @@ def open_on_signal(
 
     .. seealso:: :func:`loss_jump`, :func:`decay_gate`
     """
-    if not callable(optimizer):
+    if not callable(inner_factory):
         raise TypeError(
-            "optimizer must be a function of the gate that makes an optimizer, got"
-            f" {optimizer!r}."
+            "inner_factory must be a function of the gate that makes an optimizer, got"
+            f" {inner_factory!r}."
         )
     if not isinstance(signal, GateSignal):
         raise TypeError(f"signal must be a GateSignal, got {signal!r}.")
 
     def with_gate(gate: jax.Array) -> optax.GradientTransformationExtraArgs:
-        made = optimizer(gate)
-        _hyperparameters.check_transformation("optimizer's result", made)
+        made = inner_factory(gate)
+        _hyperparameters.check_transformation("inner_factory's result", made)
         return optax.with_extra_args_support(made)
 
     def init_fn(params: optax.Params) -> OpenOnSignalState:
         closed = jnp.zeros([], jnp.bool_)
-        inner = with_gate(closed).init(params)
-        return OpenOnSignalState(closed, signal.init(), inner)
+        inner_state = with_gate(closed).init(params)
+        closed, start = _hyperparameters.beside(params, (closed, signal.init()))
+        return OpenOnSignalState(closed, start, inner_state)
 
     def update_fn(
         updates: optax.Updates,
@@ -206,10 +215,10 @@ def open_on_signal(
             raise TypeError("open_on_signal requires the loss: pass value to update.")
         opens, signal_state = signal.update(jnp.asarray(value), state.signal)
         is_open = state.is_open | opens
-        updates, inner = with_gate(is_open).update(
-            updates, state.inner, params, value=value, **extra_args
+        updates, inner_state = with_gate(is_open).update(
+            updates, state.inner_state, params, value=value, **extra_args
         )
-        return updates, OpenOnSignalState(is_open, signal_state, inner)
+        return updates, OpenOnSignalState(is_open, signal_state, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from classp_jax import _hyperparameters
-from classp_jax._ewc import EwcPenaltyState, ewc_penalty
+from classp_jax._ewc import EwcPenaltyState, check_shaped_like, ewc_penalty
 from classp_jax._transforms import refuse_complex, wide_zeros
 
 
@@ -21,12 +21,12 @@ class SynapticIntelligenceState(NamedTuple):
         task began, shaped like the parameters; 4 bytes a weight in float32.
       penalty: the :class:`EwcPenaltyState`, with the importance as its Fisher and the
         weights at the task's beginning as its anchor; 8 bytes a weight in float32.
-      inner: the state of the optimizer within.
+      inner_state: the state of the optimizer within.
     """
 
     path_integral: optax.Params
     penalty: EwcPenaltyState
-    inner: optax.OptState
+    inner_state: optax.OptState
 
 
 def synaptic_intelligence(
@@ -113,7 +113,7 @@ def synaptic_intelligence(
         grads = updates
         updates, penalty_state = penalty.update(grads, state.penalty, params)
         updates, inner_state = optimizer.update(
-            updates, state.inner, params, **extra_args
+            updates, state.inner_state, params, **extra_args
         )
 
         def collect(
@@ -161,7 +161,8 @@ def consolidate(
 
     Raises:
       ValueError: if there is no :class:`SynapticIntelligenceState` in ``opt_state``,
-        or ``damping`` isn't above 0 and finite.
+        ``params`` aren't shaped like those it is of, or ``damping`` isn't above 0 and
+        finite.
       TypeError: if ``damping`` is no number.
 
     Examples:
@@ -187,10 +188,21 @@ def consolidate(
     def is_state(node: Any) -> bool:
         return isinstance(node, SynapticIntelligenceState)
 
+    def is_masked(node: Any) -> bool:
+        return isinstance(node, optax.MaskedNode)
+
     def end(node: Any) -> Any:
         if not is_state(node):
             return node
         penalty = node.penalty
+        # Of a masked state the weights that it is of.
+        own = jax.tree.map(
+            lambda w_star, w: w_star if is_masked(w_star) else w,
+            penalty.anchor,
+            params,
+            is_leaf=is_masked,
+        )
+        check_shaped_like(penalty.anchor, "params", own)
 
         def add(
             f: jax.Array,
@@ -203,16 +215,16 @@ def consolidate(
             return f + new.astype(f.dtype)
 
         importance = jax.tree.map(
-            add, penalty.fisher, node.path_integral, params, penalty.anchor
+            add, penalty.fisher, node.path_integral, own, penalty.anchor
         )
         # A copy, as a step that donates the parameters would take the anchor along.
         anchor = jax.tree.map(
-            lambda w_star, w: jnp.array(w, w_star.dtype), penalty.anchor, params
+            lambda w_star, w: jnp.array(w, w_star.dtype), penalty.anchor, own
         )
         return SynapticIntelligenceState(
             jax.tree.map(jnp.zeros_like, node.path_integral),
             penalty._replace(fisher=importance, anchor=anchor),
-            node.inner,
+            node.inner_state,
         )
 
     if not any(map(is_state, jax.tree.leaves(opt_state, is_leaf=is_state))):

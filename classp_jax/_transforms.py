@@ -33,7 +33,8 @@ class ScaleByAccumulatedPowerNormState(NamedTuple):
       count: number of updates so far; shape ``()``, dtype ``int32``.
       grad_sum: the sum of ``|g|^p`` so far, shaped like the parameters; 4 bytes a
         weight unless another accumulator dtype was asked for. Of a factored tensor the
-        sum over each row, shaped like the tensor without its last axis.
+        sum over each row, shaped like the tensor without its last axis: where one state
+        goes on from another, take ``column_sum`` along.
       column_sum: empty, or where the sum is factored a tree like ``grad_sum``: of a
         factored tensor the sum over each column, shaped like the tensor's last axis,
         and of all others an array of shape ``(1,)`` that means nothing.
@@ -84,7 +85,9 @@ def threshold_mask(
     The mean is over the tensor's finite elements, which reads the gradient a second
     time: 24 bytes a weight instead of 20 in a step of :func:`classp`. Where the mean
     square overflows, or every square underflows to 0, nothing of that tensor passes
-    at that step, unless the threshold is 0.
+    at that step, unless the threshold is 0. No square is above :math:`n` times the mean
+    of :math:`n`, so from :math:`\theta = n` on nothing of a tensor of :math:`n`
+    elements ever passes: at 10, for one, not the biases of ten classes.
 
     With ``inner``, the mask is still read off the incoming updates but laid over the
     updates that ``inner`` makes of them: ``inner`` then sees, and may accumulate,
@@ -105,7 +108,7 @@ def threshold_mask(
 
     Raises:
       ValueError: if ``threshold`` is negative, not finite or not a scalar, or
-        ``scope`` is unknown.
+        ``scope`` is unknown; in ``init`` and ``update``, if a tensor is complex.
       TypeError: if ``threshold`` is neither a number nor a schedule, ``relative`` not
         a bool, or ``inner`` not a transformation.
 
@@ -186,11 +189,11 @@ def scale_by_accumulated_power_norm(
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`, with the state
       :class:`ScaleByAccumulatedPowerNormState`: one accumulator a weight, 4 bytes by
-      default, or hardly any. Updates keep the gradient's dtype. ``init`` raises a
-      ``ValueError`` that names a complex parameter.
+      default, or hardly any. Updates keep the gradient's dtype.
 
     Raises:
-      ValueError: if ``power`` or ``eps`` is not above 0, not finite or not a scalar.
+      ValueError: if ``power`` or ``eps`` is not above 0, not finite or not a scalar,
+        each in float32; in ``init`` and ``update``, if a tensor is complex.
       TypeError: if ``power`` is an array or a schedule, ``eps`` neither a number nor
         a schedule, ``include_current`` or ``factored`` not a bool, or
         ``accumulator_dtype`` not a floating dtype.
@@ -391,6 +394,7 @@ def accumulate_and_scale(
     _hyperparameters.check_positive("eps", eps)
     _hyperparameters.check_static_bool("factored", factored)
     _hyperparameters.check_floating_dtype("accumulator_dtype", accumulator_dtype)
+    sum_power, root_power = float(sum_power), float(root_power)  # Not NumPy's.
 
     def init_fn(params: optax.Params) -> ScaleByAccumulatedPowerNormState:
         refuse_complex(params)

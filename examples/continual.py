@@ -665,11 +665,12 @@ def _blocks(order: np.ndarray, size: int) -> list[np.ndarray]:
 def _carry_over(before: TrainState, fresh: TrainState) -> TrainState:
     """The state that a phase begins with: the optimizer's goes on where it can."""
     opt_state = fresh.opt_state
-    grad_sum = optax.tree.get(before.opt_state, "grad_sum")
     if jax.tree.structure(before.opt_state) == jax.tree.structure(opt_state):
-        opt_state = before.opt_state
-    elif grad_sum is not None and optax.tree.get(opt_state, "grad_sum") is not None:
-        opt_state = optax.tree.set(opt_state, grad_sum=grad_sum)
+        return before
+    for name in ("grad_sum", "column_sum"):
+        so_far, own = (optax.tree.get(s, name) for s in (before.opt_state, opt_state))
+        if jax.tree.leaves(so_far) and jax.tree.leaves(own):
+            opt_state = optax.tree.set(opt_state, **{name: so_far})
     return before._replace(opt_state=opt_state)
 
 

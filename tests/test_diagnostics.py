@@ -1,8 +1,11 @@
+import collections
+
 import chex
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from flax import nnx
 
 import classp_jax
 
@@ -77,6 +80,16 @@ def test_tensors_whose_paths_print_alike_are_all_counted():
     _, opt_state = optimizer.update(grads, optimizer.init(params))
     assert classp_jax.average_grad_sum(opt_state) == 5.5
     assert len(classp_jax.average_grad_sum(opt_state, per_tensor=True)) == 2
+
+
+def test_a_field_named_value_keeps_its_name_beside_others():
+    attention = collections.namedtuple("Attention", "query key value")
+    params = {"attention": attention(*jnp.ones((3, 2)))}
+    assert list(classp_jax.update_density(params, per_tensor=True)) == [
+        f"attention.{name}" for name in attention._fields
+    ]
+    state = nnx.State({"dense": nnx.Param(jnp.ones(2))})
+    assert list(classp_jax.update_density(state, per_tensor=True)) == ["dense"]
 
 
 def test_update_density():

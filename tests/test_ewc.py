@@ -297,6 +297,19 @@ def test_injected_values():
     assert update._cache_size() == 1
 
 
+def test_what_is_free_has_a_finite_derivative_by_the_strength():
+    def end(strength):
+        optimizer = ewc_sgd(strength, fisher=jnp.array([0.0, 1.0]), anchor=jnp.zeros(2))
+        params = jnp.ones(2)
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+        return updates
+
+    derivative = jax.jacobian(end)(1.0)
+    assert derivative[0] == 0
+    assert jnp.isfinite(derivative[1])
+    assert derivative[1] != 0
+
+
 def test_map_params():
     optimizer = ewc_sgd(1.0)
     opt_state = optax.tree.map_params(

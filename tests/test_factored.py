@@ -80,6 +80,13 @@ def test_where_rows_are_in_proportion_it_is_the_full_accumulator(reading, power)
     chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_the_first_step_divides_nothing_by_nothing():
+    optimizer = classp_jax.classp(0.1, factored=True)
+    params = jnp.ones((8, 6))
+    with jax.debug_nans(True):
+        optimizer.update(params, optimizer.init(params), params)
+
+
 def test_the_first_step_is_that_of_the_full_accumulator():
     gradient = random_tree(0)
     params, _ = run(classp_jax.classp(0.1, factored=True), [gradient])

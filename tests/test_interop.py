@@ -397,6 +397,14 @@ def test_with_grad_sum_takes_any_tree_with_the_paths():
         assert classp_jax.average_grad_sum(new) == 2
 
 
+def test_with_grad_sum_tells_paths_apart_that_print_alike():
+    params = {"a.b": jnp.zeros(2), "a": {"b": jnp.zeros(2)}}
+    opt_state = classp_jax.classp(0.1).init(params)
+    grad_sum = {"a.b": np.ones(2), "a": {"b": np.full(2, 3.0)}}
+    new = interop.with_grad_sum(opt_state, grad_sum)
+    chex.assert_trees_all_equal(optax.tree.get(new, "grad_sum"), grad_sum)
+
+
 @pytest.mark.parametrize(
     ("grad_sum", "message"),
     [

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 import classp_jax
 
@@ -70,6 +71,14 @@ def test_a_loss_that_is_not_finite_is_left_out():
     assert state.fast == state.slow == 0.5
     bad = np.insert(losses, [0, 100, 299], np.nan)
     assert opened_at(bad) == opened_at(losses) == []
+
+
+def test_a_loss_below_zero_jumps_by_its_size():
+    assert opened_at(falling(300) - 5) == opened_at(np.full(300, -5.0)) == []
+    # The slow mean is -5: by its size, and the margin, above it.
+    signal = classp_jax.loss_jump(fast=0.0)
+    assert opened_at([*np.full(300, -5.0), 0.0], signal) == []
+    assert opened_at([*np.full(300, -5.0), 0.2], signal) == [300]
 
 
 def classp_of(gate):
@@ -146,6 +155,30 @@ def test_seeds_side_by_side_open_each_in_its_own_time():
     assert update._cache_size() == 1
 
 
+def test_sharded_parameters_compile_once():
+    mesh = jax.make_mesh((8,), ("data",))
+    params = jax.device_put(jnp.ones(8), NamedSharding(mesh, PartitionSpec("data")))
+    solver = classp_jax.open_on_signal(classp_of, classp_jax.loss_jump())
+    step = jax.jit(lambda s: solver.update(params, s, params, value=1.0)[1])
+    step(step(solver.init(params)))
+    assert step._cache_size() == 1
+
+
+def test_injected_hyperparameters_go_beside_the_gate():
+    solver = classp_jax.open_on_signal(
+        lambda gate: optax.inject_hyperparams(
+            lambda learning_rate: classp_jax.classp(learning_rate, apply_decay=gate)
+        )(learning_rate=0.1),
+        classp_jax.loss_jump(),
+    )
+    losses = [*np.full(100, 0.2), *np.full(5, 9.0)]
+    actual, _ = steps(solver, losses, value=True)
+    static = classp_jax.open_on_signal(classp_of, classp_jax.loss_jump())
+    expected, opt_state = steps(static, losses, value=True)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-6)
+    assert opt_state.is_open
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -168,11 +201,11 @@ def test_what_is_wrong_is_named(arguments, error, message):
 
 def test_wrong_parts_are_named():
     signal, params = classp_jax.loss_jump(), jnp.ones(2)
-    with pytest.raises(TypeError, match="optimizer must be a function of the gate"):
+    with pytest.raises(TypeError, match="inner_factory must be a function of the"):
         classp_jax.open_on_signal(classp_jax.classp(0.1), signal)
     with pytest.raises(TypeError, match="signal must be a GateSignal"):
         classp_jax.open_on_signal(classp_of, lambda step: True)
-    with pytest.raises(TypeError, match="optimizer's result"):
+    with pytest.raises(TypeError, match="inner_factory's result"):
         classp_jax.open_on_signal(lambda gate: None, signal).init(params)
     solver = classp_jax.open_on_signal(classp_of, signal)
     with pytest.raises(TypeError, match="pass value to update"):

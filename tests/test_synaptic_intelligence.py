@@ -207,6 +207,19 @@ def test_found_inside_any_state():
     )
 
 
+def test_a_masked_state_is_consolidated_where_it_is():
+    params = {"w": jnp.ones(2), "frozen": {"v": jnp.ones(3)}}
+    solver = classp_jax.synaptic_intelligence(optax.sgd(0.1), 1.0)
+    masked = optax.masked(solver, {"w": True, "frozen": False})
+    opt_state = classp_jax.consolidate(
+        masked.init(params), jax.tree.map(lambda p: p + 1, params)
+    )
+    chex.assert_trees_all_equal(
+        jax.tree.leaves(optax.tree.get(opt_state, "anchor")), [jnp.full(2, 2.0)]
+    )
+    masked.update(params, opt_state, params)
+
+
 def test_what_a_step_donates_is_no_part_of_the_state():
     solver = classp_jax.synaptic_intelligence(optax.sgd(0.1), 1.0)
     params = jnp.ones(3)
@@ -234,6 +247,8 @@ def test_what_is_wrong_is_named():
         solver.init(jnp.ones(2, jnp.complex64))
     with pytest.raises(ValueError, match="no SynapticIntelligenceState"):
         classp_jax.consolidate(optax.sgd(0.1).init(params), params)
+    with pytest.raises(ValueError, match=r"it must have shape \(2,\), got \(\)"):
+        classp_jax.consolidate(opt_state, jnp.float32(1))
     for wrong in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="damping"):
             classp_jax.consolidate(opt_state, params, wrong)
