@@ -8,7 +8,7 @@ from tqdm import trange
 # Bytes a float32 weight that a step with one sum must move: gradient, sum and weight
 # read, sum and weight written.
 LEAST = 20
-VOCABULARY = 42_991  # Of PhraseBank and IMDB.
+VOCABULARY = 42_991  # Of PhraseBank and IMDB, but for nine tokens.
 
 
 def in_turns(runs, turns, title):
