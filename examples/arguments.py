@@ -5,11 +5,10 @@ import contextlib
 import difflib
 import math
 import pathlib
-import re
 import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 
@@ -17,7 +16,7 @@ from examples import rows, sharding
 from examples.checkpoints import CheckpointError, Preempted, Saving, Sigterm
 from examples.continual import Experiment, Runner
 from examples.methods import Method
-from examples.study import Study
+from examples.study import Study, families
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -69,7 +68,7 @@ def of_experiment(
         help="which to train: the groups "
         + "; ".join(f"{group} ({len(of)})" for group, of in study.groups.items())
         + "; or single ones, of "
-        + ", ".join(_families(methods)),
+        + ", ".join(families(methods)),
     )
     parser.add_argument(
         "--seeds",
@@ -292,21 +291,6 @@ def chosen(study: Study, names: list[str]) -> dict[str, Method]:
     for name in names:
         found |= study.groups.get(name) or {name: study.methods[name]}
     return found
-
-
-def _families(names: Iterable[str]) -> list[str]:
-    """The names, those that differ in a number at their end as one."""
-    families: dict[str, list[str]] = {}
-    for name in names:
-        stem, _, value = name.rpartition("_")
-        numeric = re.fullmatch(r"[\d.]+(e-?\d+)?", value)
-        families.setdefault(stem if numeric else name, []).append(value)
-    return [
-        stem
-        if values == [stem.rpartition("_")[2]]
-        else f"{stem}_{{{','.join(values)}}}"
-        for stem, values in families.items()
-    ]
 
 
 def _one_of(names: list[str]) -> Callable[[str], str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from examples import rows, tables
-from examples.study import SPLIT_TITLES, Study
+from examples.study import SPLIT_TITLES, Study, families
 from examples.tables import Found
 
 _MOST_LINES = 7  # In the figure along training.
@@ -191,7 +191,8 @@ def provenance(
             names[_last_seed(of_method) + 1].append(name)
     batch_size = of_rows[0]["settings"]["batch_size"]
     commands = [
-        f"python -m examples.{study.experiment} --methods {' '.join(sorted(of_count))}"
+        f"python -m examples.{study.experiment}"
+        f" --methods {' '.join(families(sorted(of_count)))}"
         f" --seeds {count} --batch-size {batch_size}{options} --out {out}"
         for count, of_count in sorted(names.items())
     ]
@@ -213,9 +214,7 @@ def provenance(
         if len(of_method) <= _last_seed(of_method)
     ]
     if gaps:
-        where += (
-            f" Of these methods, some of the command's seeds alone: {'; '.join(gaps)}."
-        )
+        where += f" With some of the command's seeds alone: {'; '.join(gaps)}."
     others = f"Left out: {left_out} rows of other methods or settings, or made again."
     code = "\n".join(["```", *commands, "```"])
     return ["## How it was made", code, where, *([others] if left_out else [])]

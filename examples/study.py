@@ -1,5 +1,7 @@
 """A study: what an experiment compares, and what its paper published."""
 
+import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from examples.methods import Method
@@ -98,3 +100,20 @@ def front(
 def of_fronts(fronts: list[Front]) -> dict[str, Method]:
     """The methods of all fronts, by their names."""
     return {name: m for front in fronts for name, m in front.methods.items()}
+
+
+def families(names: Iterable[str]) -> list[str]:
+    """Names, those that differ in a number at their end as one that shells expand.
+
+    ``ewc_10`` and ``ewc_30`` are ``ewc_{10,30}``.
+    """
+    values: dict[str, list[str]] = {}
+    for name in names:
+        stem, underscore, value = name.rpartition("_")
+        numeric = re.fullmatch(r"[\d.]+(e-?\d+)?", value)
+        key = stem + underscore if numeric else name
+        values.setdefault(key, []).append(value if numeric else "")
+    return [
+        key + (of_key[0] if len(of_key) == 1 else f"{{{','.join(of_key)}}}")
+        for key, of_key in values.items()
+    ]
