@@ -82,6 +82,13 @@ def test_tensors_whose_paths_print_alike_are_all_counted():
     assert len(classp_jax.average_grad_sum(opt_state, per_tensor=True)) == 2
 
 
+def test_means_of_a_bfloat16_sum_are_float32():
+    optimizer = classp_jax.classp(0.1, accumulator_dtype=jnp.bfloat16)
+    _, opt_state = optimizer.update(PARAMS, optimizer.init(PARAMS))
+    means = classp_jax.average_grad_sum(opt_state, per_tensor=True)
+    assert all(mean.dtype == jnp.float32 for mean in means.values())
+
+
 def test_a_field_named_value_keeps_its_name_beside_others():
     attention = collections.namedtuple("Attention", "query key value")
     params = {"attention": attention(*jnp.ones((3, 2)))}

@@ -3,6 +3,7 @@
 import warnings
 
 import chex
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -297,6 +298,15 @@ def test_injected_values():
     assert update._cache_size() == 1
 
 
+def test_a_gradient_that_is_not_finite_stays_so():
+    optimizer = ewc_sgd(1.0, fisher=jnp.ones(2), anchor=jnp.ones(2))
+    params = jnp.ones(2)
+    updates, _ = optimizer.update(
+        jnp.array([jnp.nan, 1.0]), optimizer.init(params), params
+    )
+    assert jnp.isnan(updates).tolist() == [True, False]
+
+
 def test_what_is_free_has_a_finite_derivative_by_the_strength():
     def end(strength):
         optimizer = ewc_sgd(strength, fisher=jnp.array([0.0, 1.0]), anchor=jnp.zeros(2))
@@ -576,3 +586,18 @@ def test_fisher_and_penalty_keep_the_first_task():
     ]
     assert losses == sorted(losses, reverse=True)
     chex.assert_trees_all_close(losses[-1], mean_loss(anchor, *task_a), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "params", "error"),
+    [
+        (None, jnp.ones(2), TypeError),
+        (lambda w, x: w * x, jnp.ones(2), TypeError),  # No scalar.
+        (lambda w, x: jnp.sum(w * x), jnp.arange(2), TypeError),  # Integers.
+        (eqx.nn.Linear(2, 1, key=jax.random.key(0)), jnp.ones(2), ValueError),
+    ],
+    ids=["no function", "no scalar", "no floats", "not hashable"],
+)
+def test_what_has_no_fisher_is_refused(loss_fn, params, error):
+    with pytest.raises(error):
+        classp_jax.fisher_diagonal(loss_fn, params, jnp.ones((3, 2)))

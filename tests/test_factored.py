@@ -46,7 +46,8 @@ def test_rows_and_columns_have_the_sums_of_the_full_accumulator(
 ):
     gradients = [random_tree(seed) for seed in range(STEPS)]
     make = helpers.READINGS[reading]
-    full = optax.tree.get(run(make(0.1, threshold, power), gradients)[1], "grad_sum")
+    _, of_full_state = run(make(0.1, threshold, power), gradients)
+    full = optax.tree.get(of_full_state, "grad_sum")
     _, opt_state = run(make(0.1, threshold, power, factored=True), gradients)
     grad_sum, column_sum = state_of(opt_state)
     for name, s in full.items():
@@ -56,13 +57,28 @@ def test_rows_and_columns_have_the_sums_of_the_full_accumulator(
             chex.assert_trees_all_close(column_sum[name], columns, rtol=1e-6)
         else:
             chex.assert_trees_all_equal(grad_sum[name], s)
-    for diagnostic in (classp_jax.average_grad_sum, classp_jax.unassigned_share):
-        for per_tensor in (False, True):
-            of_full = diagnostic(
-                run(make(0.1, threshold, power), gradients)[1], per_tensor=per_tensor
-            )
-            of_factored = diagnostic(opt_state, per_tensor=per_tensor)
-            chex.assert_trees_all_close(of_factored, of_full, rtol=1e-6)
+    for per_tensor in (False, True):
+        of_full, of_factored = (
+            classp_jax.average_grad_sum(state, per_tensor=per_tensor)
+            for state in (of_full_state, opt_state)
+        )
+        chex.assert_trees_all_close(of_factored, of_full, rtol=1e-6)
+
+
+def test_the_share_without_a_gradient_is_that_of_the_full_accumulator():
+    def partly(g):
+        return g.at[0].set(0).at[..., -1].set(0) if g.ndim > 1 else g
+
+    gradients = [jax.tree.map(partly, random_tree(seed)) for seed in range(3)]
+    full, factored = (
+        classp_jax.unassigned_share(
+            run(classp_jax.classp(0.1, factored=factored), gradients)[1],
+            per_tensor=True,
+        )
+        for factored in (False, True)
+    )
+    assert full["matrix"] == pytest.approx(1 - 4 * 6 / 35)
+    chex.assert_trees_all_close(factored, full, rtol=1e-6)
 
 
 @pytest.mark.parametrize("power", [1.0, 1.5, 2.0])

@@ -13,6 +13,8 @@ PAGES = [
         "README.md",
         "CONTRIBUTING.md",
         "docs/benchmarks.md",
+        "docs/performance.md",
+        "docs/reliability.md",
         "docs/reproduction.md",
     )
 ]

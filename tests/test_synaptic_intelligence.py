@@ -81,6 +81,19 @@ def test_three_quadratics_are_those_of_a_loop(strength, implicit, momentum, wrap
     chex.assert_trees_all_equal(opt_state.path_integral, jnp.zeros(4))
 
 
+def test_the_strength_may_be_a_schedule():
+    strengths, params = jnp.array([0.0, 5.0]), jnp.ones(2)
+    solver = classp_jax.synaptic_intelligence(
+        optax.sgd(0.1), lambda step: strengths[step]
+    )
+    state = solver.init(params)
+    penalty = state.penalty._replace(fisher=jnp.ones(2), anchor=jnp.zeros(2))
+    state = state._replace(penalty=penalty)
+    for strength in (0.0, 5.0):
+        updates, state = solver.update(jnp.zeros(2), state, params)
+        chex.assert_trees_all_close(updates, jnp.full(2, -0.1 * strength))
+
+
 def test_the_path_integral_is_the_fall_of_the_loss():
     """In the limit of small steps, by the paper's Equation 3."""
     curvature, centre = (jnp.asarray(x, jnp.float32) for x in TASKS[0])

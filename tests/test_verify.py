@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from classp_jax.verify.__main__ import main
 from classp_jax.verify._distance import Distance, differences
@@ -279,3 +280,24 @@ def test_distance_remembers_the_first_step_over_the_tolerance():
     assert distance.first_over == 2
     assert distance.absolute == 0.5
     assert distance.ulp_by_step[0] == distance.ulp_by_step[2] == 0
+
+
+def test_free_running_each_computes_its_own_gradients(monkeypatch):
+    calls, backward = [], torch.autograd.backward
+
+    def counted(*arguments):
+        calls.append(None)
+        backward(*arguments)
+
+    monkeypatch.setattr(torch.autograd, "backward", counted)
+    for mode, count in (("lockstep", 0), ("free-running", 3)):
+        calls.clear()
+        assert verify(f"--mode {mode} --steps 3") == 0
+        assert len(calls) == count
+
+
+def test_the_tolerance_and_the_accumulators_name_are_those_given(capsys):
+    assert verify("--steps 20") == 0
+    assert verify("--steps 20 --tolerance 1e-9") == 1
+    assert verify("--steps 3 --torch-accumulator absent") == 0
+    assert "no 'absent' in its state" in capsys.readouterr().out

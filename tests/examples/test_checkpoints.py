@@ -69,6 +69,7 @@ def stopping_at(monkeypatch, number, raising=True):
         return result
 
     monkeypatch.setattr(continual, "_train_steps", counted)
+    return blocks
 
 
 def assert_same_rows(folder, expected, seeds=small_run.SEEDS):
@@ -140,11 +141,16 @@ def whole(tmp_path_factory):
 def test_stopped_anywhere_it_ends_as_if_it_had_not_been(whole, tmp_path, monkeypatch):
     runner, expected = whole
     runner.write_to(tmp_path)
-    for number in (1, 3, 2, 5, 2, 3):  # Of 4 blocks a phase.
+    stops = (1, 3, 2, 5, 2, 3)  # Of 4 blocks a phase.
+    for number in stops:
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             stopping_at(patch, number)
             runner.run("classp", METHOD, small_run.SEEDS)
-    runner.run("classp", METHOD, small_run.SEEDS)
+    with monkeypatch.context() as patch:
+        blocks = stopping_at(patch, 0)
+        runner.run("classp", METHOD, small_run.SEEDS)
+    # A stop costs the block that it comes in, and no other.
+    assert sum(stops) + len(blocks) == 2 * 2 * 4 + len(stops)
     assert_same_rows(tmp_path, expected)
     assert_same_arrays(tmp_path, expected)
     # Nothing but what other methods may begin with is left.

@@ -12,9 +12,13 @@ import numpy as np
 import optax
 import pytest
 
+import classp_jax
 from examples import rows, sharding
+from examples.training import Trainer
 from examples.vision.__main__ import main
+from tests.examples.helpers import random_split
 from tests.examples.several_devices import train
+from tests.helpers import Network
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -28,6 +32,15 @@ def accuracies(folder):
         (row["method"], row["seed"]): [result["accuracy"] for result in row["results"]]
         for row in rows.read(folder / "rows.jsonl")
     }
+
+
+def test_a_batch_is_cut_among_the_devices():
+    trainer = Trainer(
+        Network, classp_jax.classp(0.1), lambda x: x / 255, make_mesh("data=8")
+    )
+    data = jax.device_put(random_split(44, 0))
+    step = jax.jit(trainer.train_step).lower(trainer.init(0), *data, np.arange(16))
+    assert "all-reduce(" in step.compile().as_text()  # Of the gradient.
 
 
 @pytest.fixture(scope="module")
