@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from examples import report
 from examples.report import Rows
 from examples.study import Front, Study
-from examples.tables import Found
+from examples.tables import Found, fate
 
 
 def save_fronts(
@@ -24,18 +24,26 @@ def save_fronts(
 ) -> None:
     """Draws what is kept of the first task against what is learned of the second.
 
+    Settings with which a seed diverged are left out.
+
     Args:
       study: what was compared.
       found: the rows, some of them of its fronts.
       path: where to save the PNG.
       with_dropout: whether to take the accuracies with dropout left on.
     """
-    figure = Figure(figsize=(9, 6.2), layout="constrained")
+    figure = Figure(figsize=(10.5, 6.6), layout="constrained")
     ax = figure.subplots()
+    # A mean with a run that diverged is no point between its neighbours.
+    drawn = {
+        name: rows
+        for name, rows in found.items()
+        if all(fate(study, row) != "not finite" for row in rows)
+    }
     fronts = [
-        (front, {name: found[name] for name in front.methods if name in found})
+        (front, {name: drawn[name] for name in front.methods if name in drawn})
         for front in study.fronts
-        if found.keys() & front.methods.keys()
+        if drawn.keys() & front.methods.keys()
     ]
     bests = []
     of_fronts = styles([front.title for front, _ in fronts])
@@ -55,7 +63,7 @@ def save_fronts(
         ax.scatter(x[:, 0], y[:, 0], sizes, face, edgecolors=colour, zorder=3)
         best = (x + y)[:, 0].argmax()
         bests.append((x[best, 0], y[best, 0]))
-    if joint := found.get("joint"):
+    if joint := drawn.get("joint"):
         y, x = (
             mean_deviation(joint, *o, with_dropout) for o in study.judged_on.items()
         )
@@ -70,7 +78,8 @@ def save_fronts(
         ylim=(bottom, min(top, 100)),
         xlabel=f"{second}, learned second: {accuracy_label(x_split, with_dropout)}",
         ylabel=f"{first}, learned first: {accuracy_label(y_split, with_dropout)}",
-        title="After both tasks; the larger the marker, the larger α, λ, θ or share",
+        title="After both tasks; the larger the marker, the larger α, λ, θ or share\n"
+        "(without settings with which a seed diverged)",
     )
     ax.grid(alpha=0.3)
     legend_below(figure, ax.get_legend_handles_labels()[0], columns=2)
