@@ -66,7 +66,7 @@ def tiny(monkeypatch):
     return given
 
 
-@pytest.mark.parametrize("vmap_seeds", [1, 2])
+@pytest.mark.parametrize("vmap_seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_one_command_makes_rows_tables_and_figures(tiny, tmp_path, vmap_seeds):
     out = tmp_path / "new"
     arguments = ["--seeds", "2", "--batch-size", "20", "--out", str(out)]
