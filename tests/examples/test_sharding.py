@@ -49,7 +49,14 @@ def on_one_device(tmp_path_factory):
     return jax.device_get([s.params for s in train(folder, None).values()]), folder
 
 
-@pytest.mark.parametrize(("text", "vmap_seeds"), [("data=8", 1), ("data=4,model=2", 2)])
+@pytest.mark.parametrize(
+    ("text", "vmap_seeds"),
+    [
+        # Of two processes below, too.
+        pytest.param("data=8", 1, marks=pytest.mark.slow),
+        ("data=4,model=2", 2),
+    ],
+)
 def test_a_mesh_trains_as_one_device_does(
     on_one_device, text, vmap_seeds, tmp_path, monkeypatch
 ):

@@ -280,6 +280,7 @@ def test_committed_tables_are_those_of_the_committed_rows(folder):
         assert (folder / f"{name}.png").exists()
 
 
+@pytest.mark.slow
 def test_settings_are_chosen_on_another_stream(tiny, tmp_path):
     there = tmp_path / "validation"
     methods = ["--methods", "adam", "sgd_0.1", "sgd_0.02"]
