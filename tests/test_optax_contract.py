@@ -386,8 +386,9 @@ def test_params_and_extra_arguments_are_handed_on(wrap):
     inner = optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)
     wrapped, one = wrap(inner), jnp.array(1.0)
     extra = {"value": jnp.array(5.0), "other": 2.0}
-    updates, _ = wrapped.update(one, wrapped.init(one), one, **extra)
-    chex.assert_trees_all_equal(updates, jnp.array(9.0))
+    for update in (wrapped.update, jax.jit(wrapped.update)):
+        updates, _ = update(one, wrapped.init(one), one, **extra)
+        chex.assert_trees_all_equal(updates, jnp.array(9.0))
 
 
 @all_readings
