@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import optax
 
 import classp_jax
+from examples.storage import classp_stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +169,7 @@ OPTIMIZERS = {
     "classp_equation1": classp_jax.classp_equation1,
     "classp_released": classp_jax.classp_released,
     "classp_self_opening": classp_self_opening,
+    "classp_stored": classp_stored,
     "collecting_all": collecting_all,
     "sgd": optax.sgd,
 }

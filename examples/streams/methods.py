@@ -1,17 +1,42 @@
 """What the streams compare: methods, each with one setting to choose."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from examples.methods import EWC, Phase, Replay, SynapticIntelligence
 from examples.streams.data import BENCHMARKS, Stream
-from examples.study import Front, Study, front
+from examples.study import Front, Study, front, of_fronts
 
 # Of the SGD that penalties are added to: between the best of SGD alone, whose choice is
 # how little it moves, and that of CLASSP (results/permuted_mnist/validation).
 _RATE = 0.05
 _FISHER = 1000  # Examples a task.
 _ONLINE = 0.9  # What online EWC keeps of its Fisher at each boundary.
+_STORED = {
+    "classp_tensor": ("one a tensor", dict(storage="tensor")),
+    "classp_bfloat16": ("bfloat16", dict(storage="bfloat16")),
+    **{
+        f"classp_{name}": (f"8 bits, {name}", dict(storage=name))
+        for name in ("linear", "square", "logarithmic")
+    },
+    **{
+        f"classp_{name}_stochastic": (
+            f"{kind}, rounded by chance",
+            dict(storage=name, rounding="stochastic"),
+        )
+        for name, kind in (
+            ("bfloat16", "bfloat16"),
+            ("linear", "8 bits, linear"),
+            ("square", "8 bits, square"),
+            ("logarithmic", "8 bits, logarithmic"),
+        )
+    },
+    "classp_linear_feedback": (
+        "8 bits, linear, error into the scale",
+        dict(storage="linear", rounding="feedback"),
+    ),
+}
 _MEMORY = 1000  # Images kept of all earlier tasks; of the MLP 2.9 bytes a weight.
 
 
@@ -24,12 +49,14 @@ def study(stream: Stream, epochs: int, batch_size: int) -> Study:
       batch_size: examples a step, of which replay takes half from its memory.
 
     Returns:
-      The study; a group a method, with its values of the setting, and ``all``.
+      The study; a group a method, with its values of the setting, ``all``, but for the
+      sums in fewer bits, and ``stored``, these.
     """
     tasks = {f"task_{i}": f"Task {i}" for i in range(1, stream.tasks + 1)}
     fronts = _fronts(list(tasks), epochs, batch_size)
     groups = {name: of.methods for name, of in fronts.items()}
-    everything = {k: m for methods in groups.values() for k, m in methods.items()}
+    stored = of_fronts([of for name, of in fronts.items() if name in _STORED])
+    others = of_fronts([of for name, of in fronts.items() if name not in _STORED])
     chance = 100 * stream.chance
     return Study(
         experiment="streams",
@@ -38,7 +65,7 @@ def study(stream: Stream, epochs: int, batch_size: int) -> Study:
         tasks=tasks,
         judged_on=dict.fromkeys(tasks, "test"),
         nothing=dict.fromkeys(tasks, chance + min(5.0, chance / 2)),
-        groups={"all": everything} | groups,
+        groups={"all": others, "stored": stored} | groups,
         published={},
         fronts=list(fronts.values()),
     )
@@ -67,10 +94,10 @@ def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
     def plain(optimizer: str) -> Callable[[float], tuple[Phase, ...]]:
         return lambda a: phases(optimizer, {}, {}, learning_rate=a)
 
-    def classp(a: float, **kwargs: Any) -> tuple[Phase, ...]:
+    def classp(a: float, optimizer: str = "classp", **kwargs: Any) -> tuple[Phase, ...]:
         kwargs["learning_rate"] = a
-        closed, *_ = phases("classp", {}, {}, apply_decay=False, **kwargs)
-        return closed, *phases("classp", {}, {}, **kwargs)[1:]
+        closed, *_ = phases(optimizer, {}, {}, apply_decay=False, **kwargs)
+        return closed, *phases(optimizer, {}, {}, **kwargs)[1:]
 
     def classp_relative(optimizer: str) -> Callable[[float], tuple[Phase, ...]]:
         def above_mean(a: float) -> tuple[Phase, ...]:
@@ -139,6 +166,15 @@ def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
         "si": ("SI", "λ", si, (0.3, 1, 3, 10)),
         "replay": ("Replay", "α", replay, (0.02, 0.05, 0.1, 0.2)),
         "joint": ("Joint training", "α", joint, (0.02, 0.05, 0.1, 0.2)),
+        **{
+            name: (
+                f"CLASSP, sum: {kind}",
+                "α",
+                functools.partial(classp, optimizer="classp_stored", **storage),
+                (0.01, 0.05, 0.1, 0.2),
+            )
+            for name, (kind, storage) in _STORED.items()
+        },
     }
     return {
         name: front(name, title, knob, {value: make(value) for value in values})
