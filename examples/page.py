@@ -177,11 +177,12 @@ def provenance(
     """
     out = folder.name if folder.is_absolute() else str(folder)
     of_rows = distinct(found)
-    # The name of a group where all of its methods have as many seeds.
+    # The name of a group where all of its methods have as many seeds; the first of those
+    # that are of the same methods.
     names, grouped = collections.defaultdict(list), set()
     for group, methods in study.groups.items():
         counts = {_last_seed(found.get(name, [])) + 1 for name in methods}
-        if len(counts) == 1 and counts != {0}:
+        if len(counts) == 1 and counts != {0} and not methods.keys() <= grouped:
             names[counts.pop()].append(group)
             grouped |= methods.keys()
     for name, of_method in found.items():

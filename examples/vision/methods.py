@@ -142,6 +142,18 @@ FRONTS = [
         ALL_SPLITS,
     ),
     front(
+        "classp_tensor_rate",
+        "CLASSP, one sum a tensor",
+        "α",
+        {
+            a: (
+                _classp(MNIST, "classp_stored", storage="tensor", apply_decay=False),
+                _classp(FASHION, "classp_stored", storage="tensor", learning_rate=a),
+            )
+            for a in (0.05, 0.1, 0.2, 0.4, 0.8)
+        },
+    ),
+    front(
         "classp_factored_second_relative",
         "CLASSP, factored sum, g² > θ·mean(g²) on Fashion-MNIST",
         "θ",
