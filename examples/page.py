@@ -190,11 +190,14 @@ def provenance(
         run_as = of_method[0]["method"]
         if name not in grouped and (run_as == name or run_as not in found):
             names[_last_seed(of_method) + 1].append(name)
-    batch_size = of_rows[0]["settings"]["batch_size"]
+    settings = of_rows[0]["settings"]
+    options = f" --batch-size {settings['batch_size']}{options}"
+    if "dtype" in settings:
+        options += f" --dtype {settings['dtype']}"
     commands = [
         f"python -m examples.{study.experiment}"
         f" --methods {' '.join(families(sorted(of_count)))}"
-        f" --seeds {count} --batch-size {batch_size}{options} --out {out}"
+        f" --seeds {count}{options} --out {out}"
         for count, of_count in sorted(names.items())
     ]
     commands.append(f"python -m examples.{study.experiment}.report {out}")

@@ -255,6 +255,12 @@ def test_the_commands_seeds_that_have_no_row_are_told(folder):
     assert "With some of the command's seeds alone: sgd 0, 3." in text
 
 
+def test_the_command_names_the_dtype(folder):
+    path = folder(row("sgd", 0, settings=SETTINGS | {"dtype": "bfloat16"}))
+    main([str(path)])
+    assert " --dtype bfloat16 --out " in (path / "table.md").read_text()
+
+
 def test_samples_are_drawn(tmp_path):
     images = np.zeros((40, 28, 28, 1), np.uint8)
     split = Split(images, np.arange(40, dtype=np.int32) % 10)
