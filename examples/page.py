@@ -177,8 +177,8 @@ def provenance(
     """
     out = folder.name if folder.is_absolute() else str(folder)
     of_rows = distinct(found)
-    # The name of a group where all of its methods have as many seeds; the first of those
-    # that are of the same methods.
+    # The name of a group where all of its methods have as many seeds, unless those of
+    # groups before it are the same.
     names, grouped = collections.defaultdict(list), set()
     for group, methods in study.groups.items():
         counts = {_last_seed(found.get(name, [])) + 1 for name in methods}
