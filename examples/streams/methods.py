@@ -13,29 +13,29 @@ from examples.study import Front, Study, front, of_fronts
 _RATE = 0.05
 _FISHER = 1000  # Examples a task.
 _ONLINE = 0.9  # What online EWC keeps of its Fisher at each boundary.
+_STORAGES = {
+    "tensor": "one a tensor",
+    "bfloat16": "bfloat16",
+    "linear": "8 bits, linear",
+    "square": "8 bits, square",
+    "logarithmic": "8 bits, logarithmic",
+}
+_ROUNDINGS = {
+    "nearest": "",
+    "stochastic": ", rounded by chance",
+    "feedback": ", error into the scale",
+}
 _STORED = {
-    "classp_tensor": ("one a tensor", dict(storage="tensor")),
-    "classp_bfloat16": ("bfloat16", dict(storage="bfloat16")),
-    **{
-        f"classp_{name}": (f"8 bits, {name}", dict(storage=name))
-        for name in ("linear", "square", "logarithmic")
-    },
-    **{
-        f"classp_{name}_stochastic": (
-            f"{kind}, rounded by chance",
-            dict(storage=name, rounding="stochastic"),
-        )
-        for name, kind in (
-            ("bfloat16", "bfloat16"),
-            ("linear", "8 bits, linear"),
-            ("square", "8 bits, square"),
-            ("logarithmic", "8 bits, logarithmic"),
-        )
-    },
-    "classp_linear_feedback": (
-        "8 bits, linear, error into the scale",
-        dict(storage="linear", rounding="feedback"),
-    ),
+    "classp_tensor": ("tensor", "nearest"),
+    "classp_bfloat16": ("bfloat16", "nearest"),
+    "classp_linear": ("linear", "nearest"),
+    "classp_square": ("square", "nearest"),
+    "classp_logarithmic": ("logarithmic", "nearest"),
+    "classp_bfloat16_stochastic": ("bfloat16", "stochastic"),
+    "classp_linear_stochastic": ("linear", "stochastic"),
+    "classp_square_stochastic": ("square", "stochastic"),
+    "classp_logarithmic_stochastic": ("logarithmic", "stochastic"),
+    "classp_linear_feedback": ("linear", "feedback"),
 }
 _MEMORY = 1000  # Images kept of all earlier tasks; of the MLP 2.9 bytes a weight.
 
@@ -168,12 +168,17 @@ def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
         "joint": ("Joint training", "α", joint, (0.02, 0.05, 0.1, 0.2)),
         **{
             name: (
-                f"CLASSP, sum: {kind}",
+                f"CLASSP, sum: {_STORAGES[storage]}{_ROUNDINGS[rounding]}",
                 "α",
-                functools.partial(classp, optimizer="classp_stored", **storage),
+                functools.partial(
+                    classp,
+                    optimizer="classp_stored",
+                    storage=storage,
+                    rounding=rounding,
+                ),
                 (0.01, 0.05, 0.1, 0.2),
             )
-            for name, (kind, storage) in _STORED.items()
+            for name, (storage, rounding) in _STORED.items()
         },
     }
     return {
