@@ -64,6 +64,7 @@ TORCH = {
     for optimizer in (torch.optim.Adagrad, torch.optim.Adam)
     for form in ("fused", "foreach")
 }
+PENALTY = "ewc_penalty, optax.sgd"
 EAGER = "torch, CLASSP a tensor at a time"
 
 
@@ -138,6 +139,10 @@ def contender(name, shapes):
         return of_jax(reading(RATE, power=power), shapes)
     if name in OPTAX:
         return of_jax(OPTAX[name](RATE), shapes)
+    if name == PENALTY:
+        zeros = [np.zeros(shape, np.float32) for shape in shapes]
+        penalty = classp_jax.ewc_penalty(zeros, zeros, 1000, RATE)
+        return of_jax(optax.chain(penalty, optax.sgd(RATE)), shapes)
     if name in TORCH:
         optimizer, form = TORCH[name]
         return of_torch(lambda p: optimizer(p, lr=RATE, **form), shapes)
@@ -190,7 +195,7 @@ def table(rows):
             row["optimizer"],
             spread(row["ratio"], 2),
             f"{np.median(row['milliseconds']):.2f}",
-            f"{row['bytes_per_weight']:.1f}",
+            f"{row['bytes_per_weight']:.2g}",
             compiled,
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -198,7 +203,7 @@ def table(rows):
 
 
 def main(argv=None):
-    everything = [*JAX, *OPTAX, *TORCH, EAGER]
+    everything = [*JAX, *OPTAX, PENALTY, *TORCH, EAGER]
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.update",
         description="Times an optimizer's step against the memory's bandwidth.",
