@@ -63,8 +63,8 @@ def write(
         epochs_table(found),
         "Epochs until the loss of an epoch's last batch was low enough; never: seeds"
         " whose loss wasn't when it was no number or the epochs were up, 500 of"
-        " PhraseBank and 250 of IMDB; 20 and 5 of methods that move no weight; 100 of"
-        " both at once.",
+        " PhraseBank and 250 of IMDB; 20 and 5 of methods that were seen to learn"
+        " nothing; 100 of both at once.",
         "## At equal accuracy on IMDB",
         equal_accuracy_table(found),
         "Accuracy on PhraseBank when that on 5,000 reviews to train on, measured every"
