@@ -10,7 +10,7 @@ from examples.tables import Found, best
 from examples.vision import data
 from examples.vision.figures import save_ablation, save_samples, save_training
 from examples.vision.methods import ABLATION, FRONTS, STUDY
-from examples.vision.tables import ablation_table
+from examples.vision.tables import ablation_table, of_common_seeds
 
 _LINES = (
     *("classp", "classp_equation1", "sgd", "ewc_paper"),
@@ -60,7 +60,14 @@ def write(
     ]
     (folder / "table.md").write_text("\n\n".join(sections) + "\n")
     if _ablated(found):
-        (folder / "ablation.md").write_text(f"{ablation_table(found)}\n")
+        _, seeds = of_common_seeds(_points(found))
+        drawn = f"the seeds that all points have: {', '.join(map(str, seeds))}"
+        (folder / "ablation.md").write_text(
+            f"{ablation_table(found)}\n\n"
+            "Accuracies on the test sets, dropout off, %; updated: the share of weights"
+            " that a step moves, unassigned: of those that no gradient was collected"
+            f" for, %. ablation.png shows {drawn if seeds else 'all seeds'}.\n"
+        )
     _write_figures(found, lines, folder, with_dropout)
 
 
@@ -87,8 +94,14 @@ def _write_figures(
     if lines:
         save_training(lines, file("training"), with_dropout=with_dropout)
     if _ablated(found):
-        points = [(ABLATION[name], found[name]) for name in ABLATION if name in found]
+        paired, _ = of_common_seeds(_points(found))
+        points = [(ABLATION[name], of_point) for name, of_point in paired.items()]
         save_ablation(points, file("ablation"), with_dropout=with_dropout)
+
+
+def _points(found: Found) -> Found:
+    """Those of the ablation."""
+    return {name: found[name] for name in ABLATION if name in found}
 
 
 def _ablated(found: Found) -> bool:

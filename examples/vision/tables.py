@@ -46,6 +46,25 @@ def ablation_table(found: Found) -> str:
     return table(header, [[*what, *cells] for what, cells in lines.items()])
 
 
+def of_common_seeds(found: Found) -> tuple[Found, list[int]]:
+    """What compares methods seed by seed.
+
+    Args:
+      found: the rows.
+
+    Returns:
+      The rows of those seeds that every method has, or all rows where there is none,
+      and those seeds.
+    """
+    of_each = [{row["seed"] for row in of_method} for of_method in found.values()]
+    common = set.intersection(*of_each)
+    paired = {
+        name: [row for row in of_method if row["seed"] in common] or of_method
+        for name, of_method in found.items()
+    }
+    return paired, sorted(common)
+
+
 def _unassigned(row: dict[str, Any]) -> float:
     """The share of weights that nothing was collected for on MNIST, in per cent."""
     return 100 * row["results"][0].get("unassigned_share", math.nan)

@@ -10,7 +10,7 @@ from examples.methods import as_json
 from examples.vision import figures
 from examples.vision.methods import STUDY
 from examples.vision.report import main
-from examples.vision.tables import ablation_table
+from examples.vision.tables import ablation_table, of_common_seeds
 
 SETTINGS = {"experiment": "vision", "batch_size": 32}
 TASKS = ("mnist", "fashion_mnist")
@@ -191,6 +191,21 @@ def test_ablation_table_has_the_point_without_a_threshold_once():
     ]
     measured = ["95.0", "90.0", "80.0", "20.00", "40.00", "25.0", "1"]
     assert cells[0][3:] == measured
+
+
+def test_methods_are_compared_on_the_seeds_that_all_have():
+    found = {
+        name: [row(name, seed) for seed in seeds]
+        for name, seeds in {"sgd": (0, 2, 1), "classp": (1, 2, 3)}.items()
+    }
+    paired, seeds = of_common_seeds(found)
+    assert seeds == [1, 2]
+    assert {name: [r["seed"] for r in rows] for name, rows in paired.items()} == {
+        "sgd": [2, 1],
+        "classp": [1, 2],
+    }
+    found["joint"] = [row("joint", 4)]
+    assert of_common_seeds(found) == (found, [])
 
 
 def test_training_lines_leave_out_what_went_wrong_and_what_is_the_same():
