@@ -29,8 +29,10 @@ def _phases(
     )
 
 
-def _classp(reading: str, **kwargs: Any) -> tuple[Phase, ...]:
-    return _phases(reading, _CLASSP, learning_rate=0.025, eps=1e-4, **kwargs)
+def _classp(
+    reading: str, learning_rate: float = 0.025, **kwargs: Any
+) -> tuple[Phase, ...]:
+    return _phases(reading, _CLASSP, learning_rate=learning_rate, eps=1e-4, **kwargs)
 
 
 # Plain SGD that collects the squares, which the paper's EWC takes as its Fisher.
@@ -109,7 +111,7 @@ FRONTS = [
         "CLASSP, factored sum",
         "α",
         {
-            a: _phases("classp", _CLASSP, learning_rate=a, eps=1e-4, factored=True)
+            a: _classp("classp", a, factored=True)
             for a in (0.00625, 0.0125, 0.025, 0.05, 0.1)
         },
         ALL_SPLITS,

@@ -59,15 +59,6 @@ def write(
         *page.provenance(STUDY, found, left_out, folder),
     ]
     (folder / "table.md").write_text("\n\n".join(sections) + "\n")
-    if _ablated(found):
-        _, seeds = of_common_seeds(_points(found))
-        drawn = f"the seeds that all points have: {', '.join(map(str, seeds))}"
-        (folder / "ablation.md").write_text(
-            f"{ablation_table(found)}\n\n"
-            "Accuracies on the test sets, dropout off, %; updated: the share of weights"
-            " that a step moves, unassigned: of those that no gradient was collected"
-            f" for, %. ablation.png shows {drawn if seeds else 'all seeds'}.\n"
-        )
     _write_figures(found, lines, folder, with_dropout)
 
 
@@ -94,14 +85,23 @@ def _write_figures(
     if lines:
         save_training(lines, file("training"), with_dropout=with_dropout)
     if _ablated(found):
-        paired, _ = of_common_seeds(_points(found))
-        points = [(ABLATION[name], of_point) for name, of_point in paired.items()]
-        save_ablation(points, file("ablation"), with_dropout=with_dropout)
+        _write_ablation(found, folder / "ablation.md", file("ablation"), with_dropout)
 
 
-def _points(found: Found) -> Found:
-    """Those of the ablation."""
-    return {name: found[name] for name in ABLATION if name in found}
+def _write_ablation(
+    found: Found, text: pathlib.Path, picture: pathlib.Path, with_dropout: bool
+) -> None:
+    points = {name: found[name] for name in ABLATION if name in found}
+    paired, seeds = of_common_seeds(points)
+    drawn = f"the seeds that all points have: {', '.join(map(str, seeds))}"
+    text.write_text(
+        f"{ablation_table(points)}\n\n"
+        "Accuracies on the test sets, dropout off, %; updated: the share of weights"
+        " that a step moves, unassigned: of those that no gradient was collected"
+        f" for, %. ablation.png shows {drawn if seeds else 'all seeds'}.\n"
+    )
+    points_drawn = [(ABLATION[name], of_point) for name, of_point in paired.items()]
+    save_ablation(points_drawn, picture, with_dropout=with_dropout)
 
 
 def _ablated(found: Found) -> bool:
