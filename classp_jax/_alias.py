@@ -167,7 +167,7 @@ def classp_equation1(
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`. Its state is
-      one accumulator a weight, 4 bytes by default.
+      one accumulator a weight, 4 bytes by default, or hardly any if ``factored``.
 
     Raises:
       ValueError: as :func:`classp`.

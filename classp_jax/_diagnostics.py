@@ -57,7 +57,9 @@ def unassigned_share(
     With :func:`classp` these are the weights that no step has updated, left
     "unassigned for future tasks" (Section 3). :func:`classp_equation1` collects the
     gradients below the threshold as well, so there it is the share of weights that
-    have not yet had a gradient.
+    have not yet had a gradient. Of a factored sum it is the share of weights in whose
+    row, or in whose column, nothing has been collected: fewer than those that have
+    collected nothing themselves.
 
     Args:
       opt_state: any optimizer state that holds at least one
@@ -163,6 +165,11 @@ def _mean(
 ) -> jax.Array | dict[str, jax.Array]:
     """Of totals and numbers of weights, by path."""
     if per_tensor:
-        return {path: total / max(size, 1) for path, (total, size) in sums.items()}
-    total = sum((total for total, _ in sums.values()), start=jnp.float32(0))
-    return total / max(sum(size for _, size in sums.values()), 1)
+        return {path: _divide(*of_tensor) for path, of_tensor in sums.items()}
+    totals, sizes = zip(*sums.values(), strict=True) if sums else ((), ())
+    return _divide(sum(totals, start=jnp.float32(0)), sum(sizes))
+
+
+def _divide(total: jax.Array, size: int) -> jax.Array:
+    # To JAX a Python integer is of 32 bits, too few for the largest models.
+    return total / float(max(size, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -62,7 +63,7 @@ def ewc_penalty(
 
     Args:
       fisher: :math:`F \ge 0`, shaped like the parameters; see
-        :func:`fisher_diagonal`.
+        :func:`fisher_diagonal`. Inside a mask, what this leaves out is.
       anchor: :math:`w^*`, shaped like the parameters: the weights that the earlier
         task was learned with.
       strength: :math:`\lambda \ge 0`; a number, an injected value or a schedule.
@@ -117,12 +118,16 @@ def ewc_penalty(
 
     def init_fn(params: optax.Params) -> EwcPenaltyState:
         refuse_complex(params)
-        _check_not_negative("fisher", fisher)
-        return EwcPenaltyState(
-            _hyperparameters.initial_count(params),
-            _copy_shaped_like(params, "fisher", fisher),
-            _copy_shaped_like(params, "anchor", anchor),
-        )
+        own_fisher = shaped_like(params, "fisher", fisher)
+        own_anchor = shaped_like(params, "anchor", anchor)
+        _check_not_negative("fisher", own_fisher)
+
+        # Copies, as a step that donates the parameters would take the anchor with them.
+        def copy(tree: optax.Params) -> Any:
+            return jax.tree.map(lambda _, x: jnp.array(x), params, tree)
+
+        count = _hyperparameters.initial_count(params)
+        return EwcPenaltyState(count, copy(own_fisher), copy(own_anchor))
 
     def update_fn(
         updates: optax.Updates,
@@ -209,7 +214,8 @@ def fisher_diagonal(
 
     Raises:
       ValueError: if ``examples`` disagree in their number or there are none,
-        ``batch_size`` is below 1, or ``loss_fn`` can't be hashed.
+        ``batch_size`` is below 1, a parameter is complex, or ``loss_fn`` can't be
+        hashed.
       TypeError: if ``loss_fn`` is no function or returns no scalar, ``params`` aren't
         floating, or ``batch_size`` is no integer.
 
@@ -230,6 +236,7 @@ def fisher_diagonal(
     """
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be a function, got {loss_fn!r}.")
+    refuse_complex(params)
     _hyperparameters.check_positive_int("batch_size", batch_size)
     shapes = {jnp.shape(x) for x in jax.tree.leaves(examples)}
     if not all(shapes) or len({shape[0] for shape in shapes}) != 1:
@@ -289,8 +296,24 @@ def _check_not_negative(name: str, tree: optax.Params) -> None:
             )
 
 
-def check_shaped_like(params: optax.Params, name: str, tree: optax.Params) -> None:
-    """Raises a ``ValueError`` that names what isn't there or of another shape."""
+def shaped_like(params: optax.Params, name: str, tree: optax.Params) -> Any:
+    """A tree, less what a mask leaves out of the parameters.
+
+    Raises:
+      ValueError: it hasn't what they have, or that in another shape; by name.
+    """
+    if not jax.tree.leaves(params):  # optax.tree.map_params gives a placeholder.
+        return params
+
+    def is_masked(node: Any) -> bool:
+        return isinstance(node, optax.MaskedNode)
+
+    if any(map(is_masked, jax.tree.leaves(params, is_leaf=is_masked))):
+        # Of trees that don't fit it raises; what doesn't is named below.
+        with contextlib.suppress(ValueError):
+            tree = jax.tree.map(
+                lambda p, x: p if is_masked(p) else x, params, tree, is_leaf=is_masked
+            )
     expected, actual = _paths.by_path(params), _paths.by_path(tree)
     _paths.check_names(f"tensor of {name}", expected, actual)
     for path, p in expected.items():
@@ -299,11 +322,4 @@ def check_shaped_like(params: optax.Params, name: str, tree: optax.Params) -> No
                 f"{name} must be shaped like the parameters: {path or 'it'} must have"
                 f" shape {jnp.shape(p)}, got {jnp.shape(actual[path])}."
             )
-
-
-def _copy_shaped_like(params: optax.Params, name: str, tree: optax.Params) -> Any:
-    if not jax.tree.leaves(params):  # optax.tree.map_params gives a placeholder.
-        return params
-    check_shaped_like(params, name, tree)
-    # Copies, as a step that donates the parameters would take the anchor with them.
-    return jax.tree.map(lambda _, x: jnp.array(x), params, tree)
+    return tree

@@ -87,8 +87,10 @@ def size(s: Sum) -> int:
 def untouched(s: Sum) -> jax.Array:
     """The number of weights of which a sum says 0, as float32."""
     if isinstance(s, FactoredSum):
-        rows, columns = (jnp.mean(x != 0) for x in s)
-        return (1 - rows * columns) * size(s)
+        stacked = s.columns.ndim - 1  # Axes that vmap has put before the tensor's.
+        rows = jnp.mean(s.rows != 0, tuple(range(stacked, s.rows.ndim)))
+        columns = jnp.mean(s.columns != 0, -1)
+        return jnp.mean(1 - rows * columns) * float(size(s))
     return jnp.sum(s == 0, dtype=jnp.float32)
 
 

@@ -19,9 +19,10 @@ _SMALLEST = float(np.finfo(np.float32).tiny)
 def at_step(name: str, value: bool | optax.ScalarOrSchedule, count: jax.Array) -> Any:
     """The value of a hyperparameter at a step; raises if a schedule's is no scalar."""
     if not callable(value):
-        return value
+        # To JAX a Python integer is of 32 bits.
+        return float(value) if type(value) is int else value
     scheduled = value(count)
-    _check_scalar(name, scheduled)
+    check_scalar(name, scheduled)
     return scheduled
 
 
@@ -96,7 +97,7 @@ def check_switch(name: str, value: Any) -> None:
     if isinstance(value, bool):
         return
     if hasattr(value, "dtype") and value.dtype == jnp.bool_:
-        _check_scalar(name, value)
+        check_scalar(name, value)
     else:
         check_number(name, value)
 
@@ -152,7 +153,7 @@ def _known_number(name: str, value: Any) -> float | None:
             f"{name} must be a number or a schedule, got {value!r} of type"
             f" {type(value).__name__}."
         )
-    _check_scalar(name, value)
+    check_scalar(name, value)
     if isinstance(value, jax.core.Tracer):
         return None
     try:
@@ -162,6 +163,7 @@ def _known_number(name: str, value: Any) -> float | None:
     return number if abs(number) <= _LARGEST else math.inf
 
 
-def _check_scalar(name: str, value: Any) -> None:
+def check_scalar(name: str, value: Any) -> None:
+    """Raises a ``ValueError`` unless ``value`` has no axes."""
     if jnp.ndim(value) != 0:
         raise ValueError(f"{name} must be a scalar, got shape {jnp.shape(value)}.")

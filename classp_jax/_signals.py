@@ -165,6 +165,7 @@ def open_on_signal(
       TypeError: if ``inner_factory`` is no function that makes an Optax
         transformation, or ``signal`` no :class:`GateSignal`; in ``update``, without
         ``value``.
+      ValueError: in ``update``, if ``value`` is no scalar.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -213,6 +214,7 @@ def open_on_signal(
     ) -> tuple[optax.Updates, OpenOnSignalState]:
         if value is None:
             raise TypeError("open_on_signal requires the loss: pass value to update.")
+        _hyperparameters.check_scalar("value", value)
         opens, signal_state = signal.update(jnp.asarray(value), state.signal)
         is_open = state.is_open | opens
         updates, inner_state = with_gate(is_open).update(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from classp_jax import _hyperparameters
-from classp_jax._ewc import EwcPenaltyState, check_shaped_like, ewc_penalty
+from classp_jax._ewc import EwcPenaltyState, ewc_penalty, shaped_like
 from classp_jax._transforms import refuse_complex, wide_zeros
 
 
@@ -50,10 +50,11 @@ def synaptic_intelligence(
     Args:
       inner: the whole optimizer, such as ``optax.sgd(0.1)``: its updates must be the
         steps that are made.
-      strength: :math:`\lambda \ge 0`; a number or a schedule.
+      strength: :math:`\lambda \ge 0`; a number, an injected value or a schedule.
       learning_rate: that of the SGD within, for the penalty's step to be taken
         implicitly, which is stable at any strength; 0 for the plain gradient, as in
-        the source and as suits other optimizers. A number or a schedule.
+        the source and as suits other optimizers. A number, an injected value or a
+        schedule.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`, with the state
@@ -188,21 +189,11 @@ def consolidate(
     def is_state(node: Any) -> bool:
         return isinstance(node, SynapticIntelligenceState)
 
-    def is_masked(node: Any) -> bool:
-        return isinstance(node, optax.MaskedNode)
-
     def end(node: Any) -> Any:
         if not is_state(node):
             return node
         penalty = node.penalty
-        # Of a masked state the weights that it is of.
-        own = jax.tree.map(
-            lambda w_star, w: w_star if is_masked(w_star) else w,
-            penalty.anchor,
-            params,
-            is_leaf=is_masked,
-        )
-        check_shaped_like(penalty.anchor, "params", own)
+        own = shaped_like(penalty.anchor, "params", params)
 
         def add(
             f: jax.Array,

@@ -517,6 +517,9 @@ def _raise_to(x: jax.Array, power: float) -> jax.Array:
         return x
     if power == 2:
         return jnp.square(x)
+    if power < 1:  # Its derivative at 0 is infinite, times that of abs NaN.
+        is_zero = x == 0
+        return jnp.where(is_zero, 0, jnp.power(jnp.where(is_zero, 1, x), power))
     return jnp.power(x, power)
 
 

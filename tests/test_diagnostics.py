@@ -1,4 +1,5 @@
 import collections
+import functools
 
 import chex
 import jax
@@ -107,6 +108,22 @@ def test_update_density():
         classp_jax.update_density(updates, per_tensor=True),
         {"kernel": jnp.float32(0.5), "bias": jnp.float32(0.5)},
     )
+
+
+@pytest.mark.parametrize("factored", [False, True])
+def test_more_weights_than_32_bits_count(factored):
+    params = {str(i): jax.ShapeDtypeStruct((50_000, 50_000), "float32") for i in (0, 1)}
+    optimizer = classp_jax.classp(0.1, factored=factored)
+    opt_state = jax.eval_shape(optimizer.init, params)
+    for diagnostic, of in (
+        (classp_jax.average_grad_sum, opt_state),
+        (classp_jax.unassigned_share, opt_state),
+        (classp_jax.update_density, params),
+    ):
+        for per_tensor in (False, True):
+            measure = functools.partial(diagnostic, per_tensor=per_tensor)
+            for leaf in jax.tree.leaves(jax.eval_shape(measure, of)):
+                assert (leaf.shape, leaf.dtype) == ((), jnp.float32)
 
 
 def test_empty_tensors_and_jit():

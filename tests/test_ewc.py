@@ -588,15 +588,39 @@ def test_fisher_and_penalty_keep_the_first_task():
     chex.assert_trees_all_close(losses[-1], mean_loss(anchor, *task_a), rtol=1e-3)
 
 
+@pytest.mark.parametrize("wrap", ["masked", "partition"])
+def test_masked_it_takes_the_trees_of_all_parameters(wrap):
+    params = {"w": jnp.ones(2), "frozen": {"v": jnp.ones(3)}}
+    fisher = {"w": jnp.full(2, 2.0), "frozen": {"v": jnp.full(3, -1.0)}}  # Unread.
+    anchor = jax.tree.map(jnp.zeros_like, params)
+    solver = classp_jax.ewc_penalty(fisher, anchor, 3.0, 0.0)
+    if wrap == "masked":
+        solver = optax.masked(solver, {"w": True, "frozen": False})
+    else:
+        labels = {"w": "held", "frozen": "free"}
+        solver = optax.partition({"held": solver, "free": optax.identity()}, labels)
+    updates, _ = solver.update(params, solver.init(params), params)
+    expected = {"w": jnp.full(2, 1 + 3.0 * 2), "frozen": {"v": jnp.ones(3)}}
+    chex.assert_trees_all_close(updates, expected, rtol=1e-6)
+
+
+def test_masked_it_names_what_does_not_fit():
+    params = {"w": jnp.ones(2), "frozen": jnp.ones(3)}
+    solver = classp_jax.ewc_penalty({"v": jnp.ones(2)}, params, 1.0, 0.0)
+    with pytest.raises(ValueError, match=r"missing: \['w'\], unexpected: \['v'\]"):
+        optax.masked(solver, {"w": True, "frozen": False}).init(params)
+
+
 @pytest.mark.parametrize(
     ("loss_fn", "params", "error"),
     [
         (None, jnp.ones(2), TypeError),
         (lambda w, x: w * x, jnp.ones(2), TypeError),  # No scalar.
         (lambda w, x: jnp.sum(w * x), jnp.arange(2), TypeError),  # Integers.
+        (lambda w, x: jnp.sum(abs(w * x)), jnp.ones(2, jnp.complex64), ValueError),
         (eqx.nn.Linear(2, 1, key=jax.random.key(0)), jnp.ones(2), ValueError),
     ],
-    ids=["no function", "no scalar", "no floats", "not hashable"],
+    ids=["no function", "no scalar", "no floats", "complex", "not hashable"],
 )
 def test_what_has_no_fisher_is_refused(loss_fn, params, error):
     with pytest.raises(error):

@@ -65,7 +65,7 @@ def test_rows_and_columns_have_the_sums_of_the_full_accumulator(
         chex.assert_trees_all_close(of_factored, of_full, rtol=1e-6)
 
 
-def test_the_share_without_a_gradient_is_that_of_the_full_accumulator():
+def test_the_share_without_a_gradient_is_that_of_rows_and_columns():
     def partly(g):
         return g.at[0].set(0).at[..., -1].set(0) if g.ndim > 1 else g
 
@@ -233,6 +233,15 @@ def test_vmap_over_seeds_is_each_seed():
     chex.assert_trees_all_close(
         classp_jax.average_grad_sum(opt_state), sum(means) / 2, rtol=1e-6
     )
+
+
+def test_the_share_without_a_gradient_is_the_mean_of_stacked_seeds():
+    optimizer = classp_jax.classp(0.1, factored=True)
+    gradients = jnp.stack([jnp.ones((8, 6)), jnp.zeros((8, 6)), jnp.eye(8, 6)])
+    opt_state = jax.vmap(optimizer.init)(gradients)
+    _, opt_state = jax.vmap(optimizer.update)(gradients, opt_state)
+    expected = (0 + 1 + 1 - 6 / 8) / 3
+    assert classp_jax.unassigned_share(opt_state) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("nonsense", [1, "yes", None, jnp.asarray(True)])

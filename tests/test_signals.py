@@ -210,3 +210,5 @@ def test_wrong_parts_are_named():
     solver = classp_jax.open_on_signal(classp_of, signal)
     with pytest.raises(TypeError, match="pass value to update"):
         solver.update(params, solver.init(params), params)
+    with pytest.raises(ValueError, match=r"value must be a scalar, got shape \(2,\)"):
+        solver.update(params, solver.init(params), params, value=params)

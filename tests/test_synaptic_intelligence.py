@@ -262,6 +262,8 @@ def test_what_is_wrong_is_named():
         classp_jax.consolidate(optax.sgd(0.1).init(params), params)
     with pytest.raises(ValueError, match=r"it must have shape \(2,\), got \(\)"):
         classp_jax.consolidate(opt_state, jnp.float32(1))
+    with pytest.raises(ValueError, match=r"missing: \['a'\], unexpected: \['b'\]"):
+        classp_jax.consolidate(solver.init({"a": params}), {"b": params})
     for wrong in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="damping"):
             classp_jax.consolidate(opt_state, params, wrong)

@@ -584,3 +584,27 @@ def test_complex_parameters_are_refused_by_name(reading):
     params = {"real": jnp.ones(2), "spectrum": jnp.ones(2, jnp.complex64)}
     with pytest.raises(ValueError, match="'spectrum'.*complex64"):
         helpers.READINGS[reading](0.1).init(params)
+
+
+def test_a_threshold_may_be_an_integer_of_any_size():
+    optimizer = classp_jax.classp(1.0, threshold=10**10, apply_decay=False)
+    gradient = jnp.array([1e4, 2e5])
+    updates, _ = optimizer.update(gradient, optimizer.init(gradient))
+    chex.assert_trees_all_equal(updates, jnp.array([-0.0, -2e5]))
+
+
+@pytest.mark.parametrize("factored", [False, True])
+@pytest.mark.parametrize("power", [0.5, 1.0, 1.5, 2.0])
+@pytest.mark.parametrize("reading", [classp_jax.classp, classp_jax.classp_equation1])
+def test_updates_have_finite_derivatives_where_a_gradient_is_zero(
+    reading, power, factored
+):
+    optimizer = reading(0.1, power=power, factored=factored)
+    gradient = jnp.array([[0.0, 1.0, -2.0], [3.0, 0.0, 0.5], [1.0, 1.0, 1.0]])
+
+    def sum_of_updates(gradient):
+        updates, opt_state = optimizer.update(gradient, optimizer.init(gradient))
+        more, _ = optimizer.update(gradient, opt_state)
+        return jnp.sum(updates + more)
+
+    assert jnp.all(jnp.isfinite(jax.grad(sum_of_updates)(gradient)))

@@ -305,7 +305,9 @@ def _not_negative_float(text: str) -> float:
 
 
 def _positive_float(text: str) -> float:
-    return _checked(float(text), 0 < float(text) < math.inf, "finite and above 0")
+    bounds = np.finfo(np.float32)
+    is_right = float(bounds.tiny) <= float(text) <= float(bounds.max)
+    return _checked(float(text), is_right, "finite and above 0, in float32")
 
 
 def _checked(value: _Number, is_right: bool, what: str) -> _Number:
