@@ -142,7 +142,7 @@ def of_experiment(
         "--evaluate-with-dropout",
         action="store_true",
         help="draw the figures from accuracies with dropout left on, as the paper's"
-        " code measured them; rows and tables have both",
+        " code measured them; the rows have both",
     )
     parser.add_argument(
         "--batch-size", type=positive_int, default=batch_size, help=f"{examples} a step"
@@ -162,7 +162,7 @@ def devices(args: argparse.Namespace) -> jax.sharding.Mesh | None:
         address = args.distributed[:1]
         try:
             jax.distributed.initialize(*address, *map(int, args.distributed[1:]))
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise ValueError(f"--distributed: {error}") from error
     return sharding.make_mesh(args.mesh)
 

@@ -55,12 +55,13 @@ def save_fronts(
         colour = style["color"]
         error_bars = dict(fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.5)
         ax.errorbar(x[:, 0], y[:, 0], y[:, 1], x[:, 1], **error_bars)
+        style["markevery"] = []  # In the legend alone.
         ax.plot(x[:, 0], y[:, 0], label=_describe(front, points), **style)
         # The larger the value, the larger the marker.
         every = sorted(front.values.values())
         sizes = [20 + 100 * every.index(front.values[n]) / len(every) for n in points]
-        face = colour if style["ls"] == "-" else "white"
-        ax.scatter(x[:, 0], y[:, 0], sizes, face, edgecolors=colour, zorder=3)
+        look = dict(marker=style["marker"], edgecolors="white", linewidths=0.8)
+        ax.scatter(x[:, 0], y[:, 0], sizes, colour, **look, zorder=3)
         best = (x + y)[:, 0].argmax()
         bests.append((x[best, 0], y[best, 0]))
     if joint := drawn.get("joint"):
@@ -88,19 +89,24 @@ def save_fronts(
 
 # What Matplotlib has names for, then more dots in a dash.
 _LINES = ("-", "--", ":", "-.", *((0, (5, 1) + (1, 1) * n) for n in (2, 3, 4)))
+_MARKERS = "o^sDvPXp"  # One more, so that the pairs differ for long.
 
 
 def styles(labels: Iterable[str]) -> list[dict[str, Any]]:
-    """A colour for each family of methods, another line for each of a family."""
+    """A colour for each family of methods, another line and marker for each in it."""
     styles, seen = [], collections.Counter()
     for label in labels:
         # By the word alone: "AdaGrad" also begins "AdaGrad instance".
         family = label.replace(",", " ").split()[0]
+        number = seen[family]
         styles.append(
             {
                 "color": report.COLOURS[family],
-                "ls": _LINES[seen[family] % len(_LINES)],
+                "ls": _LINES[number % len(_LINES)],
                 "lw": 2.4 if family == "CLASSP" else 1.4,
+                "marker": _MARKERS[number % len(_MARKERS)],
+                "ms": 6,
+                "markevery": 0.1,
             }
         )
         seen[family] += 1

@@ -83,8 +83,8 @@ def sections(study: Study, found: Found) -> list[str]:
         " the n settings of a front, the one with the best mean over its seeds, so"
         " chosen on what it is reported on. Joint training has both data sets at once.",
         f"Learns no {first}: below {study.nothing[study.first]:g}% after {first}; ends"
-        " at chance: as little on both in the end; not finite: a weight is infinite or"
-        " NaN. Means are of all seeds, those too.",
+        f" at chance: below {_nothing(study)} in the end; not finite: a weight is"
+        " infinite or NaN. Means are of all seeds, those too.",
     ]
     if any(found.keys() & front.methods.keys() for front in study.fronts):
         paragraphs += [
@@ -101,6 +101,12 @@ def _held_out(study: Study) -> str:
         f" {study.tasks[task]} has no test set."
         for task, split in study.judged_on.items()
         if split == "train"
+    )
+
+
+def _nothing(study: Study) -> str:
+    return " and ".join(
+        f"{study.nothing[t]:g}% of {study.tasks[t]}" for t in study.tasks
     )
 
 
@@ -130,8 +136,10 @@ def training_lines(
         of_method = found.get(name, [])
         title, phases = study.methods[name].title, study.methods[name].phases
         well = [row for row in of_method if not tables.fate(study, row)]
-        if len(well) < len(of_method):
-            not_drawn.append(f"{title}: {tables.seeds(study, of_method)}")
+        fates = {tables.fate(study, row): None for row in of_method if row not in well}
+        if fates:
+            wrong = f"{len(of_method) - len(well)} of {len(of_method)} seeds"
+            not_drawn.append(f"{title}, {wrong}: {', '.join(fates)}")
         if well and phases in drawn.values():
             same = next(of for of, others in drawn.items() if others == phases)
             not_drawn.append(f"{title}: the same computation as {same}")

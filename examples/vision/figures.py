@@ -33,7 +33,7 @@ def save_training(
     """
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     axes = figure.subplots(1, 2)
-    most = max(map(len, lines.values()))
+    counts = {len(rows) for rows in lines.values()}
     for (task, title), ax in zip(TASKS.items(), axes, strict=True):
         ends, highest = [], 0.0
         for (label, rows), style in zip(lines.items(), styles(lines), strict=True):
@@ -41,7 +41,8 @@ def save_training(
             steps = curves[0][0]
             accuracies = np.array([of_seed for _, of_seed in curves])
             mean, spread = accuracies.mean(0), deviation(accuracies)
-            count = f" ({len(rows)} of {most} seeds)" if len(rows) < most else ""
+            number = f" ({len(rows)} seed{'s' * (len(rows) > 1)})"
+            count = number if len(counts) > 1 else ""
             ax.plot(steps, mean, label=label + count, **style)
             band = dict(color=style["color"], alpha=0.12, lw=0)
             ax.fill_between(steps, mean - spread, mean + spread, **band)
@@ -58,7 +59,7 @@ def save_training(
         )
         ax.grid(alpha=0.3)
     axes[0].set_ylabel(accuracy_label("test", with_dropout))
-    legend_below(figure, axes[0].get_legend_handles_labels()[0], columns=3)
+    legend_below(figure, axes[0].get_legend_handles_labels()[0], columns=2)
     figure.savefig(path, dpi=150)
 
 

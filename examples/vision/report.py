@@ -67,7 +67,7 @@ def _names(found: Found) -> list[str]:
     bests = [
         best(STUDY, front, found)
         for front in FRONTS
-        if front.title in ("CLASSP, g² > mean(g²)", "EWC")
+        if front.title in ("CLASSP, g² > θ·mean(g²) on Fashion-MNIST", "EWC")
         and found.keys() & front.methods.keys()
     ]
     return [*bests, *_LINES]
@@ -93,12 +93,12 @@ def _write_ablation(
 ) -> None:
     points = {name: found[name] for name in ABLATION if name in found}
     paired, seeds = of_common_seeds(points)
-    drawn = f"the seeds that all points have: {', '.join(map(str, seeds))}"
+    which = f"Of the seeds that all points have: {', '.join(map(str, seeds))}."
     text.write_text(
-        f"{ablation_table(points)}\n\n"
-        "Accuracies on the test sets, dropout off, %; updated: the share of weights"
-        " that a step moves, unassigned: of those that no gradient was collected"
-        f" for, %. ablation.png shows {drawn if seeds else 'all seeds'}.\n"
+        f"{ablation_table(paired)}\n\n"
+        f"{which if seeds else 'Of different seeds.'} Accuracies on the test sets,"
+        " dropout off, %; updated: the share of weights that a step moves, unassigned:"
+        " of those that no gradient was collected for, %.\n"
     )
     points_drawn = [(ABLATION[name], of_point) for name, of_point in paired.items()]
     save_ablation(points_drawn, picture, with_dropout=with_dropout)

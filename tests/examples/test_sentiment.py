@@ -155,13 +155,15 @@ def row(
 
 
 def test_equal_accuracy_is_read_off_where_it_is_first_reached():
-    reached = [report.at_equal_accuracy(row(), level) for level in report.LEVELS]
-    np.testing.assert_allclose(reached, [80, 70, 60, 60])
-    lower = row(of_imdb=(0.5, 0.81, 0.79, 0.84))
-    reached = [report.at_equal_accuracy(lower, level) for level in report.LEVELS]
-    np.testing.assert_allclose(reached, [80, 60, np.nan, np.nan])
-    table = report.equal_accuracy_table({"sgd": [row(), lower]})
-    assert "| SGD | 80.0 | 65.0 ± 7.1 | 60.0 (1) | 60.0 (1) |" in table
+    one = row(of_imdb=(0.7, 0.82, 0.84, 0.9))
+    reached = [report.at_equal_accuracy(one, level) for level in report.LEVELS]
+    np.testing.assert_allclose(reached, [99 - 19 * 10 / 12, 75, 70 - 10 / 6, 65])
+    # From the start, not at the second crossing, and not after the last measurement.
+    other = row(of_imdb=(0.8, 0.81, 0.79, 0.84))
+    reached = [report.at_equal_accuracy(other, level) for level in report.LEVELS]
+    np.testing.assert_allclose(reached, [99, 62, np.nan, np.nan])
+    table = report.equal_accuracy_table({"sgd": [one, other]})
+    assert "| SGD | 91.1 ± 11.2 | 68.5 ± 9.2 | 68.3 (1) | 65.0 (1) |" in table
 
 
 def test_epochs_table_says_who_never_got_there():

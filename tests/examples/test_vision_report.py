@@ -208,6 +208,16 @@ def test_methods_are_compared_on_the_seeds_that_all_have():
     assert of_common_seeds(found) == (found, [])
 
 
+def test_the_ablation_is_of_the_seeds_that_all_points_have(folder):
+    names = [f"threshold_first_relative_all_{threshold}" for threshold in (0, 0.1, 1)]
+    rows = [row(name, seed) for name in names for seed in (0, 1)]
+    path = folder(*rows[:-1])
+    main([str(path)])
+    text = (path / "ablation.md").read_text()
+    assert [line[-1] for line in lines_of(text.split("\n\n")[0])] == ["1", "1", "1"]
+    assert "Of the seeds that all points have: 0." in text
+
+
 def test_training_lines_leave_out_what_went_wrong_and_what_is_the_same():
     names = ("classp", "sgd", "classp_released", "classp_released_threshold")
     found = {name: [row(name)] for name in names}
@@ -222,8 +232,8 @@ def test_training_lines_leave_out_what_went_wrong_and_what_is_the_same():
     ]
     assert [of_row["seed"] for of_row in lines["SGD"]] == [1]
     assert not_drawn == [
-        "SGD: 2 (1 of them: not finite)",
-        "CLASSP, Algorithm 1, θ 0.5: 1 (learns no MNIST)",
+        "SGD, 1 of 2 seeds: not finite",
+        "CLASSP, Algorithm 1, θ 0.5, 1 of 1 seeds: learns no MNIST",
         "CLASSP, released, no θ: the same computation as CLASSP, released, θ 0.5",
     ]
 
