@@ -127,19 +127,19 @@ def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
         return (Phase(dict.fromkeys(tasks, epochs), "sgd", dict(learning_rate=a)),)
 
     of = {
-        "classp": ("CLASSP", "α", classp, (0.01, 0.05, 0.1, 0.2)),
+        "classp": ("CLASSP", "α", classp, (0.01, 0.05, 0.1, 0.2, 0.4)),
         "classp_factored": (
             "CLASSP, factored sum",
             "α",
             lambda a: classp(a, factored=True),
-            (0.05, 0.1, 0.2, 0.4),
+            (0.01, 0.05, 0.1, 0.2, 0.4),
         ),
         **{
             f"classp_relative{name}": (
                 f"CLASSP, g² > 10·mean(g²){sums}",
                 "α",
                 classp_relative(optimizer),
-                (0.05, 0.1, 0.2, 0.4),
+                (0.02, 0.05, 0.1, 0.2, 0.4),
             )
             for name, optimizer, sums in (
                 ("", "classp", ""),
@@ -150,22 +150,22 @@ def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
             "CLASSP, decay always on",
             "α",
             plain("classp"),
-            (0.003, 0.01, 0.03, 0.1),
+            (0.003, 0.01, 0.03, 0.1, 0.3),
         ),
         "classp_self": (
             "CLASSP, gate opens itself",
             "α",
             plain("classp_self_opening"),
-            (0.01, 0.05, 0.1, 0.2),
+            (0.01, 0.05, 0.1, 0.2, 0.4),
         ),
-        "sgd": ("SGD", "α", plain("sgd"), (0.005, 0.02, 0.05, 0.1)),
-        "adam": ("Adam", "α", plain("adam"), (3e-5, 1e-4, 3e-4, 1e-3)),
-        "adagrad": ("AdaGrad", "α", plain("adagrad"), (0.001, 0.003, 0.01, 0.03)),
-        "ewc": ("EWC", "λ", ewc(None), (0.3, 1, 3, 10)),
-        "ewc_online": ("EWC, online", "λ", ewc(_ONLINE), (3, 10, 30, 100)),
-        "si": ("SI", "λ", si, (0.3, 1, 3, 10)),
-        "replay": ("Replay", "α", replay, (0.02, 0.05, 0.1, 0.2)),
-        "joint": ("Joint training", "α", joint, (0.02, 0.05, 0.1, 0.2)),
+        "sgd": ("SGD", "α", plain("sgd"), (0.005, 0.02, 0.05, 0.1, 0.2)),
+        "adam": ("Adam", "α", plain("adam"), (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)),
+        "adagrad": ("AdaGrad", "α", plain("adagrad"), (0.001, 0.003, 0.01, 0.03, 0.1)),
+        "ewc": ("EWC", "λ", ewc(None), (0.1, 0.3, 1, 3, 10)),
+        "ewc_online": ("EWC, online", "λ", ewc(_ONLINE), (3, 10, 30, 100, 300)),
+        "si": ("SI", "λ", si, (0.3, 1, 3, 10, 30)),
+        "replay": ("Replay", "α", replay, (0.02, 0.05, 0.1, 0.2, 0.4)),
+        "joint": ("Joint training", "α", joint, (0.02, 0.05, 0.1, 0.2, 0.4)),
         **{
             name: (
                 f"CLASSP, sum: {_STORAGES[storage]}{_ROUNDINGS[rounding]}",
@@ -176,7 +176,7 @@ def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
                     storage=storage,
                     rounding=rounding,
                 ),
-                (0.01, 0.05, 0.1, 0.2),
+                (0.01, 0.05, 0.1, 0.2, 0.4),
             )
             for name, (storage, rounding) in _STORED.items()
         },

@@ -119,9 +119,9 @@ def test_methods(benchmark):
     compared = study(stream(benchmark), epochs=2, batch_size=8)
     names = list(compared.tasks)
     for front in compared.fronts:
-        assert len(front.methods) == 4  # The same budget each.
+        assert len(front.methods) == 5  # The same budget each.
         different = {json.dumps(as_json(m.phases)) for m in front.methods.values()}
-        assert len(different) == 4
+        assert len(different) == 5
     for name, method in compared.methods.items():
         if not name.startswith("joint"):
             assert [phase.epochs for phase in method.phases] == [{n: 2} for n in names]
