@@ -148,6 +148,13 @@ def collecting_all(
     )
 
 
+def masked_sgd(learning_rate: float, **mask: Any) -> optax.GradientTransformation:
+    """The threshold of CLASSP without its sum."""
+    return optax.chain(
+        classp_jax.threshold_mask(**mask), optax.scale_by_learning_rate(learning_rate)
+    )
+
+
 def classp_self_opening(
     learning_rate: float,
     ratio: float = 2.0,
@@ -171,6 +178,7 @@ OPTIMIZERS = {
     "classp_self_opening": classp_self_opening,
     "classp_stored": classp_stored,
     "collecting_all": collecting_all,
+    "masked_sgd": masked_sgd,
     "sgd": optax.sgd,
 }
 

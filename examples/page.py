@@ -84,7 +84,8 @@ def sections(study: Study, found: Found) -> list[str]:
         " chosen on what it is reported on. Joint training has both data sets at once.",
         f"Learns no {first}: below {study.nothing[study.first]:g}% after {first}; ends"
         f" at chance: below {_nothing(study)} in the end; not finite: a weight is"
-        " infinite or NaN. Means are of all seeds, those too.",
+        " infinite or NaN. Means are of all seeds, those too; the others: of those with"
+        " which nothing went wrong.",
     ]
     if any(found.keys() & front.methods.keys() for front in study.fronts):
         paragraphs += [

@@ -2,7 +2,7 @@
 
 import collections
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from examples.report import (
@@ -33,16 +33,15 @@ def paper_table(study: Study, found: Found) -> str:
     as_there = dict(split="train", with_dropout=True)
     measure = functools.partial(accuracy, **as_there)
     first, lines = study.first, []
-    for name, method in study.groups["paper"].items():
-        if name in found:
-            published = [f"{m:.2f} ± {dev:.2f}" for m, dev in study.published[name]]
-            here = of_tasks(study, measure, found[name], 2)
-            before_and_lost = [
-                cell([of(row, first, **as_there) for row in found[name]], 2)
-                for of in (learned, forgetting)
-            ]
-            count = seeds(study, found[name])
-            lines.append([method.title, *published, *here, *before_and_lost, count])
+    titles = {name: method.title for name, method in study.groups["paper"].items()}
+    for name, title, rows in _and_without_what_went_wrong(study, titles, found):
+        published = [f"{m:.2f} ± {dev:.2f}" for m, dev in study.published[name]]
+        here = of_tasks(study, measure, rows, 2)
+        before_and_lost = [
+            cell([of(row, first, **as_there) for row in rows], 2)
+            for of in (learned, forgetting)
+        ]
+        lines.append([title, *published, *here, *before_and_lost, seeds(study, rows)])
     header = [
         "training algorithm",
         *(f"paper: {title}" for title in study.tasks.values()),
@@ -80,18 +79,17 @@ def measured_table(study: Study, found: Found) -> str:
         [
             title,
             *(
-                cell([accuracy(row, task, split) for row in found[name]], 1)
+                cell([accuracy(row, task, split) for row in rows], 1)
                 for split, tasks in splits.items()
                 for task in tasks
             ),
-            cell([judged(study, row) for row in found[name]], 1),
-            cell([forgotten(study, row) for row in found[name]], 1),
-            *of_tasks(study, updated, found[name], 1),
-            f"{found[name][0]['results'][-1]['bytes_per_weight']:.2g}",
-            seeds(study, found[name]),
+            cell([judged(study, row) for row in rows], 1),
+            cell([forgotten(study, row) for row in rows], 1),
+            *of_tasks(study, updated, rows, 1),
+            f"{rows[0]['results'][-1]['bytes_per_weight']:.2g}",
+            seeds(study, rows),
         ]
-        for name, title in titles.items()
-        if name in found
+        for _, title, rows in _and_without_what_went_wrong(study, titles, found)
     ]
     header = [
         "method",
@@ -107,6 +105,18 @@ def measured_table(study: Study, found: Found) -> str:
         "seeds",
     ]
     return table(header, lines)
+
+
+def _and_without_what_went_wrong(
+    study: Study, titles: dict[str, str], found: Found
+) -> Iterator[tuple[str, str, Rows]]:
+    """Each method's name, title and rows; where some went wrong, the others as well."""
+    for name, title in titles.items():
+        if name in found:
+            yield name, title, found[name]
+            well = [row for row in found[name] if not fate(study, row)]
+            if 0 < len(well) < len(found[name]):
+                yield name, f"{title}, the others", well
 
 
 def fronts_table(study: Study, found: Found) -> str:

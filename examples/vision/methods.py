@@ -201,11 +201,7 @@ FRONTS = [
             a: (
                 COLLECT,
                 _classp(
-                    FASHION,
-                    learning_rate=a,
-                    threshold=10,
-                    relative=True,
-                    apply_decay=False,
+                    FASHION, "masked_sgd", learning_rate=a, threshold=10, relative=True
                 ),
             )
             for a in (0.2, 0.1, 0.05, 0.02, 0.01)
