@@ -63,7 +63,8 @@ def ewc_penalty(
 
     Args:
       fisher: :math:`F \ge 0`, shaped like the parameters; see
-        :func:`fisher_diagonal`. Inside a mask, what this leaves out is.
+        :func:`fisher_diagonal`. Inside :func:`optax.masked` it may have what the mask
+        leaves out as well, which isn't read; so may ``anchor``.
       anchor: :math:`w^*`, shaped like the parameters: the weights that the earlier
         task was learned with.
       strength: :math:`\lambda \ge 0`; a number, an injected value or a schedule.

@@ -12,8 +12,8 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-_LARGEST = float(np.finfo(np.float32).max)
-_SMALLEST = float(np.finfo(np.float32).tiny)
+LARGEST = float(np.finfo(np.float32).max)
+SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 def at_step(name: str, value: bool | optax.ScalarOrSchedule, count: jax.Array) -> Any:
@@ -67,7 +67,7 @@ def check_positive(name: str, value: Any) -> None:
     is smaller as zero.
     """
     number = _known_number(name, value)
-    if number is not None and not _SMALLEST <= number < math.inf:
+    if number is not None and not SMALLEST <= number < math.inf:
         raise ValueError(
             f"{name} must be finite and above 0 (in float32), got {value!r}."
         )
@@ -160,7 +160,7 @@ def _known_number(name: str, value: Any) -> float | None:
         number = float(value)
     except OverflowError:
         return math.inf
-    return number if abs(number) <= _LARGEST else math.inf
+    return number if abs(number) <= LARGEST else math.inf
 
 
 def check_scalar(name: str, value: Any) -> None:

@@ -55,8 +55,8 @@ def save_fronts(
         colour = style["color"]
         error_bars = dict(fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.5)
         ax.errorbar(x[:, 0], y[:, 0], y[:, 1], x[:, 1], **error_bars)
-        style["markevery"] = []  # In the legend alone.
-        ax.plot(x[:, 0], y[:, 0], label=_describe(front, points), **style)
+        line = style | {"markevery": []}  # Its markers in the legend alone.
+        ax.plot(x[:, 0], y[:, 0], label=_describe(front, points), **line)
         # The larger the value, the larger the marker.
         every = sorted(front.values.values())
         sizes = [20 + 100 * every.index(front.values[n]) / len(every) for n in points]

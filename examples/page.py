@@ -136,11 +136,11 @@ def training_lines(
     for name in dict.fromkeys(names):
         of_method = found.get(name, [])
         title, phases = study.methods[name].title, study.methods[name].phases
-        well = [row for row in of_method if not tables.fate(study, row)]
-        fates = {tables.fate(study, row): None for row in of_method if row not in well}
-        if fates:
-            wrong = f"{len(of_method) - len(well)} of {len(of_method)} seeds"
-            not_drawn.append(f"{title}, {wrong}: {', '.join(fates)}")
+        well = tables.went_well(study, of_method)
+        if wrong := len(of_method) - len(well):
+            fates = filter(None, (tables.fate(study, row) for row in of_method))
+            why = ", ".join(dict.fromkeys(fates))
+            not_drawn.append(f"{title}, {wrong} of {len(of_method)} seeds: {why}")
         if well and phases in drawn.values():
             same = next(of for of, others in drawn.items() if others == phases)
             not_drawn.append(f"{title}: the same computation as {same}")

@@ -114,7 +114,7 @@ def _and_without_what_went_wrong(
     for name, title in titles.items():
         if name in found:
             yield name, title, found[name]
-            well = [row for row in found[name] if not fate(study, row)]
+            well = went_well(study, found[name])
             if 0 < len(well) < len(found[name]):
                 yield name, f"{title}, the others", well
 
@@ -188,6 +188,11 @@ def fate(study: Study, row: dict[str, Any]) -> str:
     ):
         return "ends at chance"
     return ""
+
+
+def went_well(study: Study, of_method: Rows) -> Rows:
+    """The runs with which nothing went wrong."""
+    return [row for row in of_method if not fate(study, row)]
 
 
 def seeds(study: Study, of_method: Rows) -> str:

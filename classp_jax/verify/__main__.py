@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import jax
 import numpy as np
 
+from classp_jax._hyperparameters import LARGEST, SMALLEST
+
 if TYPE_CHECKING:
     from classp_jax.verify._problems import Problem
 
@@ -305,8 +307,7 @@ def _not_negative_float(text: str) -> float:
 
 
 def _positive_float(text: str) -> float:
-    bounds = np.finfo(np.float32)
-    is_right = float(bounds.tiny) <= float(text) <= float(bounds.max)
+    is_right = SMALLEST <= float(text) <= LARGEST
     return _checked(float(text), is_right, "finite and above 0, in float32")
 
 

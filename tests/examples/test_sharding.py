@@ -122,6 +122,7 @@ def test_two_processes_train_as_one_does(text, tmp_path):
         (["--mesh", "data=0"], "must be data=N or model=N, N from 1 on, got data=0"),
         (["--distributed", "here:1"], "takes HOST:PORT, COUNT and ID, or none"),
         (["--distributed", "here:1", "two", "0"], "--distributed: invalid literal"),
+        (["--distributed", "here:1", "two", "0"], "'two'"),
         (["--distributed", "here:1", "2", "0"], "must be called before any JAX calls"),
     ],
 )
