@@ -91,14 +91,13 @@ def _write_figures(
 def _write_ablation(
     found: Found, text: pathlib.Path, picture: pathlib.Path, with_dropout: bool
 ) -> None:
-    points = {name: found[name] for name in ABLATION if name in found}
-    paired, seeds = of_common_seeds(points)
-    which = f"Of the seeds that all points have: {', '.join(map(str, seeds))}."
+    paired = of_common_seeds(found)
     text.write_text(
         f"{ablation_table(paired)}\n\n"
-        f"{which if seeds else 'Of different seeds.'} Accuracies on the test sets,"
-        " dropout off, %; updated: the share of weights that a step moves, unassigned:"
-        " of those that no gradient was collected for, %.\n"
+        "Thresholds in the same unit on the same task are of the same seeds, if there"
+        " are any that all of them have. Accuracies on the test sets, dropout off, %;"
+        " updated: the share of weights that a step moves, unassigned: of those that no"
+        " gradient was collected for, %.\n"
     )
     points_drawn = [(ABLATION[name], of_point) for name, of_point in paired.items()]
     save_ablation(points_drawn, picture, with_dropout=with_dropout)

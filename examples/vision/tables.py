@@ -1,5 +1,6 @@
 """The vision experiment's own table: of its ablation."""
 
+import itertools
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ from examples.vision.methods import ABLATION, STUDY, TASKS
 
 
 def ablation_table(found: Found) -> str:
-    """Every point of the ablation; what all are without a threshold, once.
+    """Every point of the ablation, one line for what is the same without a threshold.
 
     Args:
       found: the rows.
@@ -23,9 +24,9 @@ def ablation_table(found: Found) -> str:
         what = (
             f"{ablation.where} task{'s' * (ablation.where == 'both')}",
             f"{ablation.threshold:g}{'·mean(g²)' * ablation.relative}",
-            "all" if ablation.collecting_all else "above it",
+            "all" if ablation.collecting_all or not ablation.threshold else "above it",
         )
-        lines[what if ablation.threshold else ("\N{EN DASH}", "0", "all")] = [
+        lines[what] = [
             cell([learned(row, "mnist") for row in of_method], 1),
             *of_tasks(STUDY, accuracy, of_method, 1),
             *of_tasks(STUDY, updated, of_method, 2),
@@ -46,23 +47,25 @@ def ablation_table(found: Found) -> str:
     return table(header, [[*what, *cells] for what, cells in lines.items()])
 
 
-def of_common_seeds(found: Found) -> tuple[Found, list[int]]:
-    """What compares methods seed by seed.
+def of_common_seeds(found: Found) -> Found:
+    """What compares the ablation's points seed by seed.
 
     Args:
       found: the rows.
 
     Returns:
-      The rows of those seeds that every method has, or all rows where there is none,
-      and those seeds.
+      The ablation's points, those on the same task and in the same unit of the same
+      seeds: of those that all of them have, or of all where there is none.
     """
-    of_each = [{row["seed"] for row in of_method} for of_method in found.values()]
-    common = set.intersection(*of_each)
-    paired = {
-        name: [row for row in of_method if row["seed"] in common] or of_method
-        for name, of_method in found.items()
-    }
-    return paired, sorted(common)
+    paired: Found = {}
+    names = [name for name in ABLATION if name in found]
+    for _, of_kind in itertools.groupby(names, lambda name: ABLATION[name][:2]):
+        points = {name: found[name] for name in of_kind}
+        of_each = [{row["seed"] for row in rows} for rows in points.values()]
+        common = set.intersection(*of_each)
+        for name, rows in points.items():
+            paired[name] = [row for row in rows if row["seed"] in common] or rows
+    return paired
 
 
 def _unassigned(row: dict[str, Any]) -> float:

@@ -180,36 +180,46 @@ def test_fate_says_what_went_wrong(changes, fate):
     assert tables.fate(STUDY, row("sgd", **changes)) == fate
 
 
-def test_ablation_table_has_the_point_without_a_threshold_once():
+def test_ablation_table_has_the_point_without_a_threshold_once_a_kind():
     names = [
         "threshold_second_absolute_all_0",
+        "threshold_second_absolute_masked_0",
         "threshold_both_relative_masked_0",
         "threshold_both_relative_masked_0.1",
         "threshold_first_absolute_all_1e-06",
     ]
     cells = lines_of(ablation_table({name: [row(name)] for name in names}))
     assert [line[:3] for line in cells] == [
-        ["\N{EN DASH}", "0", "all"],
+        ["second task", "0", "all"],
         ["first task", "1e-06", "all"],
+        ["both tasks", "0·mean(g²)", "all"],
         ["both tasks", "0.1·mean(g²)", "above it"],
     ]
     measured = ["95.0", "90.0", "80.0", "20.00", "40.00", "25.0", "1"]
     assert cells[0][3:] == measured
 
 
-def test_methods_are_compared_on_the_seeds_that_all_have():
+def test_points_of_a_kind_are_compared_on_the_seeds_that_all_have():
+    seeds_of = {
+        "threshold_first_relative_all_0": (0, 1, 2),
+        "threshold_first_relative_masked_0.1": (2, 1),
+        "threshold_first_absolute_all_0": (0, 1, 2),
+        "threshold_first_absolute_all_1e-06": (0,),
+        "threshold_both_absolute_all_1e-06": (3,),
+        "threshold_both_absolute_all_1e-05": (4,),
+    }
     found = {
-        name: [row(name, seed) for seed in seeds]
-        for name, seeds in {"sgd": (0, 2, 1), "classp": (1, 2, 3)}.items()
+        name: [row(name, seed) for seed in seeds] for name, seeds in seeds_of.items()
     }
-    paired, seeds = of_common_seeds(found)
-    assert seeds == [1, 2]
+    paired = of_common_seeds(found | {"sgd": [row("sgd")]})
     assert {name: [r["seed"] for r in rows] for name, rows in paired.items()} == {
-        "sgd": [2, 1],
-        "classp": [1, 2],
+        "threshold_first_relative_all_0": [1, 2],
+        "threshold_first_relative_masked_0.1": [2, 1],
+        "threshold_first_absolute_all_0": [0],
+        "threshold_first_absolute_all_1e-06": [0],
+        "threshold_both_absolute_all_1e-06": [3],
+        "threshold_both_absolute_all_1e-05": [4],
     }
-    found["joint"] = [row("joint", 4)]
-    assert of_common_seeds(found) == (found, [])
 
 
 def test_the_ablation_is_of_the_seeds_that_all_points_have(folder):
@@ -218,8 +228,10 @@ def test_the_ablation_is_of_the_seeds_that_all_points_have(folder):
     path = folder(*rows[:-1])
     main([str(path)])
     text = (path / "ablation.md").read_text()
-    assert [line[-1] for line in lines_of(text.split("\n\n")[0])] == ["1", "1", "1"]
-    assert "Of the seeds that all points have: 0." in text
+    seeds = {tuple(line[:2]): line[-1] for line in lines_of(text.split("\n\n")[0])}
+    of_a_kind = [("first task", f"{threshold}·mean(g²)") for threshold in (0, 0.1, 1)]
+    assert [seeds[what] for what in of_a_kind] == ["1", "1", "1"]
+    assert seeds["second task", "0"] == "2"
 
 
 def test_training_lines_leave_out_what_went_wrong_and_what_is_the_same():
