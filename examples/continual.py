@@ -23,7 +23,9 @@ from examples.methods import Method, Phase, as_json, make_optimizer
 from examples.training import Accuracy, Trainer, TrainState
 
 _LOOP = 125  # Steps in one compiled loop, at most.
-_MEASURE_EVERY = 30  # Steps, along others, rounded up to epochs.
+# Steps between two measurements along a phase of unknown length, rounded up to epochs:
+# at least so many, and later on such a share of all so far.
+_MEASURE_EVERY, _MEASURE_SHARE = 30, 0.1
 _FISHER_WEIGHTS = 2**27  # Of gradients held at once, 4 bytes each.
 _SEPARATE = 1000  # Added to the seed for a separately initialised network.
 
@@ -362,9 +364,7 @@ class Runner:
         seeds = range(len(jax.tree.leaves(states)[0]))
         blocks = [(e, block) for e, of_epoch in enumerate(epochs) for block in of_epoch]
         total = sum(block.shape[1] for _, block in blocks)
-        # Steps between measurements, or epochs where nobody knows how many there'll be.
         every = total / self._experiment.measurements
-        every_epochs = -(-_MEASURE_EVERY * len(epochs) // total)
         at = {"block": 0, "step": 0, "seconds": 0.0, "points": [], "ends": {}}
         ends: dict[str, TrainState] = {}
 
@@ -398,7 +398,9 @@ class Runner:
         def end(seed: int, epoch: int, loss: float) -> None:
             measure(None)
             tasks = self._experiment.tasks
-            densities = [p["density"][seed] for p in points if "density" in p]
+            measured = [point for point in points if "density" in point]
+            densities = [point["density"][seed] for point in measured]
+            steps = np.diff([*(point["step"] for point in measured), at["step"]])
             at["ends"][str(seed)] = {
                 "curve": {
                     "step": [point["step"] for point in points],
@@ -409,7 +411,7 @@ class Runner:
                 },
                 "epochs": epoch,
                 "last_loss": loss if np.isfinite(loss) else None,
-                "update_density": float(np.mean(np.float32(densities))),
+                "update_density": float(np.average(densities, weights=steps)),
                 "seconds": at["seconds"] / len(seeds),
             }
             ends[str(seed)] = jax.tree.map(lambda x: x[seed], states)
@@ -429,8 +431,10 @@ class Runner:
                 if len(ends) == len(seeds) or self._sigterm.came:
                     break
                 due = at["step"] >= every * len(points)
-                if phase.stop_loss is not None:
-                    due = block is epochs[epoch][0] and epoch % every_epochs == 0
+                if phase.stop_loss is not None and points:
+                    before = points[-1]["step"]
+                    gap = max(_MEASURE_EVERY, _MEASURE_SHARE * before)
+                    due = block is epochs[epoch][0] and at["step"] >= before + gap
                 if due:
                     measure(block[:, 0])
                 start = time.perf_counter()

@@ -68,8 +68,9 @@ def write(
         "## At equal accuracy on IMDB",
         equal_accuracy_table(found),
         "Accuracy on PhraseBank when that on 5,000 reviews to train on first reached as"
-        " much, %, both with dropout off, measured every epoch and interpolated between"
-        " two. In brackets the seeds that did, where not all did.",
+        " much, %, both with dropout off, interpolated between two measurements: there"
+        " is one every epoch, and of long phases one a tenth of the steps so far. In"
+        " brackets the seeds that did, where not all did.",
         *page.along_training(
             lines,
             not_drawn,

@@ -194,6 +194,14 @@ def test_what_is_left_of_an_epoch_is_a_batch_too(experiment, tmp_path):
     assert int(final_state(runner, (phase("z"),)).step) == 6
 
 
+def test_the_longer_a_phase_lasts_the_less_often_it_is_measured(experiment, tmp_path):
+    endless = dataclasses.replace(phase("z", epochs=80), stop_loss=0.0)
+    Runner(experiment, tmp_path).run("", Method("", (endless,)), [0])
+    (result,) = read(tmp_path)[0]["results"]
+    # Every 30 steps, then as soon as an epoch of 5 is through after a tenth more.
+    assert result["curve"]["step"] == [*range(0, 331, 30), 365, 400]
+
+
 def test_a_phase_ends_at_its_stop_loss(experiment, tmp_path):
     longest = phase("z", learning_rate=0.3, epochs=80)
     runner = Runner(experiment, tmp_path)
