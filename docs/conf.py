@@ -12,6 +12,7 @@ extensions = [
 ]
 html_theme = "furo"
 myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 2
 # The README links to files of the repository, which are no pages here.
 suppress_warnings = ["myst.xref_missing"]
 autodoc_typehints = "none"  # The docstrings say more.
