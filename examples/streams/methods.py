@@ -128,6 +128,13 @@ def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
 
     of = {
         "classp": ("CLASSP", "α", classp, (0.01, 0.05, 0.1, 0.2, 0.4)),
+        # No step is then longer than one without the decay.
+        "classp_eps": (
+            "CLASSP, ε 1",
+            "α",
+            functools.partial(classp, eps=1.0),
+            (0.01, 0.05, 0.1, 0.2, 0.4),
+        ),
         "classp_factored": (
             "CLASSP, factored sum",
             "α",

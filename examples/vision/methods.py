@@ -84,6 +84,12 @@ FRONTS = [
         },
     ),
     front(
+        "classp_eps",
+        "CLASSP, ε on Fashion-MNIST",
+        "ε",
+        {e: (COLLECT, _classp(FASHION, eps=e)) for e in (1e-3, 0.01, 0.1, 1, 10)},
+    ),
+    front(
         "classp_square_rate",
         "CLASSP, p = 2",
         "α",
