@@ -79,7 +79,7 @@ def save_fronts(
         ylim=(bottom, min(top, 100)),
         xlabel=f"{second}, learned second: {accuracy_label(x_split, with_dropout)}",
         ylabel=f"{first}, learned first: {accuracy_label(y_split, with_dropout)}",
-        title="After both tasks; the larger the marker, the larger α, λ, θ or share\n"
+        title="After both tasks; the larger the marker, the larger α, ε, λ, θ or share\n"
         "(without settings with which a seed diverged)",
     )
     ax.grid(alpha=0.3)
@@ -89,7 +89,7 @@ def save_fronts(
 
 # What Matplotlib has names for, then more dots in a dash.
 _LINES = ("-", "--", ":", "-.", *((0, (5, 1) + (1, 1) * n) for n in (2, 3, 4)))
-_MARKERS = "o^sDvPXp"  # One more, so that the pairs differ for long.
+_MARKERS = "o^sDvPXp<>"  # Of another number, so that the pairs differ for long.
 
 
 def styles(labels: Iterable[str]) -> list[dict[str, Any]]:
