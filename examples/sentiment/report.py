@@ -85,7 +85,8 @@ def write(
     def file(name: str) -> pathlib.Path:
         return folder / f"{name}{'_with_dropout' * with_dropout}.png"
 
-    if found.keys() & STUDY.groups["fronts"].keys():
+    # One setting of each is no front.
+    if any(len(found.keys() & front.methods.keys()) > 1 for front in STUDY.fronts):
         figures.save_fronts(STUDY, found, file("fronts"), with_dropout=with_dropout)
     if lines:
         save_forgetting(lines, file("forgetting"), with_dropout=with_dropout)

@@ -191,6 +191,10 @@ def test_report_writes_what_the_rows_allow(tmp_path):
     assert "--label-map released" in text
     with pytest.raises(SystemExit):
         report.main([str(tmp_path / "missing")])
+    (tmp_path / "fronts.png").unlink()
+    (tmp_path / "rows.jsonl").write_text(lines[0] + "\n" + lines[2] + "\n")
+    report.main([str(tmp_path)])
+    assert not (tmp_path / "fronts.png").exists()
 
 
 @pytest.mark.parametrize(
