@@ -24,7 +24,8 @@ def save_fronts(
 ) -> None:
     """Draws what is kept of the first task against what is learned of the second.
 
-    Settings with which a seed diverged are left out.
+    Settings with which a seed diverged are left out. Where no front has two settings
+    there is none to draw, and no file.
 
     Args:
       study: what was compared.
@@ -32,6 +33,8 @@ def save_fronts(
       path: where to save the PNG.
       with_dropout: whether to take the accuracies with dropout left on.
     """
+    if all(len(found.keys() & front.methods.keys()) < 2 for front in study.fronts):
+        return
     figure = Figure(figsize=(10.5, 6.6), layout="constrained")
     ax = figure.subplots()
     # A mean with a run that diverged is no point between its neighbours.

@@ -85,9 +85,7 @@ def write(
     def file(name: str) -> pathlib.Path:
         return folder / f"{name}{'_with_dropout' * with_dropout}.png"
 
-    # One setting of each is no front.
-    if any(len(found.keys() & front.methods.keys()) > 1 for front in STUDY.fronts):
-        figures.save_fronts(STUDY, found, file("fronts"), with_dropout=with_dropout)
+    figures.save_fronts(STUDY, found, file("fronts"), with_dropout=with_dropout)
     if lines:
         save_forgetting(lines, file("forgetting"), with_dropout=with_dropout)
         save_equal_accuracy(lines, file("equal_accuracy"), with_dropout=with_dropout)

@@ -79,9 +79,7 @@ def _write_figures(
     def file(name: str) -> pathlib.Path:
         return folder / f"{name}{'_with_dropout' * with_dropout}.png"
 
-    if found.keys() & STUDY.groups["fronts"].keys():
-        path = file("fronts")
-        figures.save_fronts(STUDY, found, path, with_dropout=with_dropout)
+    figures.save_fronts(STUDY, found, file("fronts"), with_dropout=with_dropout)
     if lines:
         save_training(lines, file("training"), with_dropout=with_dropout)
     if _ablated(found):
