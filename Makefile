@@ -28,7 +28,7 @@ test: $(VENV)/test-installed
 	$(BIN)/python -m pytest -n auto -m "not slow and not tpu"
 
 test-slow: $(VENV)/test-installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n auto -m slow
 
 # libtpu is large, and takes a computer without a TPU for a broken one: a .venv of its own.
 test-tpu:

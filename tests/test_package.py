@@ -82,13 +82,6 @@ def test_what_is_tested_as_lowest_is_what_is_declared():
 
 
 @pytest.mark.slow
-def test_the_lowest_versions_pass_the_librarys_tests():
-    subprocess.run(
-        ["make", "test-lowest", f"PYTHON={sys.executable}"], cwd=ROOT, check=True
-    )
-
-
-@pytest.mark.slow
 def test_all_extras_resolve_together():
     """But for those that choose an accelerator, gigabytes each."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
