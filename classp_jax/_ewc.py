@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -59,7 +58,8 @@ def ewc_penalty(
     takes them as inputs. To go on to a further task without compiling again, replace
     them: ``optax.tree.set(opt_state, fisher=..., anchor=jax.tree.map(jnp.copy,
     params))``, with a copy, as a step that donates the parameters would take the anchor
-    along.
+    along. Inside :func:`optax.masked` or :func:`optax.partition`, set trees that are
+    masked alike. In float16, :math:`(w - w^*) / \alpha` overflows from 65,504 on.
 
     Args:
       fisher: :math:`F \ge 0`, shaped like the parameters; see
@@ -123,12 +123,16 @@ def ewc_penalty(
         own_anchor = shaped_like(params, "anchor", anchor)
         _check_not_negative("fisher", own_fisher)
 
-        # Copies, as a step that donates the parameters would take the anchor with them.
-        def copy(tree: optax.Params) -> Any:
-            return jax.tree.map(lambda _, x: jnp.array(x), params, tree)
+        # Copies, as a step that donates the parameters would take the anchor with them;
+        # where those are, as a jitted step would leave them there and compile again.
+        def copy(p: jax.typing.ArrayLike, x: Any) -> jax.Array:
+            if isinstance(p, jax.Array) and not isinstance(p, jax.core.Tracer):
+                x = jax.device_put(x, p.sharding) if p.committed else x
+            return jnp.array(x)
 
         count = _hyperparameters.initial_count(params)
-        return EwcPenaltyState(count, copy(own_fisher), copy(own_anchor))
+        copies = (jax.tree.map(copy, params, x) for x in (own_fisher, own_anchor))
+        return EwcPenaltyState(count, *copies)
 
     def update_fn(
         updates: optax.Updates,
@@ -298,7 +302,7 @@ def _check_not_negative(name: str, tree: optax.Params) -> None:
 
 
 def shaped_like(params: optax.Params, name: str, tree: optax.Params) -> Any:
-    """A tree, less what a mask leaves out of the parameters.
+    """A tree's leaves in the parameters' structure, less what a mask leaves out.
 
     Raises:
       ValueError: it hasn't what they have, or that in another shape; by name.
@@ -309,13 +313,15 @@ def shaped_like(params: optax.Params, name: str, tree: optax.Params) -> Any:
     def is_masked(node: Any) -> bool:
         return isinstance(node, optax.MaskedNode)
 
-    if any(map(is_masked, jax.tree.leaves(params, is_leaf=is_masked))):
-        # Of trees that don't fit it raises; what doesn't is named below.
-        with contextlib.suppress(ValueError):
-            tree = jax.tree.map(
-                lambda p, x: p if is_masked(p) else x, params, tree, is_leaf=is_masked
-            )
-    expected, actual = _paths.by_path(params), _paths.by_path(tree)
+    nodes = _paths.by_path(params, is_leaf=is_masked)
+    left_out = [path for path, node in nodes.items() if is_masked(node)]
+    below = tuple(path + step for path in left_out for step in ".[")
+    expected = _paths.by_path(params)
+    actual = {
+        path: x
+        for path, x in _paths.by_path(tree).items()
+        if path not in left_out and not path.startswith(below)
+    }
     _paths.check_names(f"tensor of {name}", expected, actual)
     for path, p in expected.items():
         if jnp.shape(actual[path]) != jnp.shape(p):
@@ -323,4 +329,7 @@ def shaped_like(params: optax.Params, name: str, tree: optax.Params) -> Any:
                 f"{name} must be shaped like the parameters: {path or 'it'} must have"
                 f" shape {jnp.shape(p)}, got {jnp.shape(actual[path])}."
             )
-    return tree
+    # By path, as the nodes may be others: those of flax.nnx.Optimizer's state are.
+    return jax.tree.unflatten(
+        jax.tree.structure(params), [actual[path] for path in expected]
+    )

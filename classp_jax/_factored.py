@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
 class FactoredSum(NamedTuple):
@@ -68,7 +68,8 @@ def of_each_weight(s: Sum, dtype: Any = None) -> jax.Array:
         return full
     rows, columns = s.rows.astype(dtype), s.columns.astype(dtype)
     of_all = jnp.sum(rows)
-    return rows[..., None] * (columns / jnp.where(of_all > 0, of_all, 1))
+    share = columns / jnp.where(of_all > 0, of_all, 1)
+    return rows[..., None] * jnp.expand_dims(share, tuple(range(rows.ndim)))
 
 
 def total(s: Sum) -> jax.Array:
@@ -101,6 +102,9 @@ def unused(p: jax.typing.ArrayLike) -> jax.Array:
 
 def _zeros(p: jax.typing.ArrayLike, axes: Sequence[int], dtype: Any) -> jax.Array:
     """Zeros along some axes of a tensor."""
+    if isinstance(p, jax.core.Tracer):  # What it lies on is in its type.
+        others = set(range(jnp.ndim(p))) - set(axes)
+        return jnp.zeros_like(p, dtype=dtype).sum(tuple(others))
     zeros = jnp.zeros([jnp.shape(p)[axis] for axis in axes], dtype)
     return _placed(zeros, p, axes)
 
@@ -113,9 +117,13 @@ def _placed(
         return array
     if not isinstance(p.sharding, NamedSharding):
         return array
-    cut = [*p.sharding.spec, *[None] * p.ndim]
-    spec = PartitionSpec(  # type: ignore[no-untyped-call]
-        *(None if axis is None else cut[axis] for axis in axes)
-    )
-    placed: jax.Array = jax.device_put(array, NamedSharding(p.sharding.mesh, spec))
+    mesh, spec = p.sharding.mesh, p.sharding.spec
+    cut = [*spec, *[None] * p.ndim]
+    names = [None if axis is None else cut[axis] for axis in axes]
+    # As a jitted step spells what it returns, or the next one would compile again.
+    in_full = AxisType.Explicit in mesh.axis_types or tuple(spec)[-1:] == (None,)
+    while names and names[-1] is None and not in_full:
+        names.pop()
+    spec = PartitionSpec(*names)  # type: ignore[no-untyped-call]
+    placed: jax.Array = jax.device_put(array, NamedSharding(mesh, spec))
     return placed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Number
+from numbers import Integral, Number
 from typing import Any
 
 import jax
@@ -103,8 +103,8 @@ def check_switch(name: str, value: Any) -> None:
 
 
 def check_positive_int(name: str, value: Any) -> None:
-    """Raises unless ``value`` is a Python integer from 1 on."""
-    if not isinstance(value, int) or isinstance(value, bool):
+    """Raises unless ``value`` is an integer from 1 on."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, got {value!r}.")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value!r}.")
@@ -112,7 +112,8 @@ def check_positive_int(name: str, value: Any) -> None:
 
 def check_transformation(name: str, value: Any) -> None:
     """Raises unless ``value`` is an Optax transformation."""
-    if not isinstance(value, optax.GradientTransformation):
+    # By what it can do, as optax.MultiSteps is none by its type.
+    if not all(callable(getattr(value, name, None)) for name in ("init", "update")):
         raise TypeError(
             f"{name} must be an Optax gradient transformation, got {value!r}."
         )
@@ -122,6 +123,11 @@ def check_floating_dtype(name: str, value: Any) -> None:
     """Raises unless ``value`` is a floating dtype or None."""
     if value is None:
         return
+    if isinstance(value, jax.Array):
+        raise TypeError(
+            f"{name} must be a dtype, got an array. optax.inject_hyperparams makes one"
+            f" of it: add {name!r} to static_args."
+        )
     try:
         is_floating = jnp.issubdtype(jnp.dtype(value), jnp.floating)
         bits = 8 * jnp.dtype(value).itemsize if is_floating else 0

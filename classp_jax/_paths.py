@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 
 def by_path(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
@@ -16,10 +17,14 @@ def by_path(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str
     The step from a Flax variable to its array, ``value``, is left out.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf)
-    # A variable has nothing else; the attention of a module may have query and key.
-    below = collections.Counter(
-        path[:i] for path, _ in leaves for i in range(len(path))
-    )
+
+    def is_node(x: Any) -> bool:
+        return isinstance(x, optax.MaskedNode | None) or bool(is_leaf and is_leaf(x))
+
+    # A variable has nothing else; the attention of a module may have query and key,
+    # also where these are masked.
+    nodes = jax.tree_util.tree_leaves_with_path(tree, is_node)
+    below = collections.Counter(path[:i] for path, _ in nodes for i in range(len(path)))
 
     def name(path: tuple[Any, ...]) -> str:
         is_variable = len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value")

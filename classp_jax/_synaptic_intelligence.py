@@ -162,8 +162,8 @@ def consolidate(
 
     Raises:
       ValueError: if there is no :class:`SynapticIntelligenceState` in ``opt_state``,
-        ``params`` aren't shaped like those it is of, or ``damping`` isn't above 0 and
-        finite.
+        ``params`` aren't shaped like those it is of (inside :func:`optax.flatten`,
+        one vector), or ``damping`` isn't above 0 and finite.
       TypeError: if ``damping`` is no number.
 
     Examples:

@@ -87,7 +87,7 @@ def threshold_mask(
     square overflows, or every square underflows to 0, nothing of that tensor passes
     at that step, unless the threshold is 0. No square is above :math:`n` times the mean
     of :math:`n`, so from :math:`\theta = n` on nothing of a tensor of :math:`n`
-    elements ever passes: at 10, for one, not the biases of ten classes.
+    elements passes, but for rounding: at 10, for one, not the biases of ten classes.
 
     With ``inner``, the mask is still read off the incoming updates but laid over the
     updates that ``inner`` makes of them: ``inner`` then sees, and may accumulate,
@@ -542,6 +542,8 @@ def _divide_by_root(g: jax.Array, x: jax.Array, power: float) -> jax.Array:
 
 def at_least_float32(dtype: jax.typing.DTypeLike) -> Any:
     """The dtype to compute in: float32 for the shorter ones."""
+    if jnp.issubdtype(dtype, jnp.floating):  # Also those that promote to no other.
+        return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)
     return jnp.promote_types(dtype, jnp.float32)
 
 

@@ -238,19 +238,26 @@ class Runner:
                 _carry_over(outcome.state, state)
                 for outcome, state in zip(before, states, strict=True)
             ]
-        if phase.ewc:
-            states = [
-                self._with_penalty(title, tuple(earlier), phase, outcome, state, seed)
-                for outcome, state, seed in zip(before, states, seeds, strict=True)
-            ]
-        if phase.si and earlier:
-            states = [_consolidated(phase, state) for state in states]
+
+        def begin() -> list[TrainState]:
+            if phase.ewc:
+                return [
+                    self._with_penalty(
+                        title, tuple(earlier), phase, outcome, state, seed
+                    )
+                    for outcome, state, seed in zip(before, states, seeds, strict=True)
+                ]
+            if phase.si and earlier:
+                return [_consolidated(phase, state) for state in states]
+            return states
+
         batches = [self._batches(phase, len(earlier), seed) for seed in seeds]
         with self._trail(phases, seeds) as trail:
             ends = self._loop(
                 f"{title}, {'+'.join(phase.epochs)}, seed {', '.join(map(str, seeds))}",
                 trainer,
-                jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
+                states,
+                begin,
                 jax.tree.map(lambda *blocks: np.stack(blocks), *batches),
                 phase,
                 trail,
@@ -348,20 +355,22 @@ class Runner:
         self,
         title: str,
         trainer: Trainer,
-        states: TrainState,
+        like: list[TrainState],
+        begin: Callable[[], list[TrainState]],
         epochs: list[list[np.ndarray]],
         phase: Phase,
         trail: Trail,
     ) -> list[tuple[TrainState, dict[str, Any]]]:
-        """Trains stacked seeds; an epoch's blocks are (seeds, steps, batch).
+        """Trains seeds side by side; an epoch's blocks are (seeds, steps, batch).
 
-        It begins where the trail ends, and lengthens it.
+        It begins where the trail ends, and lengthens it: with states shaped like some,
+        or where there is no trail with those that ``begin`` makes, which may take long.
 
         Returns:
           The state that each seed ended with, and what was measured on its way. Those
           that end before others train on with them, unseen.
         """
-        seeds = range(len(jax.tree.leaves(states)[0]))
+        seeds = range(len(like))
         blocks = [(e, block) for e, of_epoch in enumerate(epochs) for block in of_epoch]
         total = sum(block.shape[1] for _, block in blocks)
         every = total / self._experiment.measurements
@@ -374,13 +383,14 @@ class Runner:
                 {"states": states} if len(ends) < len(seeds) else {}
             )
 
-        def like(at: dict[str, Any]) -> dict[str, Any]:
-            alone = jax.tree.map(lambda x: x[0], states)
-            return to_save(states, dict.fromkeys(at["ends"], alone))
+        def shaped_as_saved(at: dict[str, Any]) -> dict[str, Any]:
+            return to_save(_stacked(like), dict.fromkeys(at["ends"], like[0]))
 
-        if saved := trail.restore(like):
+        if saved := trail.restore(shaped_as_saved):
             at, found = saved
-            ends, states = found["ends"], found.get("states", states)
+            ends, states = found["ends"], found.get("states")
+        else:
+            states = _stacked(begin())
         points = at["points"]
 
         def measure(following: np.ndarray | None) -> None:
@@ -727,6 +737,11 @@ def _train_steps(
     return _each_seed(
         lambda x: trainer.train_steps(x[0], *data, x[1]), (states, batches)
     )
+
+
+def _stacked(states: list[TrainState]) -> TrainState:
+    stacked: TrainState = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    return stacked
 
 
 def _each_seed(f: Callable[..., Any], stacked: Any) -> Any:

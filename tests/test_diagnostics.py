@@ -96,6 +96,10 @@ def test_a_field_named_value_keeps_its_name_beside_others():
     assert list(classp_jax.update_density(params, per_tensor=True)) == [
         f"attention.{name}" for name in attention._fields
     ]
+    alone = {"attention": attention(optax.MaskedNode(), None, jnp.ones(2))}
+    assert list(classp_jax.update_density(alone, per_tensor=True)) == [
+        "attention.value"
+    ]
     state = nnx.State({"dense": nnx.Param(jnp.ones(2))})
     assert list(classp_jax.update_density(state, per_tensor=True)) == ["dense"]
 

@@ -348,6 +348,8 @@ def test_the_state_keeps_the_parameters_sharding_over_eight_devices():
 
     params, fisher = jnp.arange(16.0), jnp.arange(1.0, 17.0)
     _, expected = two_steps(params, fisher)
+    opt_state, result = two_steps(jax.device_put(params, sharding), np.asarray(fisher))
+    chex.assert_trees_all_close(result, expected)
     opt_state, result = two_steps(*jax.device_put((params, fisher), sharding))
     chex.assert_trees_all_close(result, expected)
     assert optax.tree.get(opt_state, "anchor").sharding == sharding

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import classp_jax
 from tests import helpers
@@ -211,6 +211,30 @@ def test_several_devices_exchange_sums_of_columns_alone():
         for array in re.findall(r"f32\[([\d,]*)\]", result)
     ]
     assert max(sizes) == shape[1]
+
+
+# Spelled as a step of the whole accumulator returns them, which compiles once, too.
+@pytest.mark.parametrize(
+    ("axis_type", "spec"),
+    [
+        *((AxisType.Auto, spec) for spec in ((), ("data",), (None, "data"))),
+        *((AxisType.Explicit, (*spec, None)) for spec in (("data",), (None,))),
+        (AxisType.Explicit, (None, "data")),
+    ],
+)
+def test_a_second_step_does_not_compile_again(axis_type, spec):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
+    place = NamedSharding(mesh, PartitionSpec(*spec))
+    optimizer = classp_jax.classp(0.1, factored=True)
+    params = jax.device_put(jnp.ones((16, 24)), place)
+
+    @jax.jit
+    def step(params, opt_state):
+        updates, opt_state = optimizer.update(params, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    step(*step(params, optimizer.init(params)))
+    assert step._cache_size() == 1
 
 
 def test_vmap_over_seeds_is_each_seed():

@@ -184,6 +184,14 @@ def test_params_to_torch_names_a_wrong_array(changes, message):
         interop.params_to_torch(params, LAYOUT)
 
 
+def test_tied_weights_must_agree():
+    layout = {"words": interop.Tensor("w"), "head": interop.Tensor("w")}
+    tied = dict.fromkeys(layout, jnp.ones(2))
+    assert list(interop.params_to_torch(tied, layout)) == ["w"]
+    with pytest.raises(ValueError, match="head must equal .* w in PyTorch"):
+        interop.params_to_torch(tied | {"head": jnp.zeros(2)}, layout)
+
+
 def test_only_a_kernel_can_be_flattened():
     with pytest.raises(ValueError, match=r"fc.bias is flattened"):
         interop.Tensor("fc.bias", flattened=(3, 2))

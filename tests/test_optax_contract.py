@@ -188,6 +188,19 @@ def test_injected_power_is_refused_with_the_way_out(wrapper):
         optimizer.init(PARAMS)
 
 
+def test_injected_dtype_is_refused_with_the_way_out():
+    hyperparameters = dict(learning_rate=0.1, accumulator_dtype=jnp.bfloat16)
+    optimizer = optax.inject_hyperparams(classp_jax.classp, static_args="power")
+    with pytest.raises(TypeError, match="'accumulator_dtype' to static_args"):
+        optimizer(**hyperparameters).init(PARAMS)
+    with pytest.raises(TypeError, match="accumulator_dtype must be a dtype"):
+        classp_jax.classp(0.1, accumulator_dtype=jnp.ones(3))
+    static = ("power", "accumulator_dtype")
+    optimizer = optax.inject_hyperparams(classp_jax.classp, static_args=static)
+    opt_state = optimizer(**hyperparameters).init(PARAMS)
+    assert optax.tree.get(opt_state, "grad_sum")["bias"].dtype == jnp.bfloat16
+
+
 def test_injected_learning_rate_keeps_the_dtypes_of_a_mixed_tree():
     params = {"half": jnp.ones(3, jnp.bfloat16), "single": jnp.ones(3)}
     optimizer = inject("algorithm1")
@@ -351,6 +364,52 @@ def one_step(optimizer, params):
     step(*result)
     assert step._cache_size() == 1
     return result
+
+
+def scanned(optimizer):
+    """Two steps, and the state they begin with, in one program."""
+
+    def train(params):
+        def step(carry, _):
+            params, opt_state = carry
+            updates, opt_state = optimizer.update(params, opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state), None
+
+        (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=2)
+        return params
+
+    return train
+
+
+@pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="newer than the lowest JAX")
+@all_readings
+def test_a_compiled_program_makes_the_state_where_its_parameters_are(reading):
+    params = {"kernel": jnp.linspace(-1, 1, 96).reshape(16, 6), "bias": jnp.ones(16)}
+    train, spec = scanned(make(reading)), PartitionSpec("data")
+    shards = [
+        jax.tree.map(lambda p, i=i: p[2 * i : 2 * i + 2], params) for i in range(8)
+    ]
+    expected = jax.tree.map(lambda *p: jnp.concatenate(p), *map(train, shards))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    each = jax.shard_map(train, mesh=mesh, in_specs=spec, out_specs=spec)
+    chex.assert_trees_all_close(jax.jit(each)(params), expected, rtol=1e-6, atol=1e-6)
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    placed = jax.device_put(params, NamedSharding(mesh, spec))
+    with jax.set_mesh(mesh):
+        actual = jax.jit(train)(placed)
+    chex.assert_trees_all_close(actual, train(params), rtol=1e-6, atol=1e-6)
+    for name, p in placed.items():
+        assert actual[name].sharding.is_equivalent_to(p.sharding, p.ndim)
+
+
+@all_readings
+def test_nothing_is_promoted_implicitly(reading):
+    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        optimizer = make(reading)
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+    chex.assert_trees_all_equal_dtypes(updates, params)
 
 
 @pytest.mark.parametrize("reading", helpers.READINGS)

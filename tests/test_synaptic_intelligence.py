@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import classp_jax
 from tests import helpers
@@ -231,6 +232,31 @@ def test_a_masked_state_is_consolidated_where_it_is():
         jax.tree.leaves(optax.tree.get(opt_state, "anchor")), [jnp.full(2, 2.0)]
     )
     masked.update(params, opt_state, params)
+
+
+def test_the_state_of_an_nnx_optimizer_is_consolidated():
+    model = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    solver = classp_jax.synaptic_intelligence(optax.sgd(0.1), 1.0)
+    optimizer = nnx.Optimizer(model, solver, wrt=nnx.Param)
+
+    def step():
+        grads = nnx.grad(lambda model: jnp.sum(model(jnp.ones(3)) ** 2))(model)
+        optimizer.update(model, grads)
+
+    step()
+    params = nnx.state(model, nnx.Param)
+    optimizer.opt_state = classp_jax.consolidate(optimizer.opt_state, params)
+    anchor = jax.tree.leaves(optimizer.opt_state.penalty.anchor)
+    chex.assert_trees_all_equal(anchor, jax.tree.leaves(params))
+    step()
+
+
+def test_optax_wrappers_that_are_objects_may_be_inside():
+    solver = classp_jax.synaptic_intelligence(optax.MultiSteps(optax.sgd(0.1), 2), 0.0)
+    params, opt_state = jnp.ones(2), solver.init(jnp.ones(2))
+    for expected in (jnp.zeros(2), jnp.full(2, -0.1)):
+        updates, opt_state = solver.update(params, opt_state, params)
+        chex.assert_trees_all_close(updates, expected)
 
 
 def test_what_a_step_donates_is_no_part_of_the_state():

@@ -72,14 +72,18 @@ def params_to_torch(params: Any, layout: _layout.Layout) -> dict[str, torch.Tens
 
     Raises:
       ValueError: if an array is missing, unexpected or, as far as the layout can tell,
-        misshapen; it names the array.
+        misshapen, or one of several arrays of one tensor (tied weights) differs from
+        the others; it names the array.
       ImportError: if PyTorch isn't installed.
     """
     arrays = _paths.by_path(params)
     _paths.check_names("array of the JAX model", layout, arrays)
-    return {
-        tensor.key: _torch.to_tensor(
-            _layout.to_torch_axes(tensor, np.asarray(arrays[path]))
-        )
-        for path, tensor in layout.items()
-    }
+    converted: dict[str, np.ndarray[Any, Any]] = {}
+    for path, tensor in layout.items():
+        array = _layout.to_torch_axes(tensor, np.asarray(arrays[path]))
+        tied = converted.setdefault(tensor.key, array)
+        if tied is not array and not np.array_equal(tied, array):
+            raise ValueError(
+                f"{path} must equal the other arrays that are {tensor.key} in PyTorch."
+            )
+    return {key: _torch.to_tensor(array) for key, array in converted.items()}

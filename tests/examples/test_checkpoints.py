@@ -18,7 +18,7 @@ import pytest
 
 from examples import checkpoints, continual, rows
 from examples.checkpoints import CheckpointError, Preempted, Saving, Sigterm, Trail
-from examples.methods import Method, Phase
+from examples.methods import EWC, Method, Phase
 from tests.examples import small_run
 from tests.examples.test_continual import without_times
 
@@ -175,6 +175,29 @@ def test_seeds_that_end_at_different_times_go_on_as_well(tmp_path, monkeypatch):
             runner.run("sgd", method, range(3))
     runner.run("sgd", method, range(3))
     assert_same_rows(folder, expected, range(3))
+    assert_same_arrays(folder, expected)
+
+
+def test_a_fisher_is_not_taken_again(tmp_path, monkeypatch):
+    first, _ = METHOD.phases
+    penalty = EWC(strength=1.0, examples=20)
+    second = Phase({"b": 4}, "sgd", dict(learning_rate=0.1), penalty)
+    ewc = Method("EWC", (first, second), ("train",))
+    expected, folder = tmp_path / "whole", tmp_path / "stopped"
+    small_run.Recording(expected).run("ewc", ewc, small_run.SEEDS)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stopping_at(patch, 4 + 2)
+        small_run.Recording(folder).run("ewc", ewc, small_run.SEEDS)
+    taken, fisher_diagonal = [], continual.fisher_diagonal
+
+    def counted(*arguments, **options):
+        taken.append(None)
+        return fisher_diagonal(*arguments, **options)
+
+    monkeypatch.setattr(continual, "fisher_diagonal", counted)
+    small_run.Recording(folder).run("ewc", ewc, small_run.SEEDS)
+    assert len(taken) == 1  # The second seed's.
+    assert_same_rows(folder, expected)
     assert_same_arrays(folder, expected)
 
 
