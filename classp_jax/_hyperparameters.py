@@ -113,7 +113,7 @@ def check_positive_int(name: str, value: Any) -> None:
 def check_transformation(name: str, value: Any) -> None:
     """Raises unless ``value`` is an Optax transformation."""
     # By what it can do, as optax.MultiSteps is none by its type.
-    if not all(callable(getattr(value, name, None)) for name in ("init", "update")):
+    if not all(callable(getattr(value, part, None)) for part in ("init", "update")):
         raise TypeError(
             f"{name} must be an Optax gradient transformation, got {value!r}."
         )
