@@ -385,7 +385,7 @@ def scanned(optimizer):
 @all_readings
 def test_a_compiled_program_makes_the_state_where_its_parameters_are(reading):
     params = {"kernel": jnp.linspace(-1, 1, 96).reshape(16, 6), "bias": jnp.ones(16)}
-    train, spec = scanned(make(reading)), PartitionSpec("data")
+    train, spec = jax.jit(scanned(make(reading))), PartitionSpec("data")
     shards = [
         jax.tree.map(lambda p, i=i: p[2 * i : 2 * i + 2], params) for i in range(8)
     ]
@@ -397,7 +397,7 @@ def test_a_compiled_program_makes_the_state_where_its_parameters_are(reading):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
     placed = jax.device_put(params, NamedSharding(mesh, spec))
     with jax.set_mesh(mesh):
-        actual = jax.jit(train)(placed)
+        actual = train(placed)
     chex.assert_trees_all_close(actual, train(params), rtol=1e-6, atol=1e-6)
     for name, p in placed.items():
         assert actual[name].sharding.is_equivalent_to(p.sharding, p.ndim)

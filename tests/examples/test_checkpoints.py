@@ -184,10 +184,13 @@ def test_a_fisher_is_not_taken_again(tmp_path, monkeypatch):
     second = Phase({"b": 4}, "sgd", dict(learning_rate=0.1), penalty)
     ewc = Method("EWC", (first, second), ("train",))
     expected, folder = tmp_path / "whole", tmp_path / "stopped"
-    small_run.Recording(expected).run("ewc", ewc, small_run.SEEDS)
+    runner = small_run.Recording(expected)
+    runner.run("ewc", ewc, small_run.SEEDS)
+    runner.write_to(folder)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stopping_at(patch, 4 + 2)
-        small_run.Recording(folder).run("ewc", ewc, small_run.SEEDS)
+        runner.run("ewc", ewc, small_run.SEEDS)
+    runner._fishers.clear()
     taken, fisher_diagonal = [], continual.fisher_diagonal
 
     def counted(*arguments, **options):
@@ -195,7 +198,7 @@ def test_a_fisher_is_not_taken_again(tmp_path, monkeypatch):
         return fisher_diagonal(*arguments, **options)
 
     monkeypatch.setattr(continual, "fisher_diagonal", counted)
-    small_run.Recording(folder).run("ewc", ewc, small_run.SEEDS)
+    runner.run("ewc", ewc, small_run.SEEDS)
     assert len(taken) == 1  # The second seed's.
     assert_same_rows(folder, expected)
     assert_same_arrays(folder, expected)

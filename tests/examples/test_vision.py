@@ -96,12 +96,11 @@ def tiny(monkeypatch):
 
 def test_one_command_makes_rows_tables_and_figures(tiny, tmp_path, capsys):
     arguments = ["--seeds", "1", "--batch-size", "16", "--out", str(tmp_path / "new")]
-    vision.main([*arguments, "--methods", "sgd", "classp"])
+    vision.main([*arguments, "--methods", "classp", "classp_rate_0.1"])
     found = rows.read(tmp_path / "new" / "rows.jsonl")
-    assert [row["method"] for row in found] == ["sgd", "classp"]
+    assert [row["method"] for row in found] == ["classp", "classp_rate_0.1"]
     table = (tmp_path / "new" / "table.md").read_text()
-    assert "SGD" in table
-    assert "CLASSP" in table
+    assert "CLASSP, α 0.1" in table
     for name in ("fronts", "samples"):
         figure = tmp_path / "new" / f"{name}.png"
         assert figure.read_bytes().startswith(b"\x89PNG")
