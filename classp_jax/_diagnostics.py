@@ -56,11 +56,11 @@ def unassigned_share(
 
     With :func:`classp` these are the weights that no step has updated, left
     "unassigned for future tasks" (Section 3), and those of which every power was too
-    small for the sum's dtype. :func:`classp_equation1` collects the
-    gradients below the threshold as well, so there it is the share of weights that
-    have not yet had a gradient. Of a factored sum it is the share of weights in whose
-    row, or in whose column, nothing has been collected: fewer than those that have
-    collected nothing themselves.
+    small for the sum's dtype. :func:`classp_equation1` collects the gradients below the
+    threshold as well, so there it is the share of weights that have not yet had a
+    gradient. Of a factored sum it is the share of weights in whose row, or in whose
+    column, nothing has been collected: fewer than those that have collected nothing
+    themselves.
 
     Args:
       opt_state: any optimizer state that holds at least one

@@ -314,9 +314,9 @@ def shaped_like(params: optax.Params, name: str, tree: optax.Params) -> Any:
         return isinstance(node, optax.MaskedNode)
 
     nodes = _paths.by_path(params, is_leaf=is_masked)
-    left_out = [path for path, node in nodes.items() if is_masked(node)]
+    expected = {path: p for path, p in nodes.items() if not is_masked(p)}
+    left_out = nodes.keys() - expected.keys()
     below = tuple(path + step for path in left_out for step in ".[")
-    expected = _paths.by_path(params)
     actual = {
         path: x
         for path, x in _paths.by_path(tree).items()

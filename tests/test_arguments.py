@@ -79,14 +79,11 @@ HUGE = (
 
 
 # Hypothesis draws literals of the code, too, among them some that make sense.
-def is_dtype(text):
-    return "float" in text or text in {
-        *"defg",
-        "half",
-        "single",
-        "double",
-        "longdouble",
-    }
+FLOATS = {
+    *"defg",
+    *("half", "single", "double", "longdouble", "float", "bfloat16"),
+    *(f"float{bits}" for bits in (16, 32, 64, 128)),
+}
 
 
 def is_scope(thing):
@@ -100,7 +97,7 @@ NONSENSE = {
     POWER: THING | HUGE | BOOLS | st.none() | NEGATIVE | st.just(0),
     SWITCH: THING | HUGE | st.none(),
     FLAG: THING | HUGE | st.none() | st.integers() | st.just(np.True_),
-    DTYPE: st.text().filter(lambda text: not is_dtype(text))
+    DTYPE: st.text().filter(lambda text: text not in FLOATS)
     | st.sampled_from([int, complex, "int8", jnp.bool_, jnp.float8_e5m2, object(), 3]),
     SCOPE: THING.filter(lambda thing: not is_scope(thing)) | HUGE | BOOLS | st.none(),
     PART: THING.filter(lambda thing: thing is not None) | HUGE | BOOLS | st.just(len),

@@ -96,17 +96,19 @@ def tiny(monkeypatch):
 
 def test_one_command_makes_rows_tables_and_figures(tiny, tmp_path, capsys):
     arguments = ["--seeds", "1", "--batch-size", "16", "--out", str(tmp_path / "new")]
-    vision.main([*arguments, "--methods", "classp", "classp_rate_0.1"])
+    methods = ["sgd", "classp", "classp_rate_0.1"]
+    vision.main([*arguments, "--methods", *methods])
     found = rows.read(tmp_path / "new" / "rows.jsonl")
-    assert [row["method"] for row in found] == ["classp", "classp_rate_0.1"]
+    assert [row["method"] for row in found] == methods
     table = (tmp_path / "new" / "table.md").read_text()
+    assert "SGD" in table
     assert "CLASSP, α 0.1" in table
     for name in ("fronts", "samples"):
         figure = tmp_path / "new" / f"{name}.png"
         assert figure.read_bytes().startswith(b"\x89PNG")
     # A second call finds all done.
     vision.main([*arguments, "--methods", "classp"])
-    assert len(rows.read(tmp_path / "new" / "rows.jsonl")) == 2
+    assert len(rows.read(tmp_path / "new" / "rows.jsonl")) == 3
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,8 @@ def test_command_writes_what_the_rows_allow(folder):
     assert str(path) not in text
     assert "- 2 phases trained on a GPU, jax 1.0" in text
 
-    names = ["ewc_10", "ewc_100", "joint", "threshold_first_relative_all_1"]
+    names = ["ewc_10", "ewc_100", "joint", "classp"]
+    names.append("threshold_first_relative_all_1")
     main([str(folder(*map(row, names))), "--evaluate-with-dropout"])
     written = {file.name for file in path.iterdir()} - written
     pictures = {"fronts", "training", "ablation"}
