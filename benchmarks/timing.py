@@ -1,8 +1,11 @@
 """What the benchmarks share: sizes, turns side by side, medians and spreads."""
 
+import os
 import time
 
+import jax
 import numpy as np
+import torch
 from tqdm import trange
 
 # Bytes a float32 weight that a step with one sum must move: gradient, sum and weight
@@ -27,3 +30,25 @@ def in_turns(runs, turns, title):
 def spread(values, digits):
     """Median, smallest and largest, as cells of a table."""
     return " | ".join(f"{f(values):.{digits}f}" for f in (np.median, np.min, np.max))
+
+
+def torch_device():
+    """PyTorch's name of the device that JAX computes on, None if it can't use it."""
+    backend = jax.default_backend()
+    if backend == "gpu":
+        return "cuda" if torch.cuda.is_available() else None
+    return "cpu" if backend == "cpu" else None
+
+
+def wait_for_torch():
+    """Returns when PyTorch has computed what it was told to."""
+    if torch_device() == "cuda":
+        torch.cuda.synchronize()
+
+
+def machine():
+    """What JAX computes on, in words."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return f"{len(os.sched_getaffinity(0))} cores"
+    return device.device_kind

@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.train_step`` times both in turns, in one process, and prints the
 ratio of each turn: its median, and its smallest and largest. PyTorch runs the same
-network, batch, preprocessing and optimizer, with as many threads as there are cores.
+network, batch, preprocessing and optimizer, with as many threads as there are cores, or
+on the same GPU, and neither rounds what it multiplies there to fewer bits.
 Of the Transformer PyTorch encodes every position, as its layer does, and JAX the one
 that is read. Of the CNN it also times alone the products of matrices that its second
 convolution and its first dense layer become, forwards and backwards: nearly all of its
@@ -19,7 +20,14 @@ import numpy as np
 import torch
 
 import classp_jax
-from benchmarks.timing import VOCABULARY, in_turns, spread
+from benchmarks.timing import (
+    VOCABULARY,
+    in_turns,
+    machine,
+    spread,
+    torch_device,
+    wait_for_torch,
+)
 from examples.cnn import CNN
 from examples.training import Trainer
 from examples.transformer import Transformer
@@ -42,7 +50,7 @@ class Workload(NamedTuple):
       labels: (n,).
       batch_size: examples a step.
       hyperparameters: of the optimizer.
-      steps: in a turn.
+      steps: in a turn; on anything faster than a CPU ten times as many.
       products: shapes (m, k, n) of those products (m, k) x (k, n) that are most of a
         step, each with its two gradients.
     """
@@ -110,10 +118,11 @@ def jax_loop(work, batches):
 
 def torch_loop(work, batches):
     """The same in PyTorch."""
-    model = work.torch_model.train()
+    device = torch_device()
+    model = work.torch_model.to(device).train()
     optimizer = Classp(model.parameters(), lr=0.01, **work.hyperparameters)
-    inputs = torch.tensor(work.inputs)
-    labels = torch.tensor(work.labels, dtype=torch.long)
+    inputs = torch.tensor(work.inputs, device=device)
+    labels = torch.tensor(work.labels, dtype=torch.long, device=device)
 
     def run():
         for batch in batches:
@@ -121,6 +130,7 @@ def torch_loop(work, batches):
             logits = model(work.torch_inputs(inputs[batch]))
             torch.nn.functional.cross_entropy(logits, labels[batch]).backward()
             optimizer.step()
+        wait_for_torch()
 
     return run
 
@@ -154,19 +164,24 @@ def products_loop(shapes, steps):
 def measure(work, turns):
     """Times a workload and gives its table."""
     rng = np.random.default_rng(0)
-    batches = rng.integers(0, len(work.labels), (work.steps, work.batch_size))
-    runs = {"JAX": jax_loop(work, batches), "PyTorch": torch_loop(work, batches)}
+    steps = work.steps * (1 if jax.default_backend() == "cpu" else 10)
+    batches = rng.integers(0, len(work.labels), (steps, work.batch_size))
+    runs = {"JAX": jax_loop(work, batches)}
+    if torch_device():
+        runs["PyTorch"] = torch_loop(work, batches)
     if work.products:
-        runs["JAX, products alone"] = products_loop(work.products, work.steps)
+        runs["JAX, products alone"] = products_loop(work.products, steps)
     milliseconds = in_turns(runs, turns, work.title)
-    milliseconds = {name: np.divide(t, work.steps) for name, t in milliseconds.items()}
-    ratio = np.divide(milliseconds["PyTorch"], milliseconds["JAX"])
+    milliseconds = {name: np.divide(t, steps) for name, t in milliseconds.items()}
     head = f"{work.title}, batch {work.batch_size}"
     lines = [
         f"| {head}: {name}, ms a step | {spread(times, 1)} |"
         for name, times in milliseconds.items()
     ]
-    return [*lines, f"| {head}: PyTorch ÷ JAX | {spread(ratio, 2)} |"]
+    if "PyTorch" in runs:
+        ratio = np.divide(milliseconds["PyTorch"], milliseconds["JAX"])
+        lines.append(f"| {head}: PyTorch ÷ JAX | {spread(ratio, 2)} |")
+    return lines
 
 
 WORKLOADS = {"cnn": vision, "transformer": sentiment}
@@ -184,11 +199,12 @@ def main(argv=None):
     )
     args = parser.parse_args(argv)
 
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(cores)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
-    lines = [line for m in args.models for line in measure(WORKLOADS[m](), args.turns)]
-    print(f"\nTrain step, CLASSP, {cores} cores, {args.turns} turns\n")
+    torch.backends.cudnn.allow_tf32 = False
+    with jax.default_matmul_precision("float32"):
+        lines = [x for m in args.models for x in measure(WORKLOADS[m](), args.turns)]
+    print(f"\nTrain step, CLASSP, {machine()}, {args.turns} turns\n")
     print("| | median | smallest | largest |\n|---|---:|---:|---:|")
     print("\n".join(lines))
     print(f"\nJAX {jax.__version__}, PyTorch {torch.__version__}")

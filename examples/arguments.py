@@ -234,13 +234,20 @@ def command(
 ) -> None:
     """Does what the command line of an experiment says.
 
+    Products are of whole float32 numbers on every device, as on a CPU and as PyTorch
+    has them, unless ``JAX_DEFAULT_MATMUL_PRECISION`` says otherwise.
+
     Args:
       parser: the command's.
       argv: its arguments, None for those of the process.
       train: what it does, with its parser, its options and the signal to look out for.
     """
     args = parser.parse_args(argv)
-    with until_stopped(parser, argv) as sigterm:
+    precision = jax.config.jax_default_matmul_precision or "float32"
+    with (
+        until_stopped(parser, argv) as sigterm,
+        jax.default_matmul_precision(precision),
+    ):
         train(parser, args, sigterm)
 
 

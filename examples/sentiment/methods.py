@@ -122,7 +122,7 @@ FRONTS = [
         "λ",
         {
             strength: _after_sgd(_SGD, EWC(strength))
-            for strength in (10, 100, 1000, 10_000, 100_000)
+            for strength in (100, 300, 1000, 3000, 10_000)
         },
         ALL_SPLITS,
     ),

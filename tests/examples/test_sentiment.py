@@ -176,7 +176,7 @@ def test_epochs_table_says_who_never_got_there():
 def test_report_writes_what_the_rows_allow(tmp_path):
     longer = row(of_imdb=(0.5, 0.7, 0.8, 0.85, 0.86), of_phrase_bank=(0.9,) * 5, seed=1)
     longer["results"][1]["curve"]["step"].append(136)
-    found = [row(), longer, row("ewc_10"), row("ewc_100"), row("joint")]
+    found = [row(), longer, row("ewc_100"), row("ewc_1000"), row("joint")]
     lines = [json.dumps(of_row) for of_row in found]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
     report.main([str(tmp_path)])
@@ -186,7 +186,7 @@ def test_report_writes_what_the_rows_allow(tmp_path):
     text = (tmp_path / "table.md").read_text()
     assert "| SGD | 47.24 ± 5.57 | 85.67 ± 1.72 |" in text
     assert "PhraseBank has no test set." in text
-    assert "| EWC, λ 10 | 60.0 | 90.0 | **75.0** | 1 |" in text
+    assert "| EWC, λ 100 | 60.0 | 90.0 | **75.0** | 1 |" in text
     assert "| Joint training, Adam | 3 (1 never) | 3 (1 never) |" in text
     assert "--label-map released" in text
     with pytest.raises(SystemExit):
