@@ -60,15 +60,17 @@ def _of_the_paper() -> dict[str, Method]:
         methods[f"{reading}_threshold"] = Method(
             f"CLASSP, {name}, θ 0.99", phases, ALL_SPLITS
         )
+    # Equation 1's first steps of g / eps end at one answer to everything.
+    most = {r: _STUCK if r == "classp_equation1" else _MOST for r in READINGS}
     for reading, name in READINGS.items():
-        # Equation 1's first steps of g / eps end at one answer to everything.
-        most = _STUCK if reading == "classp_equation1" else _MOST
         methods[reading] = Method(
-            f"CLASSP, {name}, no θ", _classp(reading, most=most), ALL_SPLITS
+            f"CLASSP, {name}, no θ", _classp(reading, most=most[reading]), ALL_SPLITS
         )
     for reading, name in READINGS.items():
         methods[f"{reading}_adagrad"] = Method(
-            f"AdaGrad instance, {name}", _classp(reading, power=2), ALL_SPLITS
+            f"AdaGrad instance, {name}",
+            _classp(reading, power=2, most=most[reading]),
+            ALL_SPLITS,
         )
     methods["sgd"] = Method("SGD", _after_sgd(_SGD), ALL_SPLITS)
     methods["adam"] = Method(
