@@ -100,6 +100,10 @@ def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
         closed, *_ = phases(optimizer, {}, {}, apply_decay=False, **kwargs)
         return closed, *phases(optimizer, {}, {}, **kwargs)[1:]
 
+    def classp_then(a: float) -> tuple[Phase, ...]:
+        first, *_ = classp(_RATE)
+        return first, *classp(a)[1:]
+
     def classp_relative(optimizer: str) -> Callable[[float], tuple[Phase, ...]]:
         def above_mean(a: float) -> tuple[Phase, ...]:
             mask = dict(threshold=10, relative=True)
@@ -159,6 +163,13 @@ def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
             "α",
             plain("classp"),
             (0.003, 0.01, 0.03, 0.1, 0.3),
+        ),
+        # The first task as the penalties' SGD learns it, whatever α is afterwards.
+        "classp_then": (
+            f"SGD at {_RATE}, then CLASSP",
+            "α",
+            classp_then,
+            (0.001, 0.003, 0.01, 0.03, 0.1),
         ),
         "classp_self": (
             "CLASSP, gate opens itself",

@@ -161,11 +161,21 @@ def run(folder, *arguments):
     streams.main([*options, *arguments, "--out", str(folder)])
 
 
+def test_sgd_at_a_rate_of_its_own_then_classp():
+    compared = study(stream("split_mnist"), epochs=1, batch_size=64)
+    for name, method in compared.groups["classp_then"].items():
+        first, *others = method.phases
+        assert first.hyperparameters == dict(learning_rate=0.05, apply_decay=False)
+        rate = float(name.removeprefix("classp_then_"))
+        assert [x.hyperparameters for x in others] == 4 * [dict(learning_rate=rate)]
+        assert {x.optimizer for x in method.phases} == {"classp"}
+
+
 def test_one_command_makes_rows_a_table_and_figures(tiny, tmp_path, monkeypatch):
     names = [
         *("classp_0.1", "classp_always_0.01", "sgd_0.1", "adam_0.001", "adagrad_0.01"),
         *("classp_self_0.1", "ewc_10", "ewc_online_10", "si_1", "replay_0.1"),
-        "joint_0.1",
+        *("classp_then_0.01", "joint_0.1"),
     ]
     folder = tmp_path / "new"
     run(folder, "--methods", *names)
@@ -199,7 +209,7 @@ def test_one_command_makes_rows_a_table_and_figures(tiny, tmp_path, monkeypatch)
         name: of[0]["results"][-1]["bytes_per_weight"] for name, of in by_name.items()
     }
     weights = 784 * 256 + 256 + 256 * 256 + 256 + 2570
-    expected = dict(classp=4, classp_self=4, sgd=0, adam=8, adagrad=4)
+    expected = dict(classp=4, classp_self=4, classp_then=4, sgd=0, adam=8, adagrad=4)
     expected |= dict(ewc=8, ewc_online=8, si=12)
     for name, count in expected.items():
         (actual,) = {v for k, v in kept.items() if re.fullmatch(rf"{name}_[\d.]+", k)}
