@@ -28,6 +28,9 @@ _LOOP = 125  # Steps in one compiled loop, at most.
 _MEASURE_EVERY, _MEASURE_SHARE = 30, 0.1
 _FISHER_WEIGHTS = 2**27  # Of gradients held at once, 4 bytes each.
 _SEPARATE = 1000  # Added to the seed for a separately initialised network.
+# Trainers whose compiled programs are kept: on a CPU each program takes hundreds of the
+# 65,530 pieces of memory that Linux lets a process map.
+_MOST_TRAINERS = 12
 
 
 class Split(NamedTuple):
@@ -189,6 +192,9 @@ class Runner:
                 sharding.wait("rows")
 
             self._train(method.title, method.phases, group, method.splits, write)
+        if len(self._trainers) > _MOST_TRAINERS:
+            self._trainers.clear()
+            jax.clear_caches()
 
     @property
     def _first_task(self) -> Split:

@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 import json
 
 import chex
@@ -120,6 +121,19 @@ def test_what_methods_begin_with_is_trained_once(experiment, tmp_path, monkeypat
     Runner(experiment, tmp_path / "anew").run("sgd", SGD, [0])
     from_checkpoint = read(tmp_path)[1]
     assert without_times(from_checkpoint) == without_times(read(tmp_path / "anew")[0])
+
+
+def test_what_many_methods_compiled_is_let_go(experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(continual, "_MOST_TRAINERS", 2)
+    runner = Runner(experiment, tmp_path)
+    programs = []
+    for rate in (0.1, 0.2, 0.3, 0.4):
+        method = Method("SGD", (phase("z", learning_rate=rate, epochs=1),))
+        runner.run("sgd", method, [0])
+        gc.collect()
+        programs.append(len(jax.devices()[0].client.live_executables()))
+    assert programs[2] < min(programs[0], programs[1], programs[3])
+    assert len(rows.read(tmp_path / "rows.jsonl")) == 4
 
 
 def test_seeds_side_by_side_are_those_one_after_another(experiment, tmp_path):
