@@ -1,9 +1,11 @@
-"""Whatever a user types, no traceback comes back."""
+"""What all commands do; whatever a user types, no traceback comes back."""
 
+import argparse
 import contextlib
 import io
 
 import hypothesis
+import jax
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -164,3 +166,16 @@ def test_help_names_every_method_once(command, capsys):
     assert len(named) == len(set(named))
     study = getattr(command, "STUDY", None)
     assert study is None or set(named) == set(study.methods)
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, "float32"), ("high", "high")])
+def test_products_are_of_whole_numbers_unless_asked_otherwise(asked, expected):
+    seen = []
+
+    def train(*_):
+        seen.append(jax.config.jax_default_matmul_precision)
+
+    with jax.default_matmul_precision(asked):
+        arguments.command(argparse.ArgumentParser(), [], train)
+    assert seen == [expected]
+    assert jax.config.jax_default_matmul_precision is None
