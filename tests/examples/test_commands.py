@@ -170,7 +170,7 @@ def test_help_names_every_method_once(command, capsys):
 
 @pytest.mark.parametrize(("asked", "expected"), [(None, "float32"), ("high", "high")])
 def test_products_are_of_whole_numbers_unless_asked_otherwise(asked, expected):
-    seen = []
+    before, seen = jax.config.jax_default_matmul_precision, []
 
     def train(*_):
         seen.append(jax.config.jax_default_matmul_precision)
@@ -178,4 +178,4 @@ def test_products_are_of_whole_numbers_unless_asked_otherwise(asked, expected):
     with jax.default_matmul_precision(asked):
         arguments.command(argparse.ArgumentParser(), [], train)
     assert seen == [expected]
-    assert jax.config.jax_default_matmul_precision is None
+    assert jax.config.jax_default_matmul_precision == before
