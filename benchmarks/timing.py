@@ -5,7 +5,6 @@ import time
 
 import jax
 import numpy as np
-import torch
 from tqdm import trange
 
 # Bytes a float32 weight that a step with one sum must move: gradient, sum and weight
@@ -30,20 +29,6 @@ def in_turns(runs, turns, title):
 def spread(values, digits):
     """Median, smallest and largest, as cells of a table."""
     return " | ".join(f"{f(values):.{digits}f}" for f in (np.median, np.min, np.max))
-
-
-def torch_device():
-    """PyTorch's name of the device that JAX computes on, None if it can't use it."""
-    backend = jax.default_backend()
-    if backend == "gpu":
-        return "cuda" if torch.cuda.is_available() else None
-    return "cpu" if backend == "cpu" else None
-
-
-def wait_for_torch():
-    """Returns when PyTorch has computed what it was told to."""
-    if torch_device() == "cuda":
-        torch.cuda.synchronize()
 
 
 def machine():

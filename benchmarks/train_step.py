@@ -20,14 +20,8 @@ import numpy as np
 import torch
 
 import classp_jax
-from benchmarks.timing import (
-    VOCABULARY,
-    in_turns,
-    machine,
-    spread,
-    torch_device,
-    wait_for_torch,
-)
+from benchmarks.pytorch import torch_device, wait_for_torch
+from benchmarks.timing import VOCABULARY, in_turns, machine, spread
 from examples.cnn import CNN
 from examples.training import Trainer
 from examples.transformer import Transformer

@@ -24,15 +24,8 @@ import torch
 from flax import nnx
 
 import classp_jax
-from benchmarks.timing import (
-    LEAST,
-    VOCABULARY,
-    in_turns,
-    machine,
-    spread,
-    torch_device,
-    wait_for_torch,
-)
+from benchmarks.pytorch import torch_device, wait_for_torch
+from benchmarks.timing import LEAST, VOCABULARY, in_turns, machine, spread
 from examples.cnn import CNN
 from examples.transformer import Transformer
 from tests.reference.optimizer import Classp

@@ -1,5 +1,8 @@
 """What the compiled programs read, write, keep and send; see benchmarks.compiled."""
 
+import subprocess
+import sys
+
 import pytest
 
 from benchmarks import compiled
@@ -11,6 +14,11 @@ FEW = 2**16  # Weights: on a CPU the program is the same for any number.
 
 def scalars(sent):
     return all(what == "all-reduce" and count <= 4 for what, count in sent)
+
+
+def test_a_tpus_own_venv_needs_no_torch():
+    without = "import sys; sys.modules['torch'] = None; import benchmarks.compiled"
+    subprocess.run([sys.executable, "-c", without], check=True)
 
 
 @pytest.mark.parametrize("power", ["1", "2", "1.5"])
