@@ -191,6 +191,10 @@ def main(argv=None):
                 f" {_in_words(program.sent)} |",
                 flush=True,
             )
+    print(
+        "\nA loop within the program counts as one turn of it: on a CPU, the blocks in"
+        " which\nlarge factored sums are made."
+    )
     print("\n| train step | weights | on | sent |\n|---|---:|---|---|")
     for name in TRAIN_STEPS:
         for where, mesh in devices.items():

@@ -101,7 +101,6 @@ def classp(
     .. seealso:: :func:`classp_equation1`, :func:`classp_released`
     """
     _hyperparameters.check_static_positive("power", power)
-    above = _transforms.above(relative)
     # The chain of mask and gated scaling, less the masked gradient between them.
     return _chain(
         learning_rate,
@@ -116,7 +115,7 @@ def classp(
                     include_current=True,
                     factored=factored,
                     accumulator_dtype=accumulator_dtype,
-                    collects=_transforms.apart(above, threshold),
+                    collects=_transforms.apart(relative, threshold),
                 ),
                 apply_decay,
             ),

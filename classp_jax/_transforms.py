@@ -217,7 +217,7 @@ def scale_by_accumulated_power_norm(
     """
     _hyperparameters.check_static_positive("power", power)
     _hyperparameters.check_static_bool("include_current", include_current)
-    every_finite = apart(above(relative=False), threshold=0.0)
+    every_finite = apart(relative=False, threshold=0.0)
     return accumulate_and_scale(
         power,
         power,
@@ -306,42 +306,55 @@ def decay_gate(
 
 def above(
     relative: bool, scope: Literal["element", "tensor"] = "element"
-) -> Callable[..., jax.Array]:
+) -> Callable[[jax.Array, jax.typing.ArrayLike], jax.Array]:
     """The mask of an update at a threshold, as :func:`threshold_mask` has it."""
 
-    def is_open(
-        g: jax.Array,
-        theta: jax.typing.ArrayLike,
-        infinity: jax.typing.ArrayLike = jnp.inf,
-    ) -> jax.Array:
-        g = g.astype(at_least_float32(g.dtype))
-        theta = jnp.asarray(theta, g.dtype)
-        finite, square, bound = jnp.abs(g) < infinity, jnp.square(g), theta
-        if relative:
-            number = jnp.sum(finite, dtype=g.dtype)
-            total = jnp.sum(square, where=finite)
-            bound = theta * (total / jnp.maximum(number, 1))
-        # At 0 the square must not decide: it underflows where the gradient doesn't.
-        passes = finite & ((square > bound) | (theta == 0))
-        return finite & jnp.any(passes) if scope == "tensor" else passes
+    def is_open(g: jax.Array, theta: jax.typing.ArrayLike) -> jax.Array:
+        passes = _passes(g, relative, theta)(g)
+        return jnp.isfinite(g) & jnp.any(passes) if scope == "tensor" else passes
 
     return is_open
 
 
 def apart(
-    is_open: Callable[..., jax.Array], threshold: optax.ScalarOrSchedule
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """A mask ``(update, count)`` that the compiler computes apart from all others.
+    relative: bool, threshold: optax.ScalarOrSchedule
+) -> Callable[[jax.Array, jax.Array], Callable[[jax.Array], jax.Array]]:
+    """A mask that the compiler computes apart from all others.
 
     Two loops over the weights that share a mask, or the update it was laid over, would
-    have it stored; each computes its own faster.
+    have it stored; each computes its own faster. ``(update, count)`` gives the mask of
+    any part of the update.
     """
 
-    def mask(g: jax.Array, count: jax.Array) -> jax.Array:
+    def mask(g: jax.Array, count: jax.Array) -> Callable[[jax.Array], jax.Array]:
         theta = _hyperparameters.at_step("threshold", threshold, count)
         bounds = (theta, jnp.inf)
         bounds = jax.lax.optimization_barrier(bounds)  # type: ignore[no-untyped-call]
-        return is_open(g, *bounds)
+        return _passes(g, relative, *bounds)
+
+    return mask
+
+
+def _passes(
+    g: jax.Array,
+    relative: bool,
+    theta: jax.typing.ArrayLike,
+    infinity: jax.typing.ArrayLike = jnp.inf,
+) -> Callable[[jax.Array], jax.Array]:
+    """Tells which elements of a part of an update are above its threshold."""
+    dtype = at_least_float32(g.dtype)
+    theta = bound = jnp.asarray(theta, dtype)
+    if relative:
+        wide = g.astype(dtype)
+        finite = jnp.abs(wide) < infinity
+        total = jnp.sum(jnp.square(wide), where=finite)
+        bound = theta * (total / jnp.maximum(jnp.sum(finite, dtype=dtype), 1))
+
+    def mask(part: jax.Array) -> jax.Array:
+        part = part.astype(dtype)
+        # At 0 the square must not decide: it underflows where the gradient doesn't.
+        above_it = (jnp.square(part) > bound) | (theta == 0)
+        return (jnp.abs(part) < infinity) & above_it
 
     return mask
 
@@ -384,12 +397,13 @@ def accumulate_and_scale(
     include_current: bool,
     factored: bool,
     accumulator_dtype: jax.typing.DTypeLike | None,
-    collects: Callable[[jax.Array, jax.Array], jax.Array] | None,
+    collects: Callable[[jax.Array, jax.Array], Callable[[jax.Array], jax.Array]] | None,
 ) -> optax.GradientTransformationExtraArgs:
     """Divides by the ``root_power``-th root of a sum of ``sum_power``-th powers.
 
-    ``collects(g, count)`` says which elements enter the sum; if given, it is for
-    finite ones alone, and others make no step, nor do those whose power overflows.
+    ``collects(g, count)`` gives a mask, for parts of g, of the elements that enter the
+    sum; if given, it is for finite ones alone, and others make no step, nor do those
+    whose power overflows.
     """
     _hyperparameters.check_positive("eps", eps)
     _hyperparameters.check_static_bool("factored", factored)
@@ -430,17 +444,27 @@ def accumulate_and_scale(
         ) -> _factored.Sum:
             if g is None:
                 return s
-            dtype = computed_in(g, s)
-            term = _raise_to(jnp.abs(jnp.asarray(g, dtype)), sum_power)
-            mask = None if collects is None else collects(jnp.asarray(g), state.count)
+            dtype, gradient = computed_in(g, s), jnp.asarray(g)
+            is_collected = collects and collects(gradient, state.count)
+
+            def power_of(part: jax.Array) -> jax.Array:
+                return _raise_to(jnp.abs(part.astype(dtype)), sum_power)
+
+            def term_of(part: jax.Array) -> jax.Array:
+                term = power_of(part)
+                mask = jnp.isfinite(term)
+                if is_collected is not None:
+                    mask &= is_collected(part)
+                return jnp.where(mask, term, 0)
+
             # Algorithm 1, line 11.
             if isinstance(s, _factored.FactoredSum):
-                finite = jnp.isfinite(term)
-                mask = finite if mask is None else finite & mask
-                return _factored.add(s, jnp.where(mask, term, 0))
-            if mask is None:
+                return _factored.add(s, term_of, gradient)
+            term = power_of(gradient)
+            if is_collected is None:
                 return (s.astype(dtype) + term).astype(s.dtype)
             # One that would overflow stays as it is.
+            mask = is_collected(gradient)
             mask &= term < _largest(s.dtype) - s.astype(dtype)
             return (s.astype(dtype) + jnp.where(mask, term, 0)).astype(s.dtype)
 

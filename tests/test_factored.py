@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import classp_jax
+from classp_jax import _factored
 from tests import helpers
 
 SHAPES = {"matrix": (5, 7), "kernel": (3, 3, 2, 4), "bias": (4,), "scalar": ()}
@@ -187,7 +188,48 @@ def test_the_sums_are_in_float32(dtype):
     }
 
 
-def test_several_devices_exchange_sums_of_columns_alone():
+@pytest.mark.parametrize(
+    ("power", "threshold", "relative", "seeds"),
+    [
+        (1.0, 0.0, False, None),
+        (1.0, 1.0, True, 3),
+        (1.5, 0.0, False, 3),
+        (2.0, 1.0, True, None),
+    ],
+)
+def test_a_large_tensor_is_summed_in_blocks(
+    power, threshold, relative, seeds, monkeypatch
+):
+    shapes = {"odd": (13, 7), "kernel": (3, 3, 5, 4), "wide": (3, 40), "even": (16, 8)}
+    shapes = {name: (*[seeds] * bool(seeds), *x) for name, x in shapes.items()}
+    gradients = random_tree(0, shapes)
+    gradients = jax.tree.map(lambda g: g.at[..., 1, 2].set(jnp.inf), gradients)
+    optimizer = classp_jax.classp(
+        0.1, threshold, power, relative=relative, factored=True
+    )
+    init, update = (f if seeds is None else jax.vmap(f) for f in optimizer[:2])
+
+    def step(gradients):
+        updates, opt_state = update(gradients, init(gradients), gradients)
+        # Of its gradient, too, as when learning to learn.
+        return optax.tree.sum(jax.tree.map(jnp.log1p, (updates, *state_of(opt_state))))
+
+    def of_all(gradients):
+        opt_state = init(gradients)
+        return update(gradients, opt_state), jax.grad(step)(gradients)
+
+    expected = jax.jit(of_all)(gradients)
+    at_once = jax.jit(of_all).lower(gradients).as_text()
+    monkeypatch.setattr(_factored, "_BLOCK", 16)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    in_blocks = jax.jit(lambda gradients: of_all(gradients))
+    text = in_blocks.lower(gradients).as_text()
+    assert text.count("stablehlo.while") > at_once.count("stablehlo.while")
+    chex.assert_trees_all_close(in_blocks(gradients), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_several_devices_exchange_sums_of_columns_alone(monkeypatch):
+    monkeypatch.setattr(_factored, "_BLOCK", 256)  # Which would be gathered.
     mesh = jax.make_mesh((8,), ("data",))
     shape = (64, 48)
     place = NamedSharding(mesh, PartitionSpec("data", None))
