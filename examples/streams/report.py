@@ -117,6 +117,8 @@ def _published(stream: Stream) -> list[str]:
 
 def _read(folder: pathlib.Path, settings: dict[str, Any]) -> tuple[Study, Found, int]:
     compared = study(_stream(settings), settings["epochs"], settings["batch_size"])
+    if settings["model"] == "cnn":
+        compared = compared._replace(title=f"{compared.title}, by the CNN")
     found, left_out = page.read(compared, folder / "rows.jsonl", settings)
     return compared, found, left_out
 

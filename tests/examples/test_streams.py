@@ -254,6 +254,16 @@ def test_scenarios(tiny, tmp_path, scenario):
     assert f"{scenario}-incremental" in (tmp_path / "table.md").read_text()
 
 
+def test_the_papers_cnn_learns_a_stream(tiny, tmp_path):
+    run(tmp_path, "--model", "cnn", "--epochs", "12", "--methods", "sgd_0.1")
+    compared, found = report.read(tmp_path)
+    (row,) = found["sgd_0.1"]
+    assert tables.matrix(compared, row)[0, 0] > 50
+    page = (tmp_path / "table.md").read_text()
+    assert page.startswith("# Permuted MNIST, 2 tasks, by the CNN\n")
+    assert "--model cnn" in page
+
+
 @pytest.mark.parametrize(
     ("of", "lines"),
     [
@@ -283,7 +293,8 @@ COMMITTED = [
 def test_committed_tables_are_those_of_the_committed_rows(folder):
     compared, found = report.read(folder)
     table = tables.stream_table(compared, found)
-    assert table in (folder / "table.md").read_text()
+    page = (folder / "table.md").read_text()
+    assert page.startswith(f"# {compared.title}\n\n{table}\n")
     if folder.name != "validation":
         assert table in (ROOT / "docs" / "benchmarks.md").read_text()
     for name in ("matrices", "curves"):
