@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-_BLOCK = 2**19  # Elements: 2 MB of terms, about what a core's cache holds.
+# Elements at most: 2 MB of terms, about what a core's cache holds.
+_BLOCK = 2**19
+_BLOCKS = 8  # At least, of a larger tensor.
 
 
 class FactoredSum(NamedTuple):
@@ -73,7 +75,7 @@ def _sums(term: Callable[[jax.Array], jax.Array], g: jax.Array) -> FactoredSum:
         return of_rows_and_columns(term(g))
 
     # Of a tensor cut among devices, blocks would have to be gathered.
-    if g.size <= 4 * _BLOCK or jax.device_count() > 1:
+    if g.size <= _BLOCK or jax.device_count() > 1:
         return at_once(g)
     in_blocks = functools.partial(_sums_in_blocks, term)
     sums: FactoredSum = jax.lax.platform_dependent(g, cpu=in_blocks, default=at_once)
@@ -89,7 +91,7 @@ def _sums_in_blocks(
     """
     length = max(g.shape[:-1])
     axis = g.shape.index(length)
-    height = max(1, _BLOCK * length // g.size)
+    height = max(1, min(_BLOCK * length // g.size, length // _BLOCKS))
     blocks, rest = divmod(length, height)
 
     def sums_of(start: jax.typing.ArrayLike, height: int) -> FactoredSum:
