@@ -122,17 +122,7 @@ def ewc_penalty(
         own_fisher = shaped_like(params, "fisher", fisher)
         own_anchor = shaped_like(params, "anchor", anchor)
         _check_not_negative("fisher", own_fisher)
-
-        # Copies, as a step that donates the parameters would take the anchor with them;
-        # where those are, as a jitted step would leave them there and compile again.
-        def copy(p: jax.typing.ArrayLike, x: Any) -> jax.Array:
-            if isinstance(p, jax.Array) and not isinstance(p, jax.core.Tracer):
-                x = jax.device_put(x, p.sharding) if p.committed else x
-            return jnp.array(x)
-
-        count = _hyperparameters.initial_count(params)
-        copies = (jax.tree.map(copy, params, x) for x in (own_fisher, own_anchor))
-        return EwcPenaltyState(count, *copies)
+        return penalty_state(params, own_fisher, own_anchor)
 
     def update_fn(
         updates: optax.Updates,
@@ -145,46 +135,73 @@ def ewc_penalty(
             raise ValueError(
                 "ewc_penalty requires the current parameters: pass params to update."
             )
-        factor = _hyperparameters.at_step("strength", strength, state.count)
-        rate = _hyperparameters.at_step("learning_rate", learning_rate, state.count)
-
-        def penalize(
-            g: jax.typing.ArrayLike | None,
-            w: jax.typing.ArrayLike,
-            f: jax.Array,
-            w_star: jax.Array,
-        ) -> jax.Array | None:
-            if g is None:
-                return None
-            dtype = at_least_float32(jnp.result_type(g, w))
-            alpha = jnp.asarray(rate, dtype)
-            # Up to here the stiffness and its inverse are finite. The strength alone is
-            # clipped as well: an infinite one would make NaN of a Fisher of 0.
-            largest = 1 / np.finfo(dtype).tiny
-            lambda_ = jnp.minimum(jnp.asarray(factor, dtype), largest)
-            stiffness = jnp.minimum(lambda_ * f.astype(dtype), largest)
-            distance = jnp.asarray(w, dtype) - w_star.astype(dtype)
-            # Term by term, and the second over the stiffness: a huge one then leaves
-            # (w - w*) / alpha, where the fraction as written makes inf / inf.
-            u = jnp.asarray(g, dtype) / (1 + alpha * stiffness)
-            # A select around the inverse alone would leave its derivative NaN at 0.
-            stiff = stiffness > 0
-            inverse = 1 / jnp.where(stiff, stiffness, 1)
-            u = u + jnp.where(stiff, distance / (inverse + alpha), 0)
-            return u.astype(jnp.result_type(g))
-
-        updates = jax.tree.map(
-            penalize,
-            updates,
-            params,
-            state.fisher,
-            state.anchor,
-            is_leaf=lambda x: x is None,
-        )
-        count = optax.safe_increment(state.count)
-        return updates, EwcPenaltyState(count, state.fisher, state.anchor)
+        return penalized(updates, state, params, strength, learning_rate)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def penalty_state(
+    params: optax.Params, fisher: optax.Params, anchor: optax.Params
+) -> EwcPenaltyState:
+    """The state before the first step, of trees shaped like the parameters."""
+
+    # Copies, as a step that donates the parameters would take the anchor with them;
+    # where those are, as a jitted step would leave them there and compile again.
+    def copy(p: jax.typing.ArrayLike, x: Any) -> jax.Array:
+        if isinstance(p, jax.Array) and not isinstance(p, jax.core.Tracer):
+            x = jax.device_put(x, p.sharding) if p.committed else x
+        return jnp.array(x)
+
+    count = _hyperparameters.initial_count(params)
+    copies = (jax.tree.map(copy, params, x) for x in (fisher, anchor))
+    return EwcPenaltyState(count, *copies)
+
+
+def penalized(
+    updates: optax.Updates,
+    state: EwcPenaltyState,
+    params: optax.Params,
+    strength: optax.ScalarOrSchedule,
+    learning_rate: optax.ScalarOrSchedule,
+) -> tuple[optax.Updates, EwcPenaltyState]:
+    """The gradients with the penalty's added, and the state after the step."""
+    factor = _hyperparameters.at_step("strength", strength, state.count)
+    rate = _hyperparameters.at_step("learning_rate", learning_rate, state.count)
+
+    def penalize(
+        g: jax.typing.ArrayLike | None,
+        w: jax.typing.ArrayLike,
+        f: jax.Array,
+        w_star: jax.Array,
+    ) -> jax.Array | None:
+        if g is None:
+            return None
+        dtype = at_least_float32(jnp.result_type(g, w))
+        alpha = jnp.asarray(rate, dtype)
+        # Up to here the stiffness and its inverse are finite. The strength alone is
+        # clipped as well: an infinite one would make NaN of a Fisher of 0.
+        largest = 1 / np.finfo(dtype).tiny
+        lambda_ = jnp.minimum(jnp.asarray(factor, dtype), largest)
+        stiffness = jnp.minimum(lambda_ * f.astype(dtype), largest)
+        distance = jnp.asarray(w, dtype) - w_star.astype(dtype)
+        # Term by term, and the second over the stiffness: a huge one then leaves
+        # (w - w*) / alpha, where the fraction as written makes inf / inf.
+        u = jnp.asarray(g, dtype) / (1 + alpha * stiffness)
+        # A select around the inverse alone would leave its derivative NaN at 0.
+        stiff = stiffness > 0
+        inverse = 1 / jnp.where(stiff, stiffness, 1)
+        u = u + jnp.where(stiff, distance / (inverse + alpha), 0)
+        return u.astype(jnp.result_type(g))
+
+    updates = jax.tree.map(
+        penalize,
+        updates,
+        params,
+        state.fisher,
+        state.anchor,
+        is_leaf=lambda x: x is None,
+    )
+    return updates, state._replace(count=optax.safe_increment(state.count))
 
 
 def fisher_diagonal(
@@ -287,6 +304,11 @@ def _mean_squared_gradient(
     return jax.tree.map(lambda s: s / number, total)
 
 
+@jax.jit
+def _is_valid_fisher(x: jax.Array) -> jax.Array:
+    return jnp.all((x >= 0) & jnp.isfinite(x))
+
+
 def _check_not_negative(name: str, tree: optax.Params) -> None:
     """Raises a ``ValueError`` where a value that is known is negative or not finite."""
     for path, x in _paths.by_path(tree).items():
@@ -294,8 +316,9 @@ def _check_not_negative(name: str, tree: optax.Params) -> None:
             continue
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
             continue
-        values = np.asarray(x)  # JAX would compute it at run time inside jit.
-        if not np.all((values >= 0) & np.isfinite(values)):
+        with jax.ensure_compile_time_eval():  # Also while init is traced.
+            valid = bool(_is_valid_fisher(x))
+        if not valid:
             raise ValueError(
                 f"{name} must be finite and at least 0; {path or 'it'} is not."
             )

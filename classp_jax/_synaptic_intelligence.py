@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from classp_jax import _hyperparameters
-from classp_jax._ewc import EwcPenaltyState, ewc_penalty, shaped_like
+from classp_jax._ewc import EwcPenaltyState, penalized, penalty_state, shaped_like
 from classp_jax._transforms import refuse_complex, wide_zeros
 
 
@@ -49,7 +49,8 @@ def synaptic_intelligence(
 
     Args:
       inner: the whole optimizer, such as ``optax.sgd(0.1)``: its updates must be the
-        steps that are made.
+        steps that are made, each of the gradient at hand. :class:`optax.MultiSteps`
+        therefore goes around this, not into it.
       strength: :math:`\lambda \ge 0`; a number, an injected value or a schedule.
       learning_rate: that of the SGD within, for the penalty's step to be taken
         implicitly, which is stable at any strength; 0 for the plain gradient, as in
@@ -90,15 +91,15 @@ def synaptic_intelligence(
     .. seealso:: :func:`consolidate`
     """
     _hyperparameters.check_transformation("inner", inner)
-    # Of its state alone the penalty's update is made: these trees are never read.
-    penalty = ewc_penalty(None, None, strength, learning_rate)
+    _hyperparameters.check_not_negative("strength", strength)
+    _hyperparameters.check_not_negative("learning_rate", learning_rate)
     optimizer = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> SynapticIntelligenceState:
         refuse_complex(params)
         zeros = wide_zeros(params)
-        start = ewc_penalty(zeros, params, strength, learning_rate).init(params)
-        return SynapticIntelligenceState(zeros, start, optimizer.init(params))
+        penalty = penalty_state(params, zeros, params)
+        return SynapticIntelligenceState(zeros, penalty, optimizer.init(params))
 
     def update_fn(
         updates: optax.Updates,
@@ -112,7 +113,9 @@ def synaptic_intelligence(
                 " update."
             )
         grads = updates
-        updates, penalty_state = penalty.update(grads, state.penalty, params)
+        updates, penalty = penalized(
+            grads, state.penalty, params, strength, learning_rate
+        )
         updates, inner_state = optimizer.update(
             updates, state.inner_state, params, **extra_args
         )
@@ -131,9 +134,7 @@ def synaptic_intelligence(
             updates,
             is_leaf=lambda x: x is None,
         )
-        return updates, SynapticIntelligenceState(
-            path_integral, penalty_state, inner_state
-        )
+        return updates, SynapticIntelligenceState(path_integral, penalty, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -187,6 +187,8 @@ def fate(study: Study, row: dict[str, Any]) -> str:
         for task, split in study.judged_on.items()
     ):
         return "ends at chance"
+    if row["results"][-1].get("is_open") is False:
+        return "its gate never opens"
     return ""
 
 

@@ -251,12 +251,17 @@ def test_the_state_of_an_nnx_optimizer_is_consolidated():
     step()
 
 
-def test_optax_wrappers_that_are_objects_may_be_inside():
-    solver = classp_jax.synaptic_intelligence(optax.MultiSteps(optax.sgd(0.1), 2), 0.0)
-    params, opt_state = jnp.ones(2), solver.init(jnp.ones(2))
-    for expected in (jnp.zeros(2), jnp.full(2, -0.1)):
-        updates, opt_state = solver.update(params, opt_state, params)
-        chex.assert_trees_all_close(updates, expected)
+def test_gradients_are_accumulated_around_it():
+    solver = optax.MultiSteps(
+        classp_jax.synaptic_intelligence(optax.sgd(0.5), 0.0), every_k_schedule=2
+    )
+    params = jnp.zeros(2)
+    opt_state = solver.init(params)
+    for gradient in jnp.eye(2):
+        updates, opt_state = solver.update(gradient, opt_state, params)
+    chex.assert_trees_all_close(updates, jnp.full(2, -0.25))
+    path_integral = optax.tree.get(opt_state, "path_integral")
+    chex.assert_trees_all_close(path_integral, jnp.full(2, 0.125))
 
 
 def test_what_a_step_donates_is_no_part_of_the_state():

@@ -8,9 +8,15 @@ from examples.methods import EWC, Phase, Replay, SynapticIntelligence
 from examples.streams.data import BENCHMARKS, Stream
 from examples.study import Front, Study, front, of_fronts
 
+# Nine values each: of SGD's rate and what acts like it, then half a decade apart.
+_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+_ADAPTIVE_RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)
 # Of the SGD that penalties are added to: between the best of SGD alone, whose choice is
 # how little it moves, and that of CLASSP (results/permuted_mnist/validation).
 _RATE = 0.05
+# The best of SGD alone on domain-incremental Split MNIST, and on Rotated MNIST; the
+# strengths are scaled, as what a penalty does is of the order of rate times strength.
+_SLOW, _FAST = 0.002, 0.2
 _FISHER = 1000  # Examples a task.
 _ONLINE = 0.9  # What online EWC keeps of its Fisher at each boundary.
 _STORAGES = {
@@ -112,17 +118,15 @@ def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
 
         return above_mean
 
-    def ewc(decay: float | None) -> Callable[[float], tuple[Phase, ...]]:
-        return lambda strength: phases(
-            "sgd",
-            {},
-            dict(ewc=EWC(strength, examples=_FISHER, decay=decay)),
-            learning_rate=_RATE,
-        )
+    def ewc(
+        strength: float, rate: float, decay: float | None = None
+    ) -> tuple[Phase, ...]:
+        penalty = dict(ewc=EWC(strength, examples=_FISHER, decay=decay))
+        return phases("sgd", {}, penalty, learning_rate=rate)
 
-    def si(strength: float) -> tuple[Phase, ...]:
+    def si(strength: float, rate: float) -> tuple[Phase, ...]:
         penalty = dict(si=SynapticIntelligence(strength))
-        return phases("sgd", penalty, penalty, learning_rate=_RATE)
+        return phases("sgd", penalty, penalty, learning_rate=rate)
 
     def replay(a: float, memory: int = _MEMORY) -> tuple[Phase, ...]:
         kept = Replay(None, max(1, batch_size // 2), memory)
@@ -132,26 +136,26 @@ def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
         return (Phase(dict.fromkeys(tasks, epochs), "sgd", dict(learning_rate=a)),)
 
     of = {
-        "classp": ("CLASSP", "α", classp, (0.01, 0.05, 0.1, 0.2, 0.4)),
+        "classp": ("CLASSP", "α", classp, _RATES),
         # No step is then longer than one without the decay.
         "classp_bounded": (
             "CLASSP, ε 1",
             "α",
             functools.partial(classp, eps=1.0),
-            (0.01, 0.05, 0.1, 0.2, 0.4),
+            _RATES,
         ),
         "classp_factored": (
             "CLASSP, factored sum",
             "α",
             lambda a: classp(a, factored=True),
-            (0.01, 0.05, 0.1, 0.2, 0.4),
+            _RATES,
         ),
         **{
             f"classp_relative{name}": (
                 f"CLASSP, g² > 10·mean(g²){sums}",
                 "α",
                 classp_relative(optimizer),
-                (0.02, 0.05, 0.1, 0.2, 0.4),
+                _RATES,
             )
             for name, optimizer, sums in (
                 ("", "classp", ""),
@@ -162,35 +166,60 @@ def _fronts(tasks: list[str], epochs: int, batch_size: int) -> dict[str, Front]:
             "CLASSP, decay always on",
             "α",
             plain("classp"),
-            (0.003, 0.01, 0.03, 0.1, 0.3),
+            _ADAPTIVE_RATES,
         ),
         # The first task as the penalties' SGD learns it, whatever α is afterwards.
         "classp_then": (
             f"SGD at {_RATE}, then CLASSP",
             "α",
             classp_then,
-            (0.001, 0.003, 0.01, 0.03, 0.1),
+            _ADAPTIVE_RATES,
         ),
         "classp_self": (
             "CLASSP, gate opens itself",
             "α",
             plain("classp_self_opening"),
-            (0.01, 0.05, 0.1, 0.2, 0.4),
+            _RATES,
         ),
-        "sgd": ("SGD", "α", plain("sgd"), (0.005, 0.02, 0.05, 0.1, 0.2)),
-        "adam": ("Adam", "α", plain("adam"), (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)),
-        "adagrad": ("AdaGrad", "α", plain("adagrad"), (0.001, 0.003, 0.01, 0.03, 0.1)),
-        "ewc": ("EWC", "λ", ewc(None), (0.1, 0.3, 1, 3, 10)),
-        "ewc_online": ("EWC, online", "λ", ewc(_ONLINE), (3, 10, 30, 100, 300)),
-        "si": ("SI", "λ", si, (0.3, 1, 3, 10, 30)),
-        "replay": ("Replay", "α", replay, (0.02, 0.05, 0.1, 0.2, 0.4)),
+        "sgd": ("SGD", "α", plain("sgd"), _RATES),
+        "adam": (
+            "Adam",
+            "α",
+            plain("adam"),
+            (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+        ),
+        "adagrad": ("AdaGrad", "α", plain("adagrad"), _ADAPTIVE_RATES),
+        **{
+            f"{name}{speed}": (
+                f"{title}{at}",
+                "λ",
+                functools.partial(penalised, rate=rate),
+                tuple(float(f"{scale * value:.1g}") for value in values),
+            )
+            for name, title, penalised, values in (
+                ("ewc", "EWC", ewc, (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)),
+                (
+                    "ewc_online",
+                    "EWC, online",
+                    functools.partial(ewc, decay=_ONLINE),
+                    (1, 3, 10, 30, 100, 300, 1000, 3000, 10000),
+                ),
+                ("si", "SI", si, (0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)),
+            )
+            for speed, at, rate, scale in (
+                ("", "", _RATE, 1),
+                ("_slow", f", SGD at {_SLOW}", _SLOW, 100),
+                ("_fast", f", SGD at {_FAST}", _FAST, 0.1),
+            )
+        },
+        "replay": ("Replay", "α", replay, _RATES),
         "replay_dozen": (
             f"Replay, {_DOZEN} images",
             "α",
             functools.partial(replay, memory=_DOZEN),
-            (0.005, 0.02, 0.05, 0.1, 0.2),
+            _RATES,
         ),
-        "joint": ("Joint training", "α", joint, (0.02, 0.05, 0.1, 0.2, 0.4)),
+        "joint": ("Joint training", "α", joint, _RATES),
         **{
             name: (
                 f"CLASSP, sum: {_STORAGES[storage]}{_ROUNDINGS[rounding]}",

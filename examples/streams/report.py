@@ -79,8 +79,8 @@ def write(
         " seeds. Average accuracy: on all tasks after the last. Backward transfer,"
         " forgetting, forward transfer: as `classp_jax` defines them, in points; joint"
         " training has none, as it learns all tasks at once. Bytes: optimizer state and"
-        " stored images, at most. Seconds: of training, with compilation. Bold: the"
-        " best of a method's settings.",
+        " stored images, at most. Seconds: the median of a seed's training, the first"
+        " one's with compilation. Bold: the best of a method's settings.",
         *_published(stream),
         *page.provenance(compared, found, left_out, folder, options),
     ]

@@ -1,6 +1,7 @@
 """The table of a stream: what each method keeps, loses and costs."""
 
 import math
+import statistics
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def stream_table(study: Study, found: Found) -> str:
                     average,
                     *others,
                     f"{kept:.2g}",
-                    cell(seconds, 0),
+                    f"{statistics.median(seconds):.0f}",
                     seeds(study, of_method),
                 ]
             )

@@ -24,6 +24,7 @@ def row(
     after_mnist=0.95,
     finite=True,
     device="2 cores",
+    is_open=None,
     **changes,
 ):
     """A row of results; with dropout 0.1 less, on the training sets 0.01 more."""
@@ -56,6 +57,7 @@ def row(
                 "bytes_per_weight": 8.00001,
                 "finite": finite or not last,
                 "unassigned_share": 0.25,
+                "is_open": is_open,
                 "device": device,
                 "versions": {"jax": "1.0"},
             }
@@ -174,6 +176,8 @@ def test_measured_table_adds_the_best_of_each_front_and_joint_training():
         ({"after_mnist": 0.1}, "learns no MNIST"),
         ({"final": (0.1, 0.1)}, "ends at chance"),
         ({"final": (0.1, 0.8)}, ""),
+        ({"is_open": True}, ""),
+        ({"is_open": False}, "its gate never opens"),
     ],
 )
 def test_fate_says_what_went_wrong(changes, fate):
