@@ -251,6 +251,15 @@ def test_the_state_of_an_nnx_optimizer_is_consolidated():
     step()
 
 
+def test_optax_wrappers_that_are_objects_may_be_inside():
+    # The updates are right; what it collects isn't, hence the next test.
+    solver = classp_jax.synaptic_intelligence(optax.MultiSteps(optax.sgd(0.1), 2), 0.0)
+    params, opt_state = jnp.ones(2), solver.init(jnp.ones(2))
+    for expected in (jnp.zeros(2), jnp.full(2, -0.1)):
+        updates, opt_state = solver.update(params, opt_state, params)
+        chex.assert_trees_all_close(updates, expected)
+
+
 def test_gradients_are_accumulated_around_it():
     solver = optax.MultiSteps(
         classp_jax.synaptic_intelligence(optax.sgd(0.5), 0.0), every_k_schedule=2
