@@ -22,7 +22,7 @@ from examples.checkpoints import Saving, Sigterm, Trail
 from examples.methods import Method, Phase, as_json, make_optimizer
 from examples.training import Accuracy, Trainer, TrainState
 
-_LOOP = 125  # Steps in one compiled loop, at most.
+_LOOP = 125  # Steps in one call of the compiled loop, at most.
 # Steps between two measurements along a phase of unknown length, rounded up to epochs:
 # at least so many, and later on such a share of all so far.
 _MEASURE_EVERY, _MEASURE_SHARE = 30, 0.1
@@ -454,12 +454,17 @@ class Runner:
                 if due:
                     measure(block[:, 0])
                 start = time.perf_counter()
-                states, losses = _train_steps(trainer, states, self._data, block)
-                last = np.asarray(losses)[:, -1].astype(float)
+                steps = block.shape[1]
+                # One shape, and so one program, for all lengths.
+                padded = np.pad(block, ((0, 0), (0, _LOOP - steps), (0, 0)))
+                states, losses = _train_steps(
+                    trainer, states, self._data, padded, steps
+                )
+                last = np.asarray(losses)[:, steps - 1].astype(float)
                 at["seconds"] += time.perf_counter() - start
                 at["block"] += 1
-                at["step"] += block.shape[1]
-                bar.update(block.shape[1])
+                at["step"] += steps
+                bar.update(steps)
                 if block is epochs[epoch][-1]:
                     if phase.ewc and not phase.ewc.implicit:
                         strength = phase.ewc.strength
@@ -600,7 +605,7 @@ class Runner:
         return start + np.arange(sizes[names.index(task)])
 
     def _batches(self, phase: Phase, number: int, seed: int) -> list[list[np.ndarray]]:
-        """Which examples to train on: of each epoch blocks of (steps, batch).
+        """Which examples to train on: of each epoch blocks of (steps, batch), -1: none.
 
         The same for all methods, as long as their phases' data are.
         """
@@ -672,14 +677,14 @@ def _mixed(
 
 
 def _blocks(order: np.ndarray, size: int) -> list[np.ndarray]:
-    """Cuts an epoch into batches, and these into compiled loops.
+    """Cuts an epoch into batches, and these into calls of the compiled loop.
 
-    What is left over makes one more batch, in a block of its own.
+    The last batch has -1 where nothing is left.
     """
-    steps, rest = divmod(len(order), size)
-    whole = order[: steps * size].reshape(steps, size)
-    blocks = [whole[i : i + _LOOP] for i in range(0, steps, _LOOP)]
-    return blocks + ([order[-rest:][np.newaxis]] if rest else [])
+    steps = -(-len(order) // size)
+    rest = steps * size - len(order)
+    batches = np.pad(order, (0, rest), constant_values=-1).reshape(steps, size)
+    return [batches[i : i + _LOOP] for i in range(0, steps, _LOOP)]
 
 
 def _carry_over(before: TrainState, fresh: TrainState) -> TrainState:
@@ -737,11 +742,15 @@ def _penalty(params: Any, opt_state: Any, strength: float) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _train_steps(
-    trainer: Trainer, states: TrainState, data: Split, batches: np.ndarray
+    trainer: Trainer,
+    states: TrainState,
+    data: Split,
+    batches: np.ndarray,
+    steps: int,
 ) -> tuple[TrainState, jax.Array]:
     """``trainer.train_steps`` of each seed, without a copy of their states."""
     return _each_seed(
-        lambda x: trainer.train_steps(x[0], *data, x[1]), (states, batches)
+        lambda x: trainer.train_steps(x[0], *data, x[1], steps), (states, batches)
     )
 
 

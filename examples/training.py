@@ -110,6 +110,7 @@ class Trainer:
         inputs: jax.Array,
         labels: jax.Array,
         batches: jax.Array,
+        steps: jax.typing.ArrayLike | None = None,
     ) -> tuple[TrainState, jax.Array]:
         """One :meth:`train_step` a batch, in one compiled loop.
 
@@ -117,16 +118,26 @@ class Trainer:
           state: the state before the steps; its buffers are donated.
           inputs: as for :meth:`train_step`.
           labels: as for :meth:`train_step`.
-          batches: which examples to train on, (steps, batch), integer.
+          batches: which examples to train on, (most, batch), integer.
+          steps: on how many of the batches, the first ones; by default on all. Another
+            number needs no other program, another shape does.
 
         Returns:
-          The state after the steps and the loss before each of them, (steps,).
+          The state after the steps and the loss before each of them, (most,), with
+          zeros behind the last.
         """
-        state, losses = jax.lax.scan(
-            lambda state, batch: self.train_step(state, inputs, labels, batch),
-            state,
-            batches,
-        )
+
+        def step(
+            i: jax.Array, so_far: tuple[TrainState, jax.Array]
+        ) -> tuple[TrainState, jax.Array]:
+            state, losses = so_far
+            state, loss = self.train_step(state, inputs, labels, batches[i])
+            return state, losses.at[i].set(loss)
+
+        most = len(batches)
+        steps = most if steps is None else steps
+        losses = jnp.zeros(most, jnp.float32)
+        state, losses = jax.lax.fori_loop(0, steps, step, (state, losses))
         return sharding.hold(state, self._mesh), losses
 
     def train_step(
@@ -138,12 +149,13 @@ class Trainer:
           state: the state before the step.
           inputs: all of a task's inputs, (n, ...), as ``preprocess`` takes them.
           labels: all of its classes, (n,), integer.
-          batch: which examples to train on, (batch,), integer.
+          batch: which examples to train on, (batch,), integer; -1 for none, where
+            fewer are left.
 
         Returns:
           The state after the step and the loss before it.
         """
-        loss, updates, opt_state = self._update(state, inputs[batch], labels[batch])
+        loss, updates, opt_state = self._update(state, inputs, labels, batch)
         params = optax.apply_updates(state.params, updates)
         params, opt_state = sharding.hold((params, opt_state), self._mesh)
         return TrainState(params, opt_state, state.dropout_key, state.step + 1), loss
@@ -153,7 +165,7 @@ class Trainer:
         self, state: TrainState, inputs: jax.Array, labels: jax.Array, batch: jax.Array
     ) -> jax.Array:
         """The share of weights that :meth:`train_step` would move, 0 to 1."""
-        _, updates, _ = self._update(state, inputs[batch], labels[batch])
+        _, updates, _ = self._update(state, inputs, labels, batch)
         return update_density(updates)
 
     def example_loss(
@@ -185,14 +197,17 @@ class Trainer:
         model = self._graphdef, self._preprocess, self._heads
         return _accuracy(*model, params, inputs, labels, dropout_key)
 
-    def _loss(self, params, inputs, labels, dropout_key):
+    def _loss(self, params, inputs, labels, dropout_key, present=None):
         logits = _logits(self._graphdef, self._preprocess, params, inputs, dropout_key)
         logits = _of_head(self._heads, logits.astype(jnp.float32), labels)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(where=present)
 
-    def _update(self, state, inputs, labels):
+    def _update(self, state, inputs, labels, batch):
         key = jax.random.fold_in(state.dropout_key, state.step)
-        loss, grads = jax.value_and_grad(self._loss)(state.params, inputs, labels, key)
+        loss, grads = jax.value_and_grad(self._loss)(
+            state.params, inputs[batch], labels[batch], key, batch >= 0
+        )
         return loss, *self._optimizer.update(
             grads, state.opt_state, state.params, value=loss
         )

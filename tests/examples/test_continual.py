@@ -108,9 +108,9 @@ def test_what_methods_begin_with_is_trained_once(experiment, tmp_path, monkeypat
     steps = []
     original = continual._train_steps
 
-    def count(trainer, states, data, batches):
-        steps.append(batches.shape[1])
-        return original(trainer, states, data, batches)
+    def count(trainer, states, data, batches, of_block):
+        steps.append(of_block)
+        return original(trainer, states, data, batches, of_block)
 
     monkeypatch.setattr(continual, "_train_steps", count)
     Runner(experiment, tmp_path).run("classp", CLASSP, [0])
@@ -203,9 +203,34 @@ def test_batches(experiment, tmp_path):
 def test_what_is_left_of_an_epoch_is_a_batch_too(experiment, tmp_path):
     runner = Runner(experiment._replace(batch_size=15), tmp_path)
     for epoch in runner._batches(phase("z"), 0, seed=0):
-        assert [block.shape for block in epoch] == [(2, 15), (1, 10)]
-        assert sorted(np.concatenate([b.ravel() for b in epoch])) == list(range(40))
+        (block,) = epoch
+        assert block.shape == (3, 15)
+        assert sorted(block.ravel()) == [-1] * 5 + list(range(40))
     assert int(final_state(runner, (phase("z"),)).step) == 6
+
+
+def test_a_batch_with_none_in_it_is_a_smaller_one(experiment):
+    trainer = Trainer(experiment.make_model, optax.sgd(0.1), experiment.preprocess)
+    data = experiment.tasks["z"].train
+    batch = np.arange(10)
+
+    def step(batch):
+        state, loss = trainer.train_step(trainer.init(0), *data, batch)
+        return state.params, loss
+
+    few = step(batch)
+    padded = np.pad(batch, (0, 5), constant_values=-1)
+    chex.assert_trees_all_close(step(padded), few, rtol=1e-5, atol=1e-7)
+    whole = step(np.arange(15))
+    assert abs(float(whole[1] - few[1])) > 1e-3
+
+
+def test_phases_of_any_length_have_one_program(experiment, tmp_path):
+    runner = Runner(experiment._replace(batch_size=9), tmp_path)
+    before = continual._train_steps._cache_size()
+    for task, steps in (("z", 5), ("b", 6)):
+        assert int(final_state(runner, (phase(task, epochs=1),)).step) == steps
+    assert continual._train_steps._cache_size() == before + 1
 
 
 def test_the_longer_a_phase_lasts_the_less_often_it_is_measured(experiment, tmp_path):
