@@ -172,7 +172,7 @@ class Trainer:
         self, params: nnx.State, example: jax.Array, label: jax.Array
     ) -> jax.Array:
         """The cross-entropy of a single example with dropout off."""
-        return self._loss(params, example[None], label[None], dropout_key=None)
+        return self._loss(params, example[None], label[None], jnp.ones(1), None)
 
     def accuracy(
         self,
@@ -197,16 +197,19 @@ class Trainer:
         model = self._graphdef, self._preprocess, self._heads
         return _accuracy(*model, params, inputs, labels, dropout_key)
 
-    def _loss(self, params, inputs, labels, dropout_key, present=None):
+    def _loss(self, params, inputs, labels, weights, dropout_key):
         logits = _logits(self._graphdef, self._preprocess, params, inputs, dropout_key)
         logits = _of_head(self._heads, logits.astype(jnp.float32), labels)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return losses.mean(where=present)
+        return (losses * weights).sum()
 
     def _update(self, state, inputs, labels, batch):
         key = jax.random.fold_in(state.dropout_key, state.step)
+        present = batch >= 0
+        # Whole on each device, so that none asks the others for their sum.
+        weights = sharding.hold(present / present.sum(), self._mesh)
         loss, grads = jax.value_and_grad(self._loss)(
-            state.params, inputs[batch], labels[batch], key, batch >= 0
+            state.params, inputs[batch], labels[batch], weights, key
         )
         return loss, *self._optimizer.update(
             grads, state.opt_state, state.params, value=loss
