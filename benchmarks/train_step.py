@@ -104,7 +104,9 @@ def jax_loop(work, batches):
 
     def run():
         nonlocal state
-        state, _ = work.trainer.train_steps(state, inputs, labels, batches)
+        state, _ = work.trainer.train_steps(
+            state, inputs, labels, batches, len(batches)
+        )
         jax.block_until_ready(state)
 
     return run

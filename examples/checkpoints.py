@@ -24,7 +24,8 @@ class Saving(NamedTuple):
 
     Attributes:
       folder: of all checkpoints.
-      every: steps between two of a phase, rounded up to whole compiled loops.
+      every: steps between two of a phase, rounded up to whole calls of the compiled
+        loop.
       keep: how many of a phase are kept.
     """
 

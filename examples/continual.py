@@ -345,6 +345,7 @@ class Runner:
             "setting": settings,
             "phase": dict(enumerate(as_json(phases))),
             "seed": dict(enumerate(seeds)),
+            "block of": {"steps": _LOOP, "last batch": "filled up"},
             "version of": rows.provenance()["versions"],
         }
         name = f"{phases[-1].optimizer}-{self._key(phases, seeds)}-along"

@@ -149,8 +149,8 @@ class Trainer:
           state: the state before the step.
           inputs: all of a task's inputs, (n, ...), as ``preprocess`` takes them.
           labels: all of its classes, (n,), integer.
-          batch: which examples to train on, (batch,), integer; -1 for none, where
-            fewer are left.
+          batch: which examples to train on, (batch,), integer; behind the first -1
+            for none, where fewer are left.
 
         Returns:
           The state after the step and the loss before it.
@@ -172,7 +172,8 @@ class Trainer:
         self, params: nnx.State, example: jax.Array, label: jax.Array
     ) -> jax.Array:
         """The cross-entropy of a single example with dropout off."""
-        return self._loss(params, example[None], label[None], jnp.ones(1), None)
+        weights = jnp.ones(1, jnp.float32)
+        return self._loss(params, example[None], label[None], weights, None)
 
     def accuracy(
         self,
@@ -206,8 +207,9 @@ class Trainer:
     def _update(self, state, inputs, labels, batch):
         key = jax.random.fold_in(state.dropout_key, state.step)
         present = batch >= 0
-        # Whole on each device, so that none asks the others for their sum.
-        weights = sharding.hold(present / present.sum(), self._mesh)
+        # Not cut like the batch, so that no device asks the others for their sum.
+        weights = sharding.hold(present.astype(jnp.float32) / present.sum(), self._mesh)
+        batch = jnp.where(present, batch, batch[0])  # Nothing of another task's.
         loss, grads = jax.value_and_grad(self._loss)(
             state.params, inputs[batch], labels[batch], weights, key
         )

@@ -29,7 +29,7 @@ METHODS = {
 
 
 def experiment():
-    # 44 examples in batches of 20: the last of 4 is smaller than the mesh.
+    # 44 examples in batches of 20: of the last one 4 are left, fewer than devices.
     tasks = {
         name: Task(random_split(44, i), random_split(30, 5))
         for i, name in enumerate("ab")

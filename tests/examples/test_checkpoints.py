@@ -158,6 +158,21 @@ def test_stopped_anywhere_it_ends_as_if_it_had_not_been(whole, tmp_path, monkeyp
     assert files == [".npz", ".npz"]
 
 
+def test_stopped_within_an_epoch_it_goes_on_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(continual, "_LOOP", 3)  # Of the 5 steps an epoch has.
+    expected, folder = tmp_path / "whole", tmp_path / "stopped"
+    runner = small_run.Recording(expected)
+    runner.run("classp", METHOD, small_run.SEEDS)
+    runner.write_to(folder, every=3)
+    for number in (2, 5, 4):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            stopping_at(patch, number)
+            runner.run("classp", METHOD, small_run.SEEDS)
+    runner.run("classp", METHOD, small_run.SEEDS)
+    assert_same_rows(folder, expected)
+    assert_same_arrays(folder, expected)
+
+
 def test_seeds_that_end_at_different_times_go_on_as_well(tmp_path, monkeypatch):
     phase = Phase({"a": 60}, "sgd", dict(learning_rate=0.1), stop_loss=0.85)
     method = Method("SGD", (phase,), ("train",))

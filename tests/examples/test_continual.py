@@ -233,7 +233,31 @@ def test_phases_of_any_length_have_one_program(experiment, tmp_path):
     assert continual._train_steps._cache_size() == before + 1
 
 
-def test_the_longer_a_phase_lasts_the_less_often_it_is_measured(experiment, tmp_path):
+def test_an_epoch_of_several_blocks_is_the_same(experiment, tmp_path, monkeypatch):
+    runner = Runner(experiment._replace(batch_size=9), tmp_path)
+    whole = final_state(runner, (phase("b"),))
+    monkeypatch.setattr(continual, "_LOOP", 4)
+    for epoch in runner._batches(phase("b"), 0, seed=0):
+        assert [block.shape for block in epoch] == [(4, 9), (2, 9)]
+    in_blocks = final_state(runner, (phase("b"),))
+    assert int(in_blocks.step) == int(whole.step) == 12
+    chex.assert_trees_all_close(in_blocks.params, whole.params, rtol=1e-5, atol=1e-7)
+
+
+def test_what_is_absent_from_a_batch_may_be_anything(experiment):
+    trainer = Trainer(experiment.make_model, optax.sgd(0.1), lambda inputs: inputs)
+    inputs = jnp.ones((3, *experiment.tasks["z"].train.inputs.shape[1:]))
+    inputs = inputs.at[-1].set(jnp.nan)
+    batch = np.array([0, 1, -1])
+    state, loss = trainer.train_step(trainer.init(0), inputs, np.arange(3), batch)
+    assert np.isfinite(loss)
+    chex.assert_tree_all_finite(state.params)
+
+
+def test_the_longer_a_phase_lasts_the_less_often_it_is_measured(
+    experiment, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(continual, "_LOOP", 3)  # Two calls an epoch.
     endless = dataclasses.replace(phase("z", epochs=80), stop_loss=0.0)
     Runner(experiment, tmp_path).run("", Method("", (endless,)), [0])
     (result,) = read(tmp_path)[0]["results"]
@@ -241,7 +265,8 @@ def test_the_longer_a_phase_lasts_the_less_often_it_is_measured(experiment, tmp_
     assert result["curve"]["step"] == [*range(0, 331, 30), 365, 400]
 
 
-def test_a_phase_ends_at_its_stop_loss(experiment, tmp_path):
+def test_a_phase_ends_at_its_stop_loss(experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(continual, "_LOOP", 3)  # Two calls an epoch.
     longest = phase("z", learning_rate=0.3, epochs=80)
     runner = Runner(experiment, tmp_path)
     runner.run("", Method("", (longest,)), [0])

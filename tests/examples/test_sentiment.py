@@ -87,7 +87,7 @@ def test_one_command_makes_rows_tables_and_figures(tiny, tmp_path, vmap_seeds):
         "mask_padding": True,
     }
     first, second = found[0]["results"]
-    # Without an update in 20 and 5 epochs of 3 steps, the last of them smaller.
+    # Without an update in 20 and 5 epochs of 3 steps, the last of them not full.
     assert first["curve"]["step"][-1] == 60 and second["curve"]["step"][-1] == 15
     assert first["update_density"] == 0
     assert set(second["accuracy"]["phrase_bank"]) == {"train"}
