@@ -207,9 +207,10 @@ class Trainer:
     def _update(self, state, inputs, labels, batch):
         key = jax.random.fold_in(state.dropout_key, state.step)
         present = batch >= 0
-        # Not cut like the batch, so that no device asks the others for their sum.
-        weights = sharding.hold(present.astype(jnp.float32) / present.sum(), self._mesh)
+        weights = present.astype(jnp.float32) / present.sum()
         batch = jnp.where(present, batch, batch[0])  # Nothing of another task's.
+        # Not cut like the inputs, so that no device asks the others for any of these.
+        batch, weights = sharding.hold((batch, weights), self._mesh)
         loss, grads = jax.value_and_grad(self._loss)(
             state.params, inputs[batch], labels[batch], weights, key
         )
