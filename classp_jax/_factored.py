@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 # Elements at most: 2 MB of terms, about what a core's cache holds.
-_BLOCK = 2**19
+BLOCK = 2**19
 _BLOCKS = 8  # At least, of a larger tensor.
 
 
@@ -50,22 +50,30 @@ def of_rows_and_columns(terms: Any) -> FactoredSum:
     return FactoredSum(terms.sum(-1), terms.sum(tuple(range(terms.ndim - 1))))
 
 
+def largest(dtype: jax.typing.DTypeLike) -> float:
+    """The largest finite number of a dtype, where a sum saturates."""
+    return float(jnp.finfo(dtype).max)  # type: ignore[no-untyped-call]
+
+
+def smallest(dtype: jax.typing.DTypeLike) -> float:
+    """The smallest number above 0 that a dtype holds in full."""
+    return float(jnp.finfo(dtype).tiny)  # type: ignore[no-untyped-call]
+
+
 def add(
     s: FactoredSum, term: Callable[[jax.Array], jax.Array], g: jax.Array
 ) -> FactoredSum:
-    """A factored sum with a tensor's terms added: all or, where that overflows, none.
+    """A factored sum with a tensor's terms added; each row and column saturates.
 
     ``term`` makes them of any part of the tensor: finite, at least 0, and of at least
     the sum's dtype.
     """
-    new = FactoredSum(
+    return FactoredSum(
         *(
-            (x.astype(more.dtype) + more).astype(x.dtype)
+            jnp.minimum(x.astype(more.dtype) + more, largest(x.dtype)).astype(x.dtype)
             for x, more in zip(s, _sums(term, g), strict=True)
         )
     )
-    fits = jnp.isfinite(total(new.rows)) & jnp.isfinite(total(new.columns))
-    return FactoredSum(*(jnp.where(fits, x, y) for x, y in zip(new, s, strict=True)))
 
 
 def _sums(term: Callable[[jax.Array], jax.Array], g: jax.Array) -> FactoredSum:
@@ -75,7 +83,7 @@ def _sums(term: Callable[[jax.Array], jax.Array], g: jax.Array) -> FactoredSum:
         return of_rows_and_columns(term(g))
 
     # Of a tensor cut among devices, blocks would have to be gathered.
-    if g.size <= _BLOCK or jax.device_count() > 1:
+    if g.size <= BLOCK or jax.device_count() > 1:
         return at_once(g)
     in_blocks = functools.partial(_sums_in_blocks, term)
     sums: FactoredSum = jax.lax.platform_dependent(g, cpu=in_blocks, default=at_once)
@@ -91,7 +99,7 @@ def _sums_in_blocks(
     """
     length = max(g.shape[:-1])
     axis = g.shape.index(length)
-    height = max(1, min(_BLOCK * length // g.size, length // _BLOCKS))
+    height = max(1, min(BLOCK * length // g.size, length // _BLOCKS))
     blocks, rest = divmod(length, height)
 
     def sums_of(start: jax.typing.ArrayLike, height: int) -> FactoredSum:
@@ -119,6 +127,10 @@ def of_each_weight(s: Sum, dtype: Any = None) -> jax.Array:
         full: jax.Array = s.astype(dtype)
         return full
     rows, columns = s.rows.astype(dtype), s.columns.astype(dtype)
+    # An eighth of the mean, should the sum or its inverse not be a finite number above
+    # 0: the quotient is the same.
+    is_sound = jnp.sum(rows) < largest(dtype) / 8
+    rows = jnp.where(is_sound, rows, rows / (8 * rows.size))
     of_all = jnp.sum(rows)
     share = columns / jnp.where(of_all > 0, of_all, 1)
     return rows[..., None] * jnp.expand_dims(share, tuple(range(rows.ndim)))

@@ -73,13 +73,14 @@ def check_positive(name: str, value: Any) -> None:
         )
 
 
-def check_static_positive(name: str, value: Any) -> None:
-    """Raises unless ``value`` is a Python number, finite and above zero."""
-    if isinstance(value, jax.Array) or not isinstance(value, Number):
+def check_power(name: str, value: Any) -> None:
+    """Raises unless ``value`` is a number or an injected value above zero."""
+    if callable(value):
         raise TypeError(
-            f"{name} must be a Python number, fixed when the optimizer is built, got"
-            f" {value!r}. With optax.inject_hyperparams, pass static_args={name!r}."
+            f"{name} must be a number, the same at every step, got {value!r}."
         )
+    if not isinstance(value, jax.Array | Number):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
     check_positive(name, value)
 
 

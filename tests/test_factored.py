@@ -47,9 +47,9 @@ def test_rows_and_columns_have_the_sums_of_the_full_accumulator(
 ):
     gradients = [random_tree(seed) for seed in range(STEPS)]
     make = helpers.READINGS[reading]
-    _, of_full_state = run(make(0.1, threshold, power), gradients)
+    _, of_full_state = run(make(0.1, threshold, power=power), gradients)
     full = optax.tree.get(of_full_state, "grad_sum")
-    _, opt_state = run(make(0.1, threshold, power, factored=True), gradients)
+    _, opt_state = run(make(0.1, threshold, power=power, factored=True), gradients)
     grad_sum, column_sum = state_of(opt_state)
     for name, s in full.items():
         if s.ndim > 1:
@@ -148,7 +148,7 @@ def test_what_is_not_finite_is_as_if_it_had_not_been(bad, power, threshold):
         for x in (bad, 0.0)
     )
     params = random_tree(STEPS)
-    optimizer = classp_jax.classp(0.1, threshold, power, factored=True)
+    optimizer = classp_jax.classp(0.1, threshold, power=power, factored=True)
     chex.assert_trees_all_equal(
         *(run(optimizer, stream, params) for stream in (with_bad, without))
     )
@@ -205,7 +205,7 @@ def test_a_large_tensor_is_summed_in_blocks(
     gradients = random_tree(0, shapes)
     gradients = jax.tree.map(lambda g: g.at[..., 1, 2].set(jnp.inf), gradients)
     optimizer = classp_jax.classp(
-        0.1, threshold, power, relative=relative, factored=True
+        0.1, threshold, power=power, relative=relative, factored=True
     )
     init, update = (f if seeds is None else jax.vmap(f) for f in optimizer[:2])
 
@@ -220,16 +220,18 @@ def test_a_large_tensor_is_summed_in_blocks(
 
     expected = jax.jit(of_all)(gradients)
     at_once = jax.jit(of_all).lower(gradients).as_text()
-    monkeypatch.setattr(_factored, "_BLOCK", 16)
+    monkeypatch.setattr(_factored, "BLOCK", 16)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
+    jax.clear_caches()
     in_blocks = jax.jit(lambda gradients: of_all(gradients))
     text = in_blocks.lower(gradients).as_text()
     assert text.count("stablehlo.while") > at_once.count("stablehlo.while")
     chex.assert_trees_all_close(in_blocks(gradients), expected, rtol=1e-5, atol=1e-6)
+    jax.clear_caches()
 
 
 def test_several_devices_exchange_sums_of_columns_alone(monkeypatch):
-    monkeypatch.setattr(_factored, "_BLOCK", 256)  # Which would be gathered.
+    monkeypatch.setattr(_factored, "BLOCK", 256)  # Which would be gathered.
     mesh = jax.make_mesh((8,), ("data",))
     shape = (64, 48)
     place = NamedSharding(mesh, PartitionSpec("data", None))
@@ -314,3 +316,29 @@ def test_the_share_without_a_gradient_is_the_mean_of_stacked_seeds():
 def test_only_a_bool_says_so(nonsense):
     with pytest.raises(TypeError, match="factored must be True or False"):
         classp_jax.classp(0.1, factored=nonsense)
+
+
+@pytest.mark.parametrize("reading", ["algorithm1", "equation1"])
+def test_a_row_that_saturates_leaves_the_others_their_sums_and_steps(reading):
+    gradient = jnp.full((64, 64), 1e-3).at[0].set(100.0)
+    rows, steps = [], []
+    for dtype in (jnp.float16, jnp.float32):
+        optimizer = helpers.READINGS[reading](
+            0.1, eps=1.0, factored=True, accumulator_dtype=dtype
+        )
+        opt_state, update = optimizer.init(gradient), jax.jit(optimizer.update)
+        for _ in range(100):
+            updates, opt_state = update(gradient, opt_state)
+        rows.append(np.float32(state_of(opt_state).__next__()))
+        steps.append(np.abs(updates))
+    assert rows[0][0] == 65504 and rows[1][0] == pytest.approx(640_000, rel=1e-4)
+    np.testing.assert_allclose(rows[0][1:], rows[1][1:], rtol=0.01)
+    # Not longer than with exact sums, by more than what float16 rounds.
+    assert np.all(steps[0] <= 1.02 * steps[1])
+
+
+def test_sums_whose_total_overflows_say_what_they_are_of():
+    rows, columns = jnp.array([3e38, 1e38]), jnp.full(4, 1e38)
+    of_each = _factored.of_each_weight(_factored.FactoredSum(rows, columns))
+    expected = np.outer([0.75, 0.25], np.full(4, 1e38))
+    np.testing.assert_allclose(of_each, expected, rtol=1e-6)
