@@ -545,3 +545,73 @@ def test_quadratic_converges(reading, power, learning_rate):
         return jax.lax.fori_loop(0, 2000, step, carry)[0]
 
     chex.assert_trees_all_close(run(jnp.zeros(3)), target, rtol=1e-5)
+
+
+def after_steps(optimizer, grads, steps=50):
+    """Parameters from 1 on and the state, of the same gradients at each step."""
+    params = {"used": jnp.ones(3), "unused": jnp.ones(3)}
+
+    @jax.jit
+    def step(params, opt_state):
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    opt_state = optimizer.init(params)
+    for _ in range(steps):
+        params, opt_state = step(params, opt_state)
+    return params, opt_state
+
+
+@pytest.mark.parametrize("unused", [0.0, 1e-3, np.nan], ids=["0", "masked", "NaN"])
+@pytest.mark.parametrize("apply_decay", [True, False])
+@all_readings
+def test_weight_decay_behind_shrinks_each_weight_and_leaves_the_sums(
+    reading, apply_decay, unused
+):
+    if reading == "released" and unused:
+        pytest.skip("Its threshold is inert, and NaN is kept.")
+    optimizer = make(reading, apply_decay=apply_decay, eps=1.0)
+    decayed = optax.chain(optimizer, optax.add_decayed_weights(-0.1 * 0.01))
+    grads = {"used": jnp.full(3, 0.5), "unused": jnp.full(3, unused)}
+    expected, expected_state = after_steps(optimizer, grads)
+    actual, opt_state = after_steps(decayed, grads)
+    chex.assert_trees_all_equal(opt_state[0], expected_state)
+    shrunk = (1 - 0.1 * 0.01) ** 50
+    chex.assert_trees_all_close(actual["unused"], jnp.full(3, shrunk), rtol=1e-5)
+    assert expected["unused"].tolist() == [1, 1, 1]
+    # The used ones make the same steps, and shrink besides.
+    assert jnp.all(actual["used"] != expected["used"])
+
+
+def test_weight_decay_behind_follows_a_schedule_and_reaches_what_it_is_for():
+    rates = optax.piecewise_constant_schedule(0.1, {30: 0.5})
+    optimizer = optax.chain(
+        classp_jax.classp(rates),
+        optax.add_decayed_weights(
+            lambda step: -rates(step) * 0.01, {"used": False, "unused": True}
+        ),
+    )
+    grads = {"used": jnp.full(3, 0.5), "unused": jnp.zeros(3)}
+    actual, _ = after_steps(optimizer, grads)
+    shrunk = (1 - 0.1 * 0.01) ** 30 * (1 - 0.05 * 0.01) ** 20
+    chex.assert_trees_all_close(actual["unused"], jnp.full(3, shrunk), rtol=1e-5)
+    plain, _ = after_steps(classp_jax.classp(rates), grads)
+    chex.assert_trees_all_equal(actual["used"], plain["used"])
+    # A weight without a gradient, None, takes no step of either.
+    params = {"used": jnp.ones(3), "unused": jnp.ones(3)}
+    updates, _ = optimizer.update(
+        grads | {"unused": None}, optimizer.init(params), params
+    )
+    assert updates["unused"] is None
+
+
+def test_weight_decay_in_front_is_divided_by_its_own_sum():
+    """As README warns, whatever the decay."""
+    for decay in (1e-4, 1e-2):
+        optimizer = optax.chain(
+            optax.add_decayed_weights(decay), classp_jax.classp(0.1)
+        )
+        grads = {"used": jnp.zeros(3), "unused": jnp.zeros(3)}
+        params, opt_state = after_steps(optimizer, grads)
+        np.testing.assert_allclose(params["unused"], 0.6, atol=0.03)
+        assert classp_jax.unassigned_share(opt_state) == 0
