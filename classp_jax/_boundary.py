@@ -190,11 +190,11 @@ def _fill(name: str, value: Any, leaf: Any) -> jax.Array:
             f" shape {value.shape}."
         )
     _check_fits(name, value, dtype)
-    filled = jnp.full_like(leaf, value)
-    is_known = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
-    return (
-        jax.device_put(filled, leaf.sharding) if is_known and leaf.committed else filled
-    )
+    if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
+        return jnp.full_like(leaf, value)
+    # Placed by hand, as full_like doesn't where the type is weak or memory the host's.
+    filled = jnp.full_like(leaf if leaf.weak_type else np.empty(shape, dtype), value)
+    return jax.device_put(filled, leaf.sharding) if leaf.committed else filled
 
 
 def _check_fits(name: str, value: Any, dtype: Any) -> None:

@@ -145,6 +145,11 @@ class _GateSignal:
         )
 
     def __call__(self, state: GateSignalState, **extra_args: Any) -> jax.Array:
+        if not isinstance(state, GateSignalState):
+            raise TypeError(
+                "A gate that opens at a signal has a state, so it must be injected:"
+                " optax.inject_hyperparams(classp)(..., apply_decay=loss_jump())."
+            )
         # Optax asks for the value of a step before it updates the state, and in init.
         is_step = extra_args.get("value") is not None
         return (self.update(state, **extra_args) if is_step else state).is_open

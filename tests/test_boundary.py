@@ -8,7 +8,7 @@ import optax
 import pytest
 from flax import nnx
 from flax.training.train_state import TrainState
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 import classp_jax
 from classp_jax import set_hyperparameters, set_penalty
@@ -213,6 +213,16 @@ def test_it_stays_where_it_was():
     elsewhere = jax.device_put(opt_state, jax.devices()[3])
     after = set_hyperparameters(elsewhere, learning_rate=jnp.float32(0.5))
     assert after.hyperparams["learning_rate"].devices() == {jax.devices()[3]}
+    for memory in jax.devices()[0].addressable_memories():
+        place = SingleDeviceSharding(jax.devices()[0], memory_kind=memory.kind)
+        offloaded = jax.device_put(solver.init(jnp.ones(2)), place)
+        after = set_hyperparameters(offloaded, learning_rate=0.5)
+        assert after.hyperparams["learning_rate"].sharding == place
+    weak = jax.device_put(jnp.asarray(1), jax.devices()[3])
+    opt_state.hyperparams["learning_rate"] = weak
+    after = set_hyperparameters(opt_state, learning_rate=2)
+    assert after.hyperparams["learning_rate"].devices() == {jax.devices()[3]}
+    assert after.hyperparams["learning_rate"].aval == weak.aval
     # One value per seed, and the seeds cut over the devices.
     seeds = jax.vmap(solver.init)(jnp.ones((8, 2)))
     seeds = jax.device_put(seeds, NamedSharding(mesh, PartitionSpec("data")))

@@ -430,6 +430,9 @@ def test_wrong_parts_are_named():
         for value in (params, jnp.ones(1)):
             with pytest.raises(ValueError, match="value must be a scalar, got shape"):
                 update(params, opt_state, params, value=value)
+    not_injected = classp_jax.classp(0.1, apply_decay=classp_jax.loss_jump())
+    with pytest.raises(TypeError, match="it must be injected: optax.inject_hyper"):
+        not_injected.update(params, not_injected.init(params), value=1.0)
     solver = self_opening(opens_where(lambda value: jnp.array([True])))
     with pytest.raises(ValueError, match=r"must be a scalar, got shape \(1,\)"):
         solver.update(params, solver.init(params), params, value=1.0)
