@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 LOWEST := .venv-lowest
-LIBRARY_TESTS := $(addprefix tests/test_,$(addsuffix .py,arguments diagnostics ewc \
-	factored gradient_faults metrics optax_contract parity properties \
+LIBRARY_TESTS := $(addprefix tests/test_,$(addsuffix .py,arguments boundary \
+	diagnostics ewc factored gradient_faults metrics optax_contract parity properties \
 	signals synaptic_intelligence transforms))
 
 .PHONY: help demo test test-slow test-tpu test-lowest lint format docs clean

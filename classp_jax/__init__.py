@@ -1,6 +1,7 @@
 """CLASSP (Ludwig 2024), continual learning as composable Optax transformations."""
 
 from classp_jax._alias import classp, classp_equation1, classp_released
+from classp_jax._boundary import set_hyperparameters, set_penalty
 from classp_jax._diagnostics import (
     average_grad_sum,
     unassigned_share,
@@ -14,11 +15,10 @@ from classp_jax._metrics import (
     forward_transfer,
 )
 from classp_jax._signals import (
-    GateSignal,
+    GateSignalState,
     LossJumpState,
-    OpenOnSignalState,
+    gate_signal,
     loss_jump,
-    open_on_signal,
 )
 from classp_jax._synaptic_intelligence import (
     SynapticIntelligenceState,
@@ -39,9 +39,8 @@ __version__ = "0.1.0"
 __all__ = [
     "DecayGateState",
     "EwcPenaltyState",
-    "GateSignal",
+    "GateSignalState",
     "LossJumpState",
-    "OpenOnSignalState",
     "ScaleByAccumulatedPowerNormState",
     "SynapticIntelligenceState",
     "ThresholdMaskState",
@@ -57,9 +56,11 @@ __all__ = [
     "fisher_diagonal",
     "forgetting",
     "forward_transfer",
+    "gate_signal",
     "loss_jump",
-    "open_on_signal",
     "scale_by_accumulated_power_norm",
+    "set_hyperparameters",
+    "set_penalty",
     "synaptic_intelligence",
     "threshold_mask",
     "unassigned_share",

@@ -55,11 +55,9 @@ def ewc_penalty(
     likewise, but isn't exactly the proximal one.
 
     ``fisher`` and ``anchor`` are copied into the state, so that the compiled step
-    takes them as inputs. To go on to a further task without compiling again, replace
-    them: ``optax.tree.set(opt_state, fisher=..., anchor=jax.tree.map(jnp.copy,
-    params))``, with a copy, as a step that donates the parameters would take the anchor
-    along. Inside :func:`optax.masked` or :func:`optax.partition`, set trees that are
-    masked alike. In float16, :math:`(w - w^*) / \alpha` overflows from 65,504 on.
+    takes them as inputs. To go on to a further task without compiling again, set others
+    with :func:`set_penalty`. In float16, :math:`(w - w^*) / \alpha` overflows from
+    65,504 on.
 
     Args:
       fisher: :math:`F \ge 0`, shaped like the parameters; see
@@ -112,7 +110,7 @@ def ewc_penalty(
       Kirkpatrick et al., `Overcoming catastrophic forgetting in neural networks
       <https://arxiv.org/abs/1612.00796>`_, 2017: Equation 3.
 
-    .. seealso:: :func:`fisher_diagonal`
+    .. seealso:: :func:`fisher_diagonal`, :func:`set_penalty`
     """
     _hyperparameters.check_not_negative("strength", strength)
     _hyperparameters.check_not_negative("learning_rate", learning_rate)
@@ -155,6 +153,24 @@ def penalty_state(
     count = _hyperparameters.initial_count(params)
     copies = (jax.tree.map(copy, params, x) for x in (fisher, anchor))
     return EwcPenaltyState(count, *copies)
+
+
+def replaced(
+    state: EwcPenaltyState, fisher: optax.Params, anchor: optax.Params
+) -> EwcPenaltyState:
+    """A state with copies of other trees, in the dtypes and places of its own."""
+
+    def copy(own: Any, x: Any) -> jax.Array:
+        new = jnp.array(x, own.dtype)
+        is_known = isinstance(own, jax.Array) and not isinstance(own, jax.core.Tracer)
+        return jax.device_put(new, own.sharding) if is_known and own.committed else new
+
+    own_fisher = shaped_like(state.fisher, "fisher", fisher)
+    own_fisher = jax.tree.map(copy, state.fisher, own_fisher)
+    _check_not_negative("fisher", own_fisher)
+    own_anchor = shaped_like(state.anchor, "anchor", anchor)
+    own_anchor = jax.tree.map(copy, state.anchor, own_anchor)
+    return state._replace(fisher=own_fisher, anchor=own_anchor)
 
 
 def penalized(

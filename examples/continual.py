@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 from tqdm import tqdm
 
-from classp_jax import consolidate, fisher_diagonal, unassigned_share
+from classp_jax import consolidate, fisher_diagonal, set_penalty, unassigned_share
 from examples import checkpoints, rows, sharding
 from examples.checkpoints import Saving, Sigterm, Trail
 from examples.methods import Method, Phase, as_json, make_optimizer
@@ -571,7 +571,7 @@ class Runner:
             anchor = jax.tree.map(jnp.copy, state.params)
             if optax.tree.get(before.state.opt_state, "fisher") is not None:
                 fisher, anchor = _several(phase, before.state, fisher, anchor)
-        opt_state = optax.tree.set(state.opt_state, fisher=fisher, anchor=anchor)
+        opt_state = set_penalty(state.opt_state, fisher, anchor)
         return state._replace(opt_state=opt_state)
 
     def _fisher_of_examples(

@@ -1,6 +1,7 @@
 """What an experiment compares: methods, each a sequence of training phases."""
 
 import dataclasses
+import functools
 import inspect
 import json
 from typing import Any, NamedTuple
@@ -163,10 +164,11 @@ def classp_self_opening(
     slow: float = 0.99,
 ) -> optax.GradientTransformation:
     """Algorithm 1, the gate of which opens where the loss first jumps."""
-    return classp_jax.open_on_signal(
-        lambda gate: classp_jax.classp(learning_rate, apply_decay=gate),
-        classp_jax.loss_jump(ratio, margin, fast, slow),
+    make_optimizer = optax.inject_hyperparams(
+        functools.partial(classp_jax.classp, learning_rate),
+        static_args=("threshold", "power", "eps"),
     )
+    return make_optimizer(apply_decay=classp_jax.loss_jump(ratio, margin, fast, slow))
 
 
 OPTIMIZERS = {

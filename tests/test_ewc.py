@@ -269,7 +269,7 @@ def test_a_new_task_does_not_recompile():
     optimizer = ewc_sgd(1e8)
     update, opt_state = jax.jit(optimizer.update), optimizer.init(START)
     update(START, opt_state, START)
-    opt_state = optax.tree.set(opt_state, fisher=jnp.ones(4), anchor=2 * ANCHOR)
+    opt_state = classp_jax.set_penalty(opt_state, jnp.ones(4), 2 * ANCHOR)
     updates, _ = update(START, opt_state, START)
     chex.assert_trees_all_close(START + updates, 2 * ANCHOR, rtol=1e-6)
     assert update._cache_size() == 1
@@ -288,8 +288,8 @@ def test_injected_values():
     injected = make(FISHER, ANCHOR, strength=1.0, learning_rate=RATE)
     update, opt_state = jax.jit(injected.update), injected.init(START)
     for strength, rate in ((1.0, RATE), (30.0, 0.0), (0.0, 0.5)):
-        opt_state = optax.tree.set(
-            opt_state, strength=jnp.float32(strength), learning_rate=jnp.float32(rate)
+        opt_state = classp_jax.set_hyperparameters(
+            opt_state, strength=strength, learning_rate=rate
         )
         actual, opt_state = update(START, opt_state, START)
         plain = classp_jax.ewc_penalty(FISHER, ANCHOR, strength, rate)

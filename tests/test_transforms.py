@@ -226,7 +226,7 @@ class RelativeThresholdTest(chex.TestCase):
         gradient = jnp.asarray(self.RANDOM)
         update, opt_state = jax.jit(optimizer.update), optimizer.init(gradient)
         for threshold in (0.5, 4.0, 0.0):
-            opt_state = optax.tree.set(opt_state, threshold=jnp.float32(threshold))
+            opt_state = classp_jax.set_hyperparameters(opt_state, threshold=threshold)
             updates, opt_state = update(gradient, opt_state, gradient)
             np.testing.assert_array_equal(
                 updates != 0, relative_mask_in_numpy(self.RANDOM, threshold)
