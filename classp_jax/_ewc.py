@@ -147,7 +147,9 @@ def penalty_state(
 
     # Copies, as a step that donates the parameters would take the anchor with them;
     # where those are, as a jitted step would leave them there and compile again.
-    def copy(p: jax.typing.ArrayLike, x: Any) -> jax.Array:
+    def copy(p: jax.typing.ArrayLike, x: Any) -> jax.Array | jax.ShapeDtypeStruct:
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return x
         if isinstance(p, jax.Array) and not isinstance(p, jax.core.Tracer):
             x = jax.device_put(x, p.sharding) if p.committed else x
         return jnp.array(x)
@@ -167,6 +169,8 @@ def penalized(
     """The gradients with the penalty's added, and the state after the step."""
     factor = _hyperparameters.at_step("strength", strength, state.count)
     rate = _hyperparameters.at_step("learning_rate", learning_rate, state.count)
+    refuse_complex(updates)
+    _refuse_integers("gradient", updates)
 
     def penalize(
         g: jax.typing.ArrayLike | None,
@@ -176,21 +180,19 @@ def penalized(
     ) -> jax.Array | None:
         if g is None:
             return None
-        dtype = at_least_float32(jnp.result_type(g, w))
+        # Each by itself, as float8 promotes to no other.
+        dtype = jnp.promote_types(
+            *(at_least_float32(jnp.result_type(x)) for x in (g, w))
+        )
         alpha = jnp.asarray(rate, dtype)
-        # Up to here the stiffness and its inverse are finite. The strength alone is
-        # clipped as well: an infinite one would make NaN of a Fisher of 0.
-        largest = 1 / np.finfo(dtype).tiny
-        lambda_ = jnp.minimum(jnp.asarray(factor, dtype), largest)
-        stiffness = jnp.minimum(lambda_ * f.astype(dtype), largest)
-        distance = jnp.asarray(w, dtype) - w_star.astype(dtype)
-        # Term by term, and the second over the stiffness: a huge one then leaves
-        # (w - w*) / alpha, where the fraction as written makes inf / inf.
-        u = jnp.asarray(g, dtype) / (1 + alpha * stiffness)
-        # A select around the inverse alone would leave its derivative NaN at 0.
-        stiff = stiffness > 0
-        inverse = 1 / jnp.where(stiff, stiffness, 1)
-        u = u + jnp.where(stiff, distance / (inverse + alpha), 0)
+        # Each factor is finite before they meet: infinity times 0 would be NaN. Up to
+        # the stiffest, alpha times the stiffness has an inverse.
+        limits = np.finfo(dtype)
+        lambda_, f = (jnp.minimum(jnp.asarray(x, dtype), limits.max) for x in (factor, f))
+        stiffest = jax.lax.stop_gradient(1 / limits.tiny / jnp.maximum(alpha, 0.5))
+        stiffness = jnp.minimum(lambda_ * f, stiffest)
+        distance = jnp.asarray(w, dtype) - jnp.asarray(w_star, dtype)
+        u = _implicit(jnp.asarray(g, dtype), distance, stiffness, alpha)
         return u.astype(jnp.result_type(g))
 
     updates = jax.tree.map(
@@ -202,6 +204,41 @@ def penalized(
         is_leaf=lambda x: x is None,
     )
     return updates, state._replace(count=optax.safe_increment(state.count))
+
+
+@jax.custom_jvp
+def _implicit(
+    g: jax.Array, distance: jax.Array, stiffness: jax.Array, alpha: jax.Array
+) -> jax.Array:
+    """``(g + stiffness distance) / (1 + alpha stiffness)``, whatever the stiffness."""
+    # Term by term: as written, the numerator overflows where the fraction doesn't.
+    damping = 1 + alpha * stiffness
+    pull = jnp.where(stiffness == 0, 0, distance * (stiffness / damping))
+    return g / damping + pull
+
+
+@_implicit.defjvp
+def _implicit_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
+    # The quotient rule takes the difference of two terms that are next to equal where
+    # the stiffness is large, and divides infinity by infinity where it is larger.
+    g, distance, stiffness, alpha = primals
+    dg, d_distance, d_stiffness, d_alpha = tangents
+    u = _implicit(*primals)
+    share = 1 / (1 + alpha * stiffness)
+    # What isn't finite stays so at any stiffness, and must not reach the derivative by
+    # a number that all weights share.
+    finite = jnp.isfinite(u) & jnp.isfinite(distance)
+    g, distance, known = (jnp.where(finite, x, 0) for x in (g, distance, u))
+    by_stiffness = share * (share * distance - share * alpha * g)
+    by_alpha = -(stiffness * share) * known
+    return u, (
+        share * dg
+        + stiffness * share * d_distance
+        + by_stiffness * d_stiffness
+        + by_alpha * d_alpha
+    )
 
 
 def fisher_diagonal(
@@ -321,6 +358,16 @@ def _check_not_negative(name: str, tree: optax.Params) -> None:
         if not valid:
             raise ValueError(
                 f"{name} must be finite and at least 0; {path or 'it'} is not."
+            )
+
+
+def _refuse_integers(what: str, tree: Any) -> None:
+    """Raises a ``TypeError`` that names a leaf that isn't floating."""
+    for path, x in _paths.by_path(tree).items():
+        if not jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating):
+            raise TypeError(
+                f"Every {what} must be floating; {path or 'this one'} is"
+                f" {jnp.asarray(x).dtype}."
             )
 
 
