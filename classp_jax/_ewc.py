@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding
 
 from classp_jax import _hyperparameters, _paths
 from classp_jax._transforms import at_least_float32, refuse_complex, wide_zeros
@@ -145,18 +145,24 @@ def penalty_state(
 ) -> EwcPenaltyState:
     """The state before the first step, of trees shaped like the parameters."""
 
-    # Copies, as a step that donates the parameters would take the anchor with them;
-    # where those are, as a jitted step would leave them there and compile again.
-    def copy(p: jax.typing.ArrayLike, x: Any) -> jax.Array | jax.ShapeDtypeStruct:
-        if isinstance(x, jax.ShapeDtypeStruct):
-            return x
-        if isinstance(p, jax.Array) and not isinstance(p, jax.core.Tracer):
-            x = jax.device_put(x, p.sharding) if p.committed else x
-        return jnp.array(x)
+    # Copies, as a step that donates the parameters would take the anchor with them.
+    def copy(p: Any, x: Any) -> jax.Array | jax.ShapeDtypeStruct:
+        return x if isinstance(x, jax.ShapeDtypeStruct) else jnp.array(_beside(p, x))
 
     count = _hyperparameters.initial_count(params)
     copies = (jax.tree.map(copy, params, x) for x in (fisher, anchor))
     return EwcPenaltyState(count, *copies)
+
+
+def _beside(p: Any, x: Any) -> Any:
+    """An array on the devices of the parameter that it is shaped like.
+
+    A jitted step would leave it there, and a second call compile again.
+    """
+    if isinstance(p, jax.core.Tracer):
+        return x
+    is_placed = isinstance(p, jax.ShapeDtypeStruct) or getattr(p, "committed", False)
+    return jax.device_put(x, p.sharding) if is_placed else x
 
 
 def penalized(
@@ -296,6 +302,7 @@ def fisher_diagonal(
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be a function, got {loss_fn!r}.")
     refuse_complex(params)
+    _refuse_integers("parameter", params)
     _hyperparameters.check_positive_int("batch_size", batch_size)
     shapes = {jnp.shape(x) for x in jax.tree.leaves(examples)}
     if not all(shapes) or len({shape[0] for shape in shapes}) != 1:
@@ -306,39 +313,95 @@ def fisher_diagonal(
     (number,) = {shape[0] for shape in shapes}
     if number == 0:
         raise ValueError("examples must hold at least one example, got none.")
-    return _mean_squared_gradient(loss_fn, min(batch_size, number), params, examples)
+    places = [(x, _sharding(x)) for x in jax.tree.leaves(examples)]
+    parts = [number // s.shard_shape(jnp.shape(x))[0] for x, s in places if s]
+    shards = max(parts, default=1)
+
+    def mean(params: optax.Params, examples: tuple[Any, ...]) -> optax.Params:
+        return _mean_squared_gradient(loss_fn, batch_size, shards, params, examples)
+
+    # Compiled anew at each call: a program that is kept would know what the loss reads
+    # from outside as it was, and keep it alive.
+    mean = _with_cut_axes_automatic(mean, [s for _, s in places])
+    return jax.tree.map(_beside, params, jax.jit(mean)(params, examples))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _mean_squared_gradient(
     loss_fn: Callable[..., jax.typing.ArrayLike],
     batch_size: int,
+    shards: int,
     params: optax.Params,
     examples: tuple[Any, ...],
 ) -> optax.Params:
     number = len(jax.tree.leaves(examples)[0])
-    batches, remainder = divmod(number, batch_size)
-    whole = number - remainder
+    # A device has a share of each batch, out of its own examples, and a sum.
+    own = number // shards
+    steps = -(-own // max(batch_size // shards, 1))
+    share = -(-own // steps)
 
-    def add(total: optax.Params, batch: tuple[Any, ...]) -> tuple[optax.Params, None]:
+    def rows(x: jax.Array) -> jax.Array:
+        x = x.reshape(shards, own, *x.shape[1:])
+        again = x[:, : share * steps - own]  # Filled up by some that aren't counted.
+        x = jnp.concatenate([x, again], axis=1)
+        return x.reshape(shards * share, steps, *x.shape[2:])
+
+    examples = jax.tree.map(rows, examples)
+    row = jnp.arange(shards * share) % share
+
+    def add(total: optax.Params, step: jax.Array) -> tuple[optax.Params, None]:
+        batch = jax.tree.map(lambda x: x[:, step], examples)
         grads = jax.vmap(lambda example: jax.grad(loss_fn)(params, *example))(batch)
-        total = jax.tree.map(
-            lambda s, g: s + jnp.sum(jnp.square(g.astype(s.dtype)), axis=0),
-            total,
-            grads,
-        )
-        return total, None
+        counts = row * steps + step < own
 
-    total, _ = jax.lax.scan(
-        add,
-        wide_zeros(params),
-        jax.tree.map(
-            lambda x: x[:whole].reshape(batches, batch_size, *x.shape[1:]), examples
-        ),
+        def sum_squares(s: jax.Array, g: jax.Array) -> jax.Array:
+            where = counts.reshape(-1, *[1] * (g.ndim - 1))
+            squares = jnp.where(where, jnp.square(g.astype(s.dtype)), 0)
+            return s + jnp.sum(squares.reshape(shards, share, *g.shape[1:]), axis=1)
+
+        return jax.tree.map(sum_squares, total, grads), None
+
+    zeros = jax.tree.map(
+        lambda s: jnp.broadcast_to(s, (shards, *s.shape)), wide_zeros(params)
     )
-    if remainder:
-        total, _ = add(total, jax.tree.map(lambda x: x[whole:], examples))
-    return jax.tree.map(lambda s: s / number, total)
+    total, _ = jax.lax.scan(add, zeros, jnp.arange(steps))
+    return jax.tree.map(lambda s: jnp.sum(s, axis=0) / number, total)
+
+
+def _sharding(x: Any) -> jax.sharding.Sharding | None:
+    """How an array lies on devices, where that is known."""
+    # Of what is traced the type says it, where the mesh has explicit axes.
+    known = x.aval if isinstance(x, jax.core.Tracer) else x
+    return getattr(known, "sharding", None)
+
+
+def _with_cut_axes_automatic(
+    mean: Callable[..., optax.Params], shardings: list[Any]
+) -> Callable[..., optax.Params]:
+    """Leaves to the compiler the explicit axes of a mesh that the examples are cut on.
+
+    JAX refuses to cut an axis of examples into batches otherwise.
+    """
+    explicit = [
+        (sharding.mesh, axis)
+        for sharding in shardings
+        if isinstance(sharding, NamedSharding)
+        for axis in jax.tree.leaves(tuple(sharding.spec))
+        if axis in getattr(sharding.mesh, "explicit_axes", ())
+    ]
+    if not explicit:
+        return mean
+    mesh = explicit[0][0]
+    axes = tuple({axis for _, axis in explicit})
+
+    def automatic(params: optax.Params, examples: tuple[Any, ...]) -> optax.Params:
+        like_params = jax.tree.map(
+            lambda p: NamedSharding(mesh, jax.typeof(p).sharding.spec), params
+        )
+        return jax.sharding.auto_axes(mean, axes=axes, out_sharding=like_params)(
+            params, examples
+        )
+
+    return automatic
 
 
 @jax.jit
