@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -76,15 +77,19 @@ def ewc_penalty(
       :class:`EwcPenaltyState`: 8 bytes a weight in float32, where :func:`classp` has
       4. Updates keep the gradient's dtype; the arithmetic is in at least float32.
       ``update`` needs ``params``. A gradient that isn't finite stays so, unlike in
-      :func:`classp`.
+      :func:`classp`, and adds nothing to the derivatives by ``strength`` and
+      ``learning_rate``. Of abstract parameters (:class:`jax.ShapeDtypeStruct`), what
+      ``fisher`` and ``anchor`` have abstract stays so in the state.
 
     Raises:
       ValueError: if ``strength`` or ``learning_rate`` is negative, not finite or not a
         scalar; in ``init``, if ``fisher`` or ``anchor`` isn't shaped like the
         parameters, ``fisher`` has a value below 0 or one that isn't finite, or a
-        parameter is complex; in ``update``, without ``params``.
+        parameter is complex; in ``update``, without ``params`` or if a gradient is
+        complex.
       TypeError: if ``strength`` or ``learning_rate`` is neither a number nor a
-        schedule.
+        schedule; in ``update``, if a gradient is an integer. A parameter may be one if
+        its gradient is None.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -194,7 +199,9 @@ def penalized(
         # Each factor is finite before they meet: infinity times 0 would be NaN. Up to
         # the stiffest, alpha times the stiffness has an inverse.
         limits = np.finfo(dtype)
-        lambda_, f = (jnp.minimum(jnp.asarray(x, dtype), limits.max) for x in (factor, f))
+        lambda_, f = (
+            jnp.minimum(jnp.asarray(x, dtype), limits.max) for x in (factor, f)
+        )
         stiffest = jax.lax.stop_gradient(1 / limits.tiny / jnp.maximum(alpha, 0.5))
         stiffness = jnp.minimum(lambda_ * f, stiffest)
         distance = jnp.asarray(w, dtype) - jnp.asarray(w_star, dtype)
@@ -264,24 +271,33 @@ def fisher_diagonal(
     the data this is the "empirical Fisher"; for the true one, draw the labels from
     the model.
 
+    Each call compiles its program anew, so that it sees the present values of all that
+    ``loss_fn`` reads from outside, and keeps none of them. To compile once for many
+    tasks, make a program of it, ``jax.jit(functools.partial(fisher_diagonal,
+    loss_fn))``, and pass what differs between tasks with the examples: what such a
+    program reads from outside stays as it was at the first call.
+
+    Where the examples are cut over devices along their leading axis, each device takes
+    the gradients of its own, and all sum up once at the end. Inside a program the cut
+    is known only where the mesh has explicit axes. Where it hasn't, let ``batch_size``
+    divide the number of examples and be a multiple of the number of devices.
+
     Args:
       loss_fn: the loss :math:`\ell` of one example, such as its negative log
-        likelihood, called as ``loss_fn(params, *example)``; it returns a scalar. The
-        program is compiled once for each function, so don't define it anew for every
-        call.
+        likelihood, called as ``loss_fn(params, *example)``; it returns a scalar. It
+        may read other values, such as a task's mask, from outside.
       params: the weights at which to take the gradients.
       *examples: arrays, or pytrees of them, whose leading axis is the example.
-      batch_size: how many gradients are held in memory at once. It needn't divide the
-        number of examples.
+      batch_size: how many gradients are held in memory at once, on all devices
+        together, but at least one per device. It needn't divide the number of examples.
 
     Returns:
-      A pytree like ``params``, in at least float32.
+      A pytree like ``params``, in at least float32, on the devices of ``params``.
 
     Raises:
       ValueError: if ``examples`` disagree in their number or there are none,
-        ``batch_size`` is below 1, a parameter is complex, or ``loss_fn`` can't be
-        hashed.
-      TypeError: if ``loss_fn`` is no function or returns no scalar, ``params`` aren't
+        ``batch_size`` is below 1, or a parameter is complex.
+      TypeError: if ``loss_fn`` is no function or returns no scalar, a parameter isn't
         floating, or ``batch_size`` is no integer.
 
     Examples:
@@ -313,17 +329,16 @@ def fisher_diagonal(
     (number,) = {shape[0] for shape in shapes}
     if number == 0:
         raise ValueError("examples must hold at least one example, got none.")
-    places = [(x, _sharding(x)) for x in jax.tree.leaves(examples)]
-    parts = [number // s.shard_shape(jnp.shape(x))[0] for x, s in places if s]
-    shards = max(parts, default=1)
-
-    def mean(params: optax.Params, examples: tuple[Any, ...]) -> optax.Params:
-        return _mean_squared_gradient(loss_fn, batch_size, shards, params, examples)
 
     # Compiled anew at each call: a program that is kept would know what the loss reads
     # from outside as it was, and keep it alive.
-    mean = _with_cut_axes_automatic(mean, [s for _, s in places])
-    return jax.tree.map(_beside, params, jax.jit(mean)(params, examples))
+    @jax.jit
+    @functools.partial(_with_cut_axes_automatic, examples)
+    def mean(params: optax.Params, examples: tuple[Any, ...]) -> optax.Params:
+        return _mean_squared_gradient(loss_fn, batch_size, shards, params, examples)
+
+    shards = _parts(examples)
+    return jax.tree.map(_beside, params, mean(params, examples))
 
 
 def _mean_squared_gradient(
@@ -367,39 +382,53 @@ def _mean_squared_gradient(
     return jax.tree.map(lambda s: jnp.sum(s, axis=0) / number, total)
 
 
-def _sharding(x: Any) -> jax.sharding.Sharding | None:
-    """How an array lies on devices, where that is known."""
+def _parts(examples: tuple[Any, ...]) -> int:
+    """Into how many parts devices have cut the axis of examples, as far as is known."""
+    leaves = jax.tree.leaves(examples)
+    return max(
+        len(x) // sharding.shard_shape(x.shape)[0]
+        for x, sharding in zip(leaves, _shardings(examples), strict=True)
+    )
+
+
+def _shardings(examples: tuple[Any, ...]) -> list[jax.sharding.Sharding]:
+    """How arrays lie on devices, as far as is known."""
+    somewhere = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     # Of what is traced the type says it, where the mesh has explicit axes.
-    known = x.aval if isinstance(x, jax.core.Tracer) else x
-    return getattr(known, "sharding", None)
+    known = (
+        x.aval if isinstance(x, jax.core.Tracer) else x
+        for x in jax.tree.leaves(examples)
+    )
+    return [getattr(x, "sharding", None) or somewhere for x in known]
 
 
 def _with_cut_axes_automatic(
-    mean: Callable[..., optax.Params], shardings: list[Any]
+    examples: tuple[Any, ...], mean: Callable[..., optax.Params]
 ) -> Callable[..., optax.Params]:
     """Leaves to the compiler the explicit axes of a mesh that the examples are cut on.
 
     JAX refuses to cut an axis of examples into batches otherwise.
     """
-    explicit = [
-        (sharding.mesh, axis)
-        for sharding in shardings
+    explicit = {
+        axis: sharding.mesh
+        for sharding in _shardings(examples)
         if isinstance(sharding, NamedSharding)
         for axis in jax.tree.leaves(tuple(sharding.spec))
         if axis in getattr(sharding.mesh, "explicit_axes", ())
-    ]
+    }
     if not explicit:
         return mean
-    mesh = explicit[0][0]
-    axes = tuple({axis for _, axis in explicit})
+    mesh = next(iter(explicit.values()))
 
     def automatic(params: optax.Params, examples: tuple[Any, ...]) -> optax.Params:
         like_params = jax.tree.map(
             lambda p: NamedSharding(mesh, jax.typeof(p).sharding.spec), params
         )
-        return jax.sharding.auto_axes(mean, axes=axes, out_sharding=like_params)(
-            params, examples
+        free = jax.sharding.auto_axes(
+            mean, axes=tuple(explicit), out_sharding=like_params
         )
+        fisher: optax.Params = free(params, examples)
+        return fisher
 
     return automatic
 

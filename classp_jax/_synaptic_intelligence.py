@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from classp_jax import _hyperparameters
@@ -36,8 +37,9 @@ def synaptic_intelligence(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Synaptic Intelligence around an optimizer.
 
-    With gradients :math:`g` of the task's own loss and the optimizer's steps
-    :math:`\Delta w`, it collects along each task the path integral
+    With gradients :math:`g` of the task's own loss and the steps :math:`\Delta w` that
+    :func:`optax.apply_updates` makes, rounded as the weights are, it collects along
+    each task the path integral
 
     .. math:: \omega_i \leftarrow \omega_i - g_i \, \Delta w_i
 
@@ -60,15 +62,17 @@ def synaptic_intelligence(
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`, with the state
       :class:`SynapticIntelligenceState`: 12 bytes a weight in float32, and the
-      optimizer's own. ``update`` needs ``params``. A gradient that isn't finite makes
-      a path integral that isn't.
+      optimizer's own. ``update`` needs ``params``. Where the product of gradient and
+      step isn't finite it counts as 0, and a path integral is at most the largest
+      number of its dtype. Of abstract parameters the anchor is abstract.
 
     Raises:
       ValueError: if ``strength`` or ``learning_rate`` is negative, not finite or not a
         scalar; in ``init``, if a parameter is complex; in ``update``, without
-        ``params``.
+        ``params`` or if a gradient is complex.
       TypeError: if ``inner`` is no Optax transformation, or ``strength`` or
-        ``learning_rate`` neither a number nor a schedule.
+        ``learning_rate`` neither a number nor a schedule; in ``update``, if a gradient
+        is an integer.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -155,7 +159,9 @@ def consolidate(
       w^* \leftarrow w, \qquad \omega \leftarrow 0
 
     The shapes stay, so that a compiled step goes on without compiling again. A
-    negative path integral counts as none, so that the penalty has a minimum.
+    negative path integral counts as none, so that the penalty has a minimum. So does
+    one of a weight that isn't finite. An importance is at most the largest number of
+    its dtype.
 
     Args:
       opt_state: any optimizer state that holds a :class:`SynapticIntelligenceState`.
@@ -260,5 +266,5 @@ def _product(
 
 def _bounded(x: jax.Array) -> jax.Array:
     """The nearest finite number."""
-    largest = jnp.finfo(x.dtype).max
+    largest = np.finfo(x.dtype).max
     return jnp.clip(x, -largest, largest)
