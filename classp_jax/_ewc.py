@@ -244,13 +244,12 @@ def _implicit_jvp(
     # a number that all weights share.
     finite = jnp.isfinite(u) & jnp.isfinite(distance)
     g, distance, known = (jnp.where(finite, x, 0) for x in (g, distance, u))
-    by_stiffness = share * (share * distance - share * alpha * g)
-    by_alpha = -(stiffness * share) * known
+    # Tangents first: a derivative that overflows would make NaN of a tangent of 0.
     return u, (
         share * dg
         + stiffness * share * d_distance
-        + by_stiffness * d_stiffness
-        + by_alpha * d_alpha
+        + share * d_stiffness * (share * distance - share * alpha * g)
+        - stiffness * share * d_alpha * known
     )
 
 
