@@ -150,6 +150,7 @@ def grad_sum_to_torch(
     tensors = _layout.to_torch(
         entries,
         {path: np.asarray(_factored.of_each_weight(s)) for path, s in current.items()},
+        estimated=any(_factored.is_factored(s) for s in current.values()),
     )
     states = dict(optimizer_state_dict["state"])
     for name, (number, start) in parameters.items():
@@ -222,22 +223,21 @@ def _match(
         recorded += group.get("param_names") or [None] * len(group["params"])
     names = _checked(names, recorded, len(parameters))
     by_name = dict(zip(names, parameters, strict=True))
-    all_entries = _layout.entries(layout)
-    known = {key for entry in all_entries for key in entry.keys}
+    entries = _layout.entries(layout)
+    known = {key for entry in entries for key in entry.keys}
     if unknown := [name for name in by_name if name not in known]:
         raise ValueError(f"The layout has no entry for {', '.join(unknown)}.")
-    entries = [e for e in all_entries if any(key in by_name for key in e.keys)]
-    if twice := [name for name in by_name if list(names).count(name) > 1]:
-        others = _paths_of([entry for entry in all_entries if entry not in entries])
+    of_these = [e for e in entries if not by_name.keys().isdisjoint(e.keys)]
+    if len(by_name) < len(names):
+        missing = _paths_of([entry for entry in entries if entry not in of_these])
         raise ValueError(
-            f"names must list each tensor once, not {', '.join(twice)} again;"
-            f" missing: {others or 'none'}."
+            f"names must list each tensor once, got {list(names)}; missing: {missing}."
         )
-    for entry in entries:
+    for entry in of_these:
         if entry.tensor.to_jax is not None:  # It takes the tensors of all its keys.
             given = [key for key in entry.keys if key in by_name]
             _paths.check_names(f"tensor of {entry.paths}", entry.keys, given)
-    return by_name, entries
+    return by_name, of_these
 
 
 def _checked(

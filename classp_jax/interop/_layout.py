@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
+import jax.numpy as jnp
 import numpy as np
 
 _Array: TypeAlias = np.ndarray[Any, Any]
@@ -220,9 +221,12 @@ def to_jax(
 
 
 def to_torch(
-    entries: Iterable[Entry], arrays: Mapping[str, _Array]
+    entries: Iterable[Entry], arrays: Mapping[str, _Array], *, estimated: bool = False
 ) -> dict[str, _Array]:
-    """The PyTorch array of each key, from the JAX arrays by path."""
+    """The PyTorch array of each key, from the JAX arrays by path.
+
+    Those of one key must be equal or, where ``estimated``, but for rounding.
+    """
     tensors: dict[str, _Array] = {}
     made_of: dict[str, str] = {}
     for paths, keys, tensor in entries:
@@ -234,7 +238,7 @@ def to_torch(
             outputs = dict.fromkeys(keys, array)
         for key, array in outputs.items():
             first = made_of.setdefault(key, ", ".join(paths))
-            if not _equal(array, tensors.setdefault(key, array)):
+            if not _equal(array, tensors.setdefault(key, array), estimated):
                 raise ValueError(
                     f"{', '.join(paths)} must equal {first}, since both are {key} in"
                     " PyTorch."
@@ -263,11 +267,15 @@ def _call(
     return dict(zip(outputs, arrays, strict=True))
 
 
-def _equal(x: _Array, y: _Array) -> bool:
+def _equal(x: _Array, y: _Array, estimated: bool = False) -> bool:
     """Whether all values are the same, NaN included."""
-    return x is y or (
-        x.shape == y.shape and bool(np.all((x == y) | ((x != x) & (y != y))))
-    )
+    if x is y or x.shape != y.shape:
+        return x is y
+    same = (x == y) | ((x != x) & (y != y))
+    if estimated:
+        info = jnp.finfo(x.dtype)  # type: ignore[no-untyped-call]
+        same |= abs(x - y) <= 8 * info.eps * abs(x) + info.tiny
+    return bool(np.all(same))
 
 
 def _to_jax_axes(key: str, tensor: Tensor, array: _Array) -> _Array:
