@@ -593,6 +593,13 @@ def test_names_must_be_given_where_none_are_recorded():
         interop.grad_sum_from_torch(state_dict, None, AB_LAYOUT, ab_state())
 
 
+def test_a_models_state_dict_is_no_optimizers():
+    with pytest.raises(ValueError, match=r"an optimizer's.*got \['conv.weight'"):
+        interop.grad_sum_from_torch(
+            random_tensors(), NAMES, LAYOUT, classp_jax.classp(0.1).init(zeros())
+        )
+
+
 def test_a_name_twice_is_refused():
     state_dict, _ = named_optimizer(named=False)
     layout = {"a": interop.Tensor(("a.weight", "b.weight"))}

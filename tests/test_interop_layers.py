@@ -379,6 +379,7 @@ def test_what_may_be_a_transposed_convolution_is_asked_about(n, to_torch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (dict(key=()), "needs a key"),
         (dict(transposed=True), "w is transposed or not, as only a convolution's"),
         (dict(is_kernel=True, transposed=False, flattened=(2, 3)), "w is transposed"),
         (dict(to_jax=np.asarray), "w needs both to_jax and to_torch"),
@@ -390,7 +391,7 @@ def test_what_may_be_a_transposed_convolution_is_asked_about(n, to_torch):
 )
 def test_a_tensor_of_contradictions_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        interop.Tensor("w", **arguments)
+        interop.Tensor(**{"key": "w", **arguments})
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,11 @@ def _match(
     layout: _layout.Layout,
 ) -> tuple[dict[str, _Parameter], list[_layout.Entry]]:
     """The PyTorch optimizer's parameters by name, and the layout's entries of them."""
+    if "param_groups" not in optimizer_state_dict:
+        raise ValueError(
+            "optimizer_state_dict must be an optimizer's, with param_groups; got"
+            f" {list(optimizer_state_dict)}."
+        )
     parameters: list[_Parameter] = []
     recorded: list[Any] = []
     for group in optimizer_state_dict["param_groups"]:

@@ -74,6 +74,8 @@ class Tensor:
     to_torch: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
+        if not self.key:
+            raise ValueError("A tensor needs a key.")
         if self.flattened is not None and not self.is_kernel:
             raise ValueError(f"{self.key} is flattened, which only a kernel can be.")
         if self.transposed is not None and (not self.is_kernel or self.flattened):
