@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from classp_jax import _factored, _hyperparameters
+from classp_jax import _boxes, _factored, _hyperparameters
 from classp_jax._hyperparameters import initial_count
 
 
@@ -32,17 +32,12 @@ class ScaleByAccumulatedPowerNormState(NamedTuple):
     Attributes:
       count: number of updates so far; shape ``()``, dtype ``int32``.
       grad_sum: the sum of ``|g|^p`` so far, shaped like the parameters; 4 bytes a
-        weight unless another accumulator dtype was asked for. Of a factored tensor the
-        sum over each row, shaped like the tensor without its last axis: where one state
-        goes on from another, take ``column_sum`` along.
-      column_sum: empty, or where the sum is factored a tree like ``grad_sum``: of a
-        factored tensor the sum over each column, shaped like the tensor's last axis,
-        and of all others an array of shape ``(1,)`` that means nothing.
+        weight unless another accumulator dtype was asked for. Of a factored tensor a
+        :class:`FactoredSum` of the sums over rows and columns.
     """
 
     count: jax.Array  # type: ignore[assignment]
     grad_sum: optax.Updates
-    column_sum: optax.Updates = ()
 
 
 class DecayGateState(NamedTuple):
@@ -413,16 +408,16 @@ def accumulate_and_scale(
     def init_fn(params: optax.Params) -> ScaleByAccumulatedPowerNormState:
         refuse_complex(params)
 
+        first = next(iter(jax.tree.leaves(params)), None)
+
         def zeros(p: jax.typing.ArrayLike) -> _factored.Sum:
             dtype = accumulator_dtype
             if dtype is None:
                 dtype = at_least_float32(jnp.result_type(p))
-            return _factored.zeros(p, dtype, factored)
+            return _factored.zeros(p, dtype, factored, first)
 
-        sums = jax.tree.map(zeros, params)
-        unused = jax.tree.map(_factored.unused, params) if factored else ()
-        state = ScaleByAccumulatedPowerNormState(initial_count(params), (), unused)
-        return with_sums(state, sums)
+        sums = _factored.in_boxes(jax.tree.map(zeros, params))
+        return ScaleByAccumulatedPowerNormState(initial_count(params), sums)
 
     def update_fn(
         updates: optax.Updates,
@@ -494,11 +489,13 @@ def accumulate_and_scale(
                 u = jnp.where(steps, u, 0)
             return u.astype(jnp.result_type(g))
 
+        structure, updates = jax.tree.structure(updates), _boxes.unbox(updates)
         before = sums_of(state)
         after = jax.tree.map(accumulate, updates, before, is_leaf=lambda x: x is None)
         updates = jax.tree.map(
             scale, updates, before, after, is_leaf=lambda x: x is None
         )
+        updates = jax.tree.unflatten(structure, jax.tree.leaves(updates))
         count = optax.safe_increment(state.count)
         return updates, with_sums(state._replace(count=count), after)
 
@@ -507,33 +504,16 @@ def accumulate_and_scale(
 
 def sums_of(state: ScaleByAccumulatedPowerNormState) -> Any:
     """The sums of a state: a tree like the parameters, of arrays and factored sums."""
-    if not jax.tree.leaves(state.column_sum):
-        return state.grad_sum
-    return jax.tree.map(
-        lambda s, c: _factored.FactoredSum(s, c) if jnp.shape(c)[-1] > 1 else s,
-        state.grad_sum,
-        state.column_sum,
-    )
+    return _boxes.unbox(state.grad_sum)
 
 
 def with_sums(
     state: ScaleByAccumulatedPowerNormState, sums: Any
 ) -> ScaleByAccumulatedPowerNormState:
     """A state with its sums replaced by those of a tree as :func:`sums_of` has it."""
-    if not jax.tree.leaves(state.column_sum):
-        return state._replace(grad_sum=sums)
-    is_leaf = _factored.is_factored
-    return state._replace(
-        grad_sum=jax.tree.map(
-            lambda s: s.rows if is_leaf(s) else s, sums, is_leaf=is_leaf
-        ),
-        column_sum=jax.tree.map(
-            lambda s, unused: s.columns if is_leaf(s) else unused,
-            sums,
-            state.column_sum,
-            is_leaf=is_leaf,
-        ),
-    )
+    structure = jax.tree.structure(state.grad_sum)
+    grad_sum = jax.tree.unflatten(structure, jax.tree.leaves(sums))
+    return state._replace(grad_sum=grad_sum)
 
 
 def _raise_to(x: jax.Array, power: float) -> jax.Array:
