@@ -59,14 +59,21 @@ def per_layer(
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> optax.OptState:
-        init = jax.vmap(inner.init)
-        leaves = jax.tree.leaves(params)
-        if not leaves:  # A mask has left no tensor.
+        if not jax.tree.leaves(params):  # A mask has left no tensor.
             return inner.init(params)
+        params = jax.tree.map(
+            lambda p: jnp.zeros_like(p) if isinstance(p, jax.ShapeDtypeStruct) else p,
+            params,
+        )
         # Compiled, as this puts the state where the parameters are.
-        if any(isinstance(p, jax.ShapeDtypeStruct) for p in leaves):
-            return jax.jit(lambda: init(jax.tree.map(jnp.zeros_like, params)))()
-        return jax.jit(init)(params)
+        return jax.jit(jax.vmap(init_layer))(params)
+
+    def init_layer(params: optax.Params) -> optax.OptState:
+        # Over explicit mesh axes vmap wants all that it maps cut alike, counters too.
+        tie = jnp.any(jnp.where(False, jax.tree.leaves(params)[0], 0))
+        return jax.tree.map(
+            lambda x: x if jnp.ndim(x) else jnp.where(tie, x, x), inner.init(params)
+        )
 
     def update_fn(
         updates: optax.Updates,

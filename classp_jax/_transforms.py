@@ -84,6 +84,11 @@ def threshold_mask(
     of :math:`n`, so from :math:`\theta = n` on nothing of a tensor of :math:`n`
     elements passes, but for rounding: at 10, for one, not the biases of ten classes.
 
+    A tensor, to ``relative`` and to the scope ``"tensor"``, is what ``update`` sees.
+    Inside :func:`jax.shard_map` that is a device's shard: update outside of it, with
+    the gradients that it returns. Of layers stacked for a scan it is the whole stack:
+    see :func:`per_layer`.
+
     With ``inner``, the mask is still read off the incoming updates but laid over the
     updates that ``inner`` makes of them: ``inner`` then sees, and may accumulate,
     every gradient.
@@ -166,6 +171,12 @@ def scale_by_accumulated_power_norm(
 
     The columns of any other tensor are its last axis, and its rows all the others.
     Vectors and scalars have their sum in full.
+
+    The sums lie on devices as the tensor does, rows as its leading axes, columns as the
+    last; :func:`optax.tree.map_params` needs to be told so (see :class:`FactoredSum`).
+    Inside :func:`jax.shard_map` they are those of a device's shard: update outside of
+    it, with the gradients that it returns. Layers stacked for a scan are one tensor
+    unless :func:`per_layer` tells them apart.
 
     Args:
       power: :math:`p > 0`; a Python number, as the compiled program depends on it
