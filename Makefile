@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 
 LOWEST := .venv-lowest
 LIBRARY_TESTS := $(addprefix tests/test_,$(addsuffix .py,arguments boundary \
-	diagnostics ewc factored gradient_faults metrics optax_contract parity properties \
-	signals synaptic_intelligence transforms))
+	derivatives diagnostics ewc factored gradient_faults metrics optax_contract parity \
+	per_layer properties signals synaptic_intelligence transforms))
 
 .PHONY: help demo test test-slow test-tpu test-lowest lint format docs clean
 

@@ -8,12 +8,14 @@ from classp_jax._diagnostics import (
     update_density,
 )
 from classp_jax._ewc import EwcPenaltyState, ewc_penalty, fisher_diagonal
+from classp_jax._factored import FactoredSum
 from classp_jax._metrics import (
     average_accuracy,
     backward_transfer,
     forgetting,
     forward_transfer,
 )
+from classp_jax._per_layer import per_layer
 from classp_jax._signals import (
     GateSignalState,
     LossJumpState,
@@ -39,6 +41,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DecayGateState",
     "EwcPenaltyState",
+    "FactoredSum",
     "GateSignalState",
     "LossJumpState",
     "ScaleByAccumulatedPowerNormState",
@@ -58,6 +61,7 @@ __all__ = [
     "forward_transfer",
     "gate_signal",
     "loss_jump",
+    "per_layer",
     "scale_by_accumulated_power_norm",
     "set_hyperparameters",
     "set_penalty",

@@ -53,9 +53,12 @@ def classp(
       apply_decay: whether to divide by the root of the sum; a bool, a number, an
         injected number or a schedule.
       relative: whether the threshold is in units of the tensor's mean square at that
-        step; a Python bool.
-      factored: whether to keep the sums of rows and columns alone, in hardly any
-        memory; a Python bool. See :func:`scale_by_accumulated_power_norm`.
+        step; a Python bool. A shard inside :func:`jax.shard_map` counts as a tensor
+        (see :func:`threshold_mask`), and so do stacked layers without
+        :func:`per_layer`.
+      factored: whether to keep only the sums of rows and columns, in hardly any
+        memory; a Python bool. Shards and stacked layers count as with ``relative``. See
+        :func:`scale_by_accumulated_power_norm`.
       accumulator_dtype: a floating dtype for the sum; by default float32, and float64
         for float64 parameters.
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from classp_jax import _factored, _hyperparameters
+from classp_jax import _boxes, _factored, _hyperparameters
 from classp_jax._hyperparameters import initial_count
 
 
@@ -33,17 +33,12 @@ class ScaleByAccumulatedPowerNormState(NamedTuple):
     Attributes:
       count: number of updates so far; shape ``()``, dtype ``int32``.
       grad_sum: the sum of ``|g|^p`` so far, shaped like the parameters; 4 bytes a
-        weight unless another accumulator dtype was asked for. Of a factored tensor the
-        sum over each row, shaped like the tensor without its last axis: where one state
-        goes on from another, take ``column_sum`` along.
-      column_sum: empty, or where the sum is factored a tree like ``grad_sum``: of a
-        factored tensor the sum over each column, shaped like the tensor's last axis,
-        and of all others an array of shape ``(1,)`` that means nothing.
+        weight unless another accumulator dtype was asked for. Of a factored tensor a
+        :class:`FactoredSum` of the sums over rows and columns.
     """
 
     count: jax.Array  # type: ignore[assignment]
     grad_sum: optax.Updates
-    column_sum: optax.Updates = ()
 
 
 class DecayGateState(NamedTuple):
@@ -89,6 +84,11 @@ def threshold_mask(
     at that step, unless the threshold is 0. No square is above :math:`n` times the mean
     of :math:`n`, so from :math:`\theta = n` on nothing of a tensor of :math:`n`
     elements passes, but for rounding: at 10, for one, not the biases of ten classes.
+
+    A tensor, to ``relative`` and to the scope ``"tensor"``, is what ``update`` sees.
+    Inside :func:`jax.shard_map` that is a device's shard: update outside of it, with
+    the gradients that it returns. Of layers stacked for a scan it is the whole stack:
+    see :func:`per_layer`.
 
     With ``inner``, the mask is still read off the incoming updates but laid over the
     updates that ``inner`` makes of them: ``inner`` then sees, and may accumulate,
@@ -171,6 +171,12 @@ def scale_by_accumulated_power_norm(
 
     The columns of any other tensor are its last axis, and its rows all the others.
     Vectors and scalars have their sum in full.
+
+    The sums lie on devices as the tensor does, rows as its leading axes, columns as the
+    last; :func:`optax.tree.map_params` needs to be told so (see :class:`FactoredSum`).
+    Inside :func:`jax.shard_map` they are those of a device's shard: update outside of
+    it, with the gradients that it returns. Layers stacked for a scan are one tensor
+    unless :func:`per_layer` tells them apart.
 
     Args:
       power: :math:`p > 0`; a Python number, as the compiled program depends on it
@@ -441,16 +447,16 @@ def accumulate_and_scale(
     def init_fn(params: optax.Params) -> ScaleByAccumulatedPowerNormState:
         refuse_complex(params)
 
+        first = next(iter(jax.tree.leaves(params)), None)
+
         def zeros(p: jax.typing.ArrayLike) -> _factored.Sum:
             dtype = accumulator_dtype
             if dtype is None:
                 dtype = at_least_float32(jnp.result_type(p))
-            return _factored.zeros(p, dtype, factored)
+            return _factored.zeros(p, dtype, factored, first)
 
-        sums = jax.tree.map(zeros, params)
-        unused = jax.tree.map(_factored.unused, params) if factored else ()
-        state = ScaleByAccumulatedPowerNormState(initial_count(params), (), unused)
-        return with_sums(state, sums)
+        sums = _factored.in_boxes(jax.tree.map(zeros, params))
+        return ScaleByAccumulatedPowerNormState(initial_count(params), sums)
 
     accumulate = _jitted(_accumulate, power=sum_power)
     scale = _jitted(_scale, power=sum_power, root=root_power)
@@ -466,12 +472,13 @@ def accumulate_and_scale(
         del params, extra_args
         refuse_complex(updates)
         epsilon = _hyperparameters.at_step("eps", eps, state.count)
+        structure, updates = jax.tree.structure(updates), _boxes.unbox(updates)
         if bounds is None:
             bounds = jax.tree.map(lambda g: None, updates)
         # Two loops over the weights that share an array would have it stored. Scalars
         # from behind a barrier are others to the compiler, so that each loop computes
         # its own, which is faster.
-        hidden = (bounds, jnp.inf)
+        hidden = (_boxes.unbox(bounds), jnp.inf)
         bounds, infinity = jax.lax.optimization_barrier(hidden)  # type: ignore[no-untyped-call]
 
         # A None among the gradients is a weight without one: Algorithm 1, line 7.
@@ -508,6 +515,7 @@ def accumulate_and_scale(
         before = sums_of(state)
         after = jax.tree.map(sum_of, updates, before, bounds, is_leaf=is_none)
         updates = jax.tree.map(update_of, updates, before, after, is_leaf=is_none)
+        updates = jax.tree.unflatten(structure, jax.tree.leaves(updates))
         count = optax.safe_increment(state.count)
         return updates, with_sums(state._replace(count=count), after)
 
@@ -587,33 +595,16 @@ def _jitted(function: Callable[..., Any], **powers: Any) -> Any:
 
 def sums_of(state: ScaleByAccumulatedPowerNormState) -> Any:
     """The sums of a state: a tree like the parameters, of arrays and factored sums."""
-    if not jax.tree.leaves(state.column_sum):
-        return state.grad_sum
-    return jax.tree.map(
-        lambda s, c: _factored.FactoredSum(s, c) if jnp.shape(c)[-1] > 1 else s,
-        state.grad_sum,
-        state.column_sum,
-    )
+    return _boxes.unbox(state.grad_sum)
 
 
 def with_sums(
     state: ScaleByAccumulatedPowerNormState, sums: Any
 ) -> ScaleByAccumulatedPowerNormState:
     """A state with its sums replaced by those of a tree as :func:`sums_of` has it."""
-    if not jax.tree.leaves(state.column_sum):
-        return state._replace(grad_sum=sums)
-    is_leaf = _factored.is_factored
-    return state._replace(
-        grad_sum=jax.tree.map(
-            lambda s: s.rows if is_leaf(s) else s, sums, is_leaf=is_leaf
-        ),
-        column_sum=jax.tree.map(
-            lambda s, unused: s.columns if is_leaf(s) else unused,
-            sums,
-            state.column_sum,
-            is_leaf=is_leaf,
-        ),
-    )
+    structure = jax.tree.structure(state.grad_sum)
+    grad_sum = jax.tree.unflatten(structure, jax.tree.leaves(sums))
+    return state._replace(grad_sum=grad_sum)
 
 
 def _static(power: float | jax.Array) -> float | jax.Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from classp_jax import ScaleByAccumulatedPowerNormState
+from classp_jax import FactoredSum, ScaleByAccumulatedPowerNormState
 from examples.methods import Phase, kind_of_sum, name_of
 from examples.storage import StoredSumState
 from examples.training import TrainState
@@ -95,46 +95,42 @@ def _in_the_form_of(
     own: ScaleByAccumulatedPowerNormState, so_far: ScaleByAccumulatedPowerNormState
 ) -> ScaleByAccumulatedPowerNormState:
     """A sum as another keeps it, which counts its own steps."""
-    collected, wanted = (_rows_and_columns(x) for x in (so_far, own))
+    collected, wanted = (_by_path(x.grad_sum) for x in (so_far, own))
     if collected.keys() != wanted.keys():
         raise _other_form(
             *(f"of {', '.join(x) or 'nothing'}" for x in (collected, wanted))
         )
-    rows, columns = [], []
-    for path, (row, column) in collected.items():
-        own_row, own_column = wanted[path]
-        if _is_factored(own_column) and not _is_factored(column):
-            wide = jax.ShapeDtypeStruct(row.shape, own_row.dtype)
-            row = _widened(path, row, wide)
-            last = row.ndim - 1
-            row, column = (_summed(row, axes) for axes in ((last,), tuple(range(last))))
-        elif _is_factored(column) and not _is_factored(own_column):
+    goes_on: list[jax.Array] = []
+    for path, of_before in collected.items():
+        parts, own_parts = jax.tree.leaves(of_before), jax.tree.leaves(wanted[path])
+        if len(parts) > len(own_parts):
             raise _other_form("of rows and columns (factored=True)", "of each weight")
-        rows.append(_widened(path, row, own_row))
-        if own_column is not None:
-            is_sum = _is_factored(own_column)
-            columns.append(_widened(path, column, own_column) if is_sum else own_column)
+        if len(parts) < len(own_parts):
+            (full,) = parts
+            full = _widened(
+                path, full, jax.ShapeDtypeStruct(full.shape, own_parts[0].dtype)
+            )
+            last = full.ndim - 1
+            parts = [_summed(full, axes) for axes in ((last,), tuple(range(last)))]
+        goes_on += [
+            _widened(path, *pair) for pair in zip(parts, own_parts, strict=True)
+        ]
     structure = jax.tree.structure(own.grad_sum)
-    grad_sum = structure.unflatten(rows)
-    if not columns:
-        return own._replace(grad_sum=grad_sum)
-    return own._replace(grad_sum=grad_sum, column_sum=structure.unflatten(columns))
+    return own._replace(grad_sum=structure.unflatten(goes_on))
 
 
-def _rows_and_columns(
-    state: ScaleByAccumulatedPowerNormState,
-) -> dict[str, tuple[jax.Array, jax.Array | None]]:
-    """A sum's parts by their tensors' paths; no columns where it is in full."""
-    paths_and_rows = jax.tree_util.tree_leaves_with_path(state.grad_sum)
-    columns = jax.tree.leaves(state.column_sum) or [None] * len(paths_and_rows)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): (row, column)
-        for (path, row), column in zip(paths_and_rows, columns, strict=True)
-    }
+def _by_path(grad_sum: optax.Updates) -> dict[str, jax.Array | FactoredSum]:
+    """The sum of each tensor by its path, whole or in rows and columns."""
+    nodes = jax.tree_util.tree_leaves_with_path(
+        grad_sum, is_leaf=lambda node: isinstance(node, FactoredSum)
+    )
 
+    # A whole one may be in a Flax variable.
+    def name(path: Any) -> str:
+        keys = jax.tree_util.keystr(path, simple=True, separator=".")
+        return keys.removesuffix(".value")
 
-def _is_factored(column: jax.Array | None) -> bool:
-    return column is not None and column.size > 1
+    return {name(path): node for path, node in nodes}
 
 
 def _summed(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:

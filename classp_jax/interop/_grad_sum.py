@@ -177,7 +177,7 @@ def _grad_sums(opt_state: optax.OptState) -> dict[str, Any]:
 def _shape(s: _factored.Sum) -> tuple[int, ...]:
     """Of the tensor that a sum is of."""
     if isinstance(s, _factored.FactoredSum):
-        return (*s.rows.shape, *s.columns.shape)
+        return (*s.rows.shape, s.columns.shape[-1])
     return s.shape
 
 
@@ -191,7 +191,7 @@ def _as_kept(path: str, array: Any, s: _factored.Sum) -> Any:
         return array
     if array.shape != _shape(s):
         raise ValueError(f"{path} must have shape {_shape(s)}, got {array.shape}.")
-    return _factored.of_rows_and_columns(array)
+    return _factored.of_rows_and_columns(array, _factored.stacked(s))
 
 
 def _kept(name: str, state: Mapping[str, Any], accumulator: str) -> Any:
