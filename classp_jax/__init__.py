@@ -3,7 +3,9 @@
 from classp_jax._alias import classp, classp_equation1, classp_released
 from classp_jax._boundary import set_hyperparameters, set_penalty
 from classp_jax._diagnostics import (
+    CountNonfiniteState,
     average_grad_sum,
+    count_nonfinite,
     unassigned_share,
     update_density,
 )
@@ -36,9 +38,10 @@ from classp_jax._transforms import (
     threshold_mask,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
+    "CountNonfiniteState",
     "DecayGateState",
     "EwcPenaltyState",
     "FactoredSum",
@@ -54,6 +57,7 @@ __all__ = [
     "classp_equation1",
     "classp_released",
     "consolidate",
+    "count_nonfinite",
     "decay_gate",
     "ewc_penalty",
     "fisher_diagonal",

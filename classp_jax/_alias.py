@@ -40,18 +40,21 @@ def classp(
     first task used most, move least. A schedule or :func:`optax.inject_hyperparams`
     changes any hyperparameter but ``power`` without a new optimizer or compilation.
 
-    An element of the gradient that isn't finite touches neither weight nor sum; while
-    the decay is applied, nor does one whose power overflows.
+    An element of the gradient that isn't finite touches neither weight nor sum
+    (:func:`count_nonfinite` counts the steps that have one); while the decay is
+    applied, nor does one whose power overflows.
 
     Args:
       learning_rate: :math:`\alpha`; a number, an injected value or a schedule.
       threshold: :math:`\theta \ge 0`, compared with the squared gradient; a number,
         an injected value or a schedule.
-      power: :math:`p > 0`; a Python number (``static_args="power"`` when injecting).
+      power: :math:`p > 0`; a number, the same at every step. With
+        :func:`optax.inject_hyperparams`, ``static_args="power"`` keeps 1 and 2 fast.
       eps: :math:`\varepsilon > 0`, added to the sum; a number, an injected value or a
         schedule.
       apply_decay: whether to divide by the root of the sum; a bool, a number, an
-        injected number or a schedule.
+        injected number or a schedule. :func:`optax.inject_hyperparams` injects the
+        default, 1.0, but keeps a bool as it is: give 0.0 to begin with it off.
       relative: whether the threshold is in units of the tensor's mean square at that
         step; a Python bool. A shard inside :func:`jax.shard_map` counts as a tensor
         (see :func:`threshold_mask`), and so do stacked layers without
@@ -72,8 +75,8 @@ def classp(
         value is checked wherever it is known, so not inside a compiled step, and of a
         schedule of the learning rate nothing); in ``init`` and ``update``, if a tensor
         is complex.
-      TypeError: if ``power`` is an array or a schedule, another hyperparameter
-        neither a number nor a schedule, ``relative`` or ``factored`` not a bool, or
+      TypeError: if ``power`` is no number, another hyperparameter neither a number nor
+        a schedule, ``relative`` or ``factored`` not a bool, or
         ``accumulator_dtype`` not a floating one.
 
     Examples:
