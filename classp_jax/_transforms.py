@@ -183,7 +183,7 @@ def scale_by_accumulated_power_norm(
     Args:
       power: :math:`p > 0`; a number, the same at every step. The compiled program of a
         Python number depends on it (1 and 2 never call ``pow``); an injected value
-        always calls ``pow``, which on a CPU takes two to six times as long.
+        always calls ``pow``, which is slower.
       eps: :math:`\varepsilon > 0`, added to the sum; a number, an injected value or a
         schedule.
       include_current: whether the divisor includes the present gradient
