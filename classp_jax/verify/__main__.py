@@ -113,48 +113,41 @@ def _parser() -> argparse.ArgumentParser:
             " shows how far weights and accumulators come apart. Exit code 0: they"
             " agree; 1: they differ; 2: it can't be run. Steps count from 1."
         ),
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, 26, width=80),
+        formatter_class=lambda prog: argparse.HelpFormatter(
+            prog, max_help_position=25, width=80
+        ),
     )
     add = parser.add_argument
-    readings, dtypes = ["algorithm1", "equation1", "released"], ["float32", "float64"]
-    add(
-        "--reading",
-        choices=readings,
-        default="algorithm1",
-        help="of the paper (default: algorithm1)",
+
+    def add_choice(name: str, metavar: str, choices: list[str], what: str) -> None:
+        known = ", ".join(choices[1:])
+        text = f"{what}: {choices[0]} (default), {known}"
+        add(name, choices=choices, default=choices[0], metavar=metavar, help=text)
+
+    add_choice(
+        "--reading", "NAME", ["algorithm1", "equation1", "released"], "of the paper"
     )
-    add(
-        "--problem",
-        choices=["random", "cnn", "transformer"],
-        default="random",
-        help="gradients that reach the corners (default), or a model",
+    add_choice(
+        "--problem", "NAME", ["random", "cnn", "transformer"], "gradients, or a model"
     )
-    add(
-        "--mode",
-        choices=["lockstep", "free-running"],
-        default="lockstep",
-        help="the same gradients (default), or each its own",
+    add_choice(
+        "--mode", "NAME", ["lockstep", "free-running"], "the same gradients or own"
     )
-    add("--steps", type=_positive_int, metavar="N", help="default: 100, of a model 20")
+    dtypes = ["float32", "float64", "float16", "bfloat16"]
+    add_choice("--dtype", "DTYPE", dtypes, "of weights")
+    add("--steps", type=_positive_int, metavar="N", help="default: 100, on a model 20")
     add(
         "--decay-from",
         type=_natural_int,
         metavar="STEP",
-        help="opens the decay to stay (default: opens and closes it twice)",
-    )
-    add(
-        "--dtype",
-        choices=[*dtypes, "float16", "bfloat16"],
-        default="float32",
-        metavar="DTYPE",
-        help="of the weights: float32 (default), float64, float16, bfloat16",
+        help="where it opens to stay (default: opens and closes it twice)",
     )
     add("--seed", type=_natural_int, default=0, metavar="N", help="default: 0")
     add(
         "--power",
         type=_positive_float,
         metavar="P",
-        help="of all groups (default: 2, 1 and 1.5 of three groups, of a model 1)",
+        help="default: 2, 1 and 1.5 in three parameter groups, on a model 1",
     )
     for name in ("learning-rate", "threshold", "eps"):
         add(
@@ -162,40 +155,40 @@ def _parser() -> argparse.ArgumentParser:
             type=_not_negative_float if name == "threshold" else _positive_float,
             nargs="+",
             action=_OneOrTwo,
-            metavar="VALUE",
-            help="one value, or one while the decay is closed and one while open"
+            metavar="X",
+            help="one value, or one for the decay closed and one for it open"
             " (default: several in turn)",
         )
     add("--relative", action="store_true", help="threshold by the tensor's mean square")
-    add("--factored", action="store_true", help="only sums of rows and columns")
+    add("--factored", action="store_true", help="only the sums of rows and columns")
     add(
         "--tolerance",
         type=_positive_float,
         metavar="X",
-        help="largest relative difference allowed (default: in the table)",
+        help="largest relative difference allowed (default: see the table)",
     )
-    theirs = parser.add_argument_group("your own PyTorch optimizer")
+    theirs = parser.add_argument_group(
+        "your own PyTorch optimizer",
+        "Its arguments lr, threshold, eps or epsilon, power, apply_decay or"
+        " apply_scaling follow the options above unless given.",
+    )
     theirs.add_argument(
         "--torch-optimizer",
         metavar="WHERE:CLASS",
-        help="a FILE.py, which is run, or a module: torch.optim:Adagrad",
+        help="a FILE.py, which is run, or a module, as torch.optim:Adagrad",
     )
     for option, where in (("args", "the constructor"), ("step-args", "step()")):
         theirs.add_argument(
             f"--torch-{option}",
             nargs="+",
             default=[],
-            metavar="NAME=VALUE",
-            help=f"of {where}; A,B is A while the decay is closed, B while open",
+            metavar="A=X",
+            help=f"arguments of {where}; A=X,Y is X closed, Y open",
         )
     theirs.add_argument(
         "--torch-accumulator",
         metavar="KEY",
-        help="in the optimizer's state (default: grad_sum, or sum)",
-    )
-    theirs.description = (
-        "Arguments called lr, threshold, eps or epsilon, power, apply_decay or"
-        " apply_scaling follow the options above unless given."
+        help="of the sum in its state (default: grad_sum, or sum)",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--json", type=pathlib.Path, metavar="FILE", help="all figures")

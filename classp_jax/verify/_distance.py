@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -30,7 +31,7 @@ def differences(
     actual, expected = (np.reshape(x, (len(x), -1)) for x in (actual, expected))
     rms = np.maximum(root_mean_square(expected), smallest_scale)
     scale = np.maximum(np.abs(expected), rms)
-    tiny = np.finfo(expected.dtype).tiny
+    tiny = float(jnp.finfo(expected.dtype).tiny)  # type: ignore[no-untyped-call]
     agree = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
 
     def largest(unit: Any) -> np.ndarray:

@@ -82,7 +82,10 @@ def schedule_of(args: argparse.Namespace, target: Target) -> Schedule:
     powers = list(_schedule.POWERS[: 3 if args.problem == "random" else 1])
     if args.power is not None or "power" not in arguments.own or len(powers) == 1:
         powers = [args.power or 1.0] * len(powers)
-    gates = _schedule.gates(args.steps, args.decay_from, len(powers))
+    decay_from = args.decay_from
+    if decay_from is None and _is_steady(args):
+        decay_from = args.steps // 2 + 1
+    gates = _schedule.gates(args.steps, decay_from, len(powers))
     _check_gate(args, target, gates[0])
     return _schedule.schedule(
         {name: _values(args, arguments, name) for name in HYPERPARAMETERS},
@@ -105,7 +108,12 @@ def _values(
         values = _schedule.RELEASED_THRESHOLDS
     if name == "threshold" and name not in arguments.named:
         return [0.0]
-    return values if name in arguments.taken else values[:1]
+    return values[:1] if _is_steady(args) or name not in arguments.taken else values
+
+
+def _is_steady(args: argparse.Namespace) -> bool:
+    """Whether larger steps would let two correct runs of a model jump apart."""
+    return bool(args.mode == "free-running" and args.problem != "random")
 
 
 def _check_gate(
@@ -220,4 +228,4 @@ def tolerances_of(args: argparse.Namespace, power: float) -> tuple[float, float]
     if args.dtype == "float64":
         return 1e-12, 1e-12
     of_sum = 1e-6 if power in (1, 2) else 1e-5
-    return {"bfloat16": 3e-2, "float16": 4e-3}.get(args.dtype, of_sum), of_sum
+    return {"bfloat16": 6e-2, "float16": 6e-3}.get(args.dtype, of_sum), of_sum
