@@ -12,6 +12,7 @@ import torch
 from classp_jax.verify.__main__ import main
 from classp_jax.verify._distance import Distance, differences
 from tests import helpers
+from tests.reference import mistakes
 
 MINE = str(pathlib.Path(__file__).parent / "reference" / "mistakes.py")
 
@@ -243,7 +244,7 @@ def test_runs_as_a_module():
     command = [sys.executable, "-m", "classp_jax.verify", "--steps", "3"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip().splitlines()[-1].startswith("AGREE")
+    assert any(line.startswith("AGREE") for line in result.stdout.splitlines())
 
 
 def test_differences_are_relative_to_value_or_root_mean_square():
@@ -302,3 +303,195 @@ def test_the_tolerance_and_the_accumulators_name_are_those_given(capsys):
     assert verify("--steps 20 --tolerance 1e-9") == 1
     assert verify("--steps 3 --torch-accumulator absent") == 0
     assert "no 'absent' in its state" in capsys.readouterr().out
+
+
+def outcome(capsys, *arguments):
+    """The exit code, and the lines of the verdict."""
+    code = verify("", *arguments)
+    lines = capsys.readouterr().out.splitlines()
+    return code, [line for line in lines if line.startswith(("AGREE", "DIFFERENT"))]
+
+
+@pytest.mark.parametrize("mistake", mistakes.MISTAKES)
+def test_the_default_run_tells_every_mistake(mistake, capsys):
+    code, lines = outcome(capsys, "--torch-optimizer", f"{MINE}:{mistake}")
+    assert code == 1
+    assert lines
+    assert all(line.startswith("DIFFERENT: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        ("FirstGroupForAll", "uses the first parameter group's values for all groups"),
+        ("GradientChanged", "step() changes p.grad itself: of nonfinite, at step 12"),
+        ("FailsWithoutGradient", "at step 1, where p.grad of sometimes is None"),
+        ("FailsLater", "RuntimeError: no more, at step 70"),
+        ("ScalarsLeftOut", "what differs is the tensor without axes only"),
+        ("SkipsTensorsWithNan", "where gradients are NaN or infinite at times only"),
+    ],
+)
+def test_the_verdict_names_what_is_wrong(mistake, words, capsys):
+    _, lines = outcome(capsys, "--torch-optimizer", f"{MINE}:{mistake}")
+    assert words in lines[0]
+
+
+@pytest.mark.parametrize("seed", ["0", "1"])
+@pytest.mark.parametrize("right", mistakes.RIGHT)
+def test_the_default_run_agrees_with_what_is_right(right, seed, capsys):
+    optimizer = ("--torch-optimizer", f"{MINE}:{right}", "--seed", seed)
+    code, (line,) = outcome(capsys, *optimizer)
+    assert code == 0
+    assert line.startswith("AGREE: every difference is within 1e-06")
+
+
+def test_mistakes_show_in_the_weights_too(capsys):
+    hidden = ("--torch-accumulator", "absent", "--torch-optimizer")
+    for mistake in ("ResetNowAndThen", "SumClampedNowAndThen", "TinyGradientsDropped"):
+        assert outcome(capsys, *hidden, f"{MINE}:{mistake}")[0] == 1
+
+
+def test_the_released_reading_allows_the_first_groups_values_for_all(capsys):
+    arguments = ("--reading", "released", "--torch-optimizer", f"{MINE}:Published")
+    assert verify("", *arguments) == 0
+    output = capsys.readouterr().out
+    assert "As the released class, it uses the first parameter group's" in output
+    assert verify("--reading released") == 0
+    assert "As the released class" not in capsys.readouterr().out
+
+
+def test_adagrad_agrees_and_so_does_the_eps_in_its_sum(capsys):
+    arguments = "--power 2 --decay-from 1 --torch-optimizer torch.optim:Adagrad"
+    assert verify(arguments) == 0
+    output = capsys.readouterr().out
+    assert "begins at eps: it is compared with eps + grad_sum" in output
+    assert "NaN or infinite (a class without threshold)" in output
+    other = ("--torch-args", "initial_accumulator_value=0.02")
+    assert verify(arguments, *other) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("reading", helpers.READINGS)
+def test_passes_with_weights_of_16_bits(reading, dtype, capsys):
+    assert verify(f"--reading {reading} --dtype {dtype}") == 0
+    sums = [line for line in capsys.readouterr().out.splitlines() if "grad_sum" in line]
+    assert all("1e-06" in line or "1e-05" in line for line in sums)
+
+
+def test_a_sum_of_16_bits_is_told():
+    assert verify(f"--dtype bfloat16 --torch-optimizer {MINE}:Right") == 1
+
+
+@pytest.mark.parametrize("more", ["", "--factored"])
+@pytest.mark.parametrize("reading", ["algorithm1", "equation1"])
+def test_passes_with_a_relative_threshold(reading, more):
+    assert verify(f"--relative {more} --reading {reading}") == 0
+
+
+def test_a_relative_threshold_is_not_the_other():
+    assert verify(f"--relative --torch-optimizer {MINE}:Right") == 1
+
+
+def test_a_decay_that_never_opens_is_refused_or_told(capsys):
+    assert verify("--decay-from 101") == 2
+    assert "--decay-from 101 is behind the last of 100" in capsys.readouterr().err
+    assert verify("--decay-from 100") == 0
+    output = capsys.readouterr().out
+    assert "decay open at steps 100\n" in output
+    assert "a decay that closes again" in output
+    arguments = "--decay-from 200 --torch-optimizer torch.optim:SGD"
+    assert verify(arguments) == 0
+    assert "the division: the decay never opens" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_steps_count_from_1_in_options_and_output(capsys):
+    optimizer = ("--torch-optimizer", f"{MINE}:EpsilonOutsideTheRoot")
+    assert verify("--power 2 --decay-from 7 --steps 20", *optimizer) == 1
+    output = capsys.readouterr().out
+    assert "decay open at steps 7-20" in output
+    assert "from step 7 on" in output
+
+
+@pytest.mark.parametrize("arguments", ["--steps 1", "--steps 2", "--problem cnn"])
+def test_short_runs_pass_and_say_what_they_lack(arguments, capsys):
+    assert verify(arguments) == 0
+    assert "This run can't tell: what begins after step" in capsys.readouterr().out
+
+
+def test_help_fits_on_a_screen(capsys):
+    with pytest.raises(SystemExit):
+        verify("--help")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 50
+    assert max(map(len, lines)) <= 80
+
+
+NEIGHBOURS = {
+    "random.py": "raise ImportError('of the user')",
+    "tests/__init__.py": "",
+    "tests/rates.py": "LR = 0.1",
+    "own/rates.py": "LR = 0.1",
+}
+OF_THE_USER = """
+import random
+import torch
+from own.rates import LR
+from tests.rates import LR
+import {name}
+assert random.random() < 1
+class Mine(torch.optim.SGD):
+    def __init__(self, params):
+        super().__init__(params, lr=LR)
+"""
+
+
+@pytest.mark.parametrize("problem", ["random", "cnn"])
+@pytest.mark.parametrize("name", ["colorsys", "json", "verified_class"])
+def test_a_class_lives_beside_whatever_files(name, problem, tmp_path):
+    for path, text in NEIGHBOURS.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    (tmp_path / f"{name}.py").write_text(OF_THE_USER.format(name=name))
+    arguments = f"--problem {problem} --steps 5 --threshold 0 --decay-from 9"
+    where = ("--learning-rate", "0.1", "--torch-optimizer")
+    command = [sys.executable, "-m", "classp_jax.verify", *arguments.split(), *where]
+    run = subprocess.run(
+        [*command, f"{tmp_path / name}.py:Mine"], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_class_without_parameter_groups_is_compared_without(tmp_path, capsys):
+    (tmp_path / "no_groups.py").write_text(
+        "import torch\n"
+        "class Mine(torch.optim.SGD):\n"
+        "    def __init__(self, params, lr):\n"
+        "        params = list(params)\n"
+        "        self.zeros = [torch.zeros_like(p) for p in params]\n"
+        "        super().__init__(params, lr=lr)\n"
+    )
+    where = ("--torch-optimizer", f"{tmp_path / 'no_groups.py'}:Mine")
+    assert verify("--decay-from 200", *where) == 0
+    assert "parameter groups; p other than 1" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_a_value_that_cannot_be_changed_is_named(tmp_path, capsys):
+    (tmp_path / "fixed_threshold.py").write_text(
+        "from tests.reference.mistakes import Right\n"
+        "class Mine(Right):\n"
+        "    def __init__(self, params, lr, threshold, eps, power, apply_decay):\n"
+        "        super().__init__(params, lr, threshold, eps, power, apply_decay)\n"
+        "        self.threshold = self.defaults.pop('threshold')\n"
+        "        for group in self.param_groups:\n"
+        "            del group['threshold']\n"
+        "    def used(self, group):\n"
+        "        return {**group, 'threshold': self.threshold}\n"
+    )
+    where = ("--torch-optimizer", f"{tmp_path / 'fixed_threshold.py'}:Mine")
+    assert verify("", *where) == 2
+    assert "can't change 'threshold' between steps" in capsys.readouterr().err
+    assert verify("--threshold 0.25", *where) == 0

@@ -6,36 +6,24 @@ import argparse
 import math
 import pathlib
 import sys
+import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
-import numpy as np
 
 from classp_jax._hyperparameters import LARGEST, SMALLEST
 
-if TYPE_CHECKING:
-    from classp_jax.verify._problems import Problem
-
 _Number = TypeVar("_Number", int, float)
 _HYPERPARAMETERS = ("learning_rate", "threshold", "eps")
-# 0.25 has an exact root, which the gradient streams hit, and an eps of 0.01 is large
-# enough for its place in the formula to show. On the models a threshold makes two
-# correct runs jump apart wherever a gradient is close to it, and so does Equation 1
-# with a small eps, where a weight without history meets its first gradient.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "random": dict(steps=100, learning_rate=[0.1], threshold=[0.25], eps=[0.01]),
-    "cnn": dict(steps=20, learning_rate=[0.01], threshold=[0.0], eps=[0.1]),
-    "transformer": dict(steps=20, learning_rate=[0.01], threshold=[0.0], eps=[0.1]),
-}
+_STEPS = {"random": 100, "cnn": 20, "transformer": 20}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compares JAX with PyTorch; 0 if they agree, 1 if not, 2 if it can't be run."""
     args = _parser().parse_args(argv)
-    for name, default in _DEFAULTS[args.problem].items():
-        if getattr(args, name) is None:
-            setattr(args, name, default)
+    if args.steps is None:
+        args.steps = _STEPS[args.problem]
     try:
         import torch  # noqa: F401
         from tqdm import tqdm  # noqa: F401
@@ -51,112 +39,59 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
-    from classp_jax.verify import _compare, _report, reference
-    from classp_jax.verify import _problems as problems
-    from classp_jax.verify import _torch_optimizer as torch_optimizer
+    from classp_jax.verify import _limits, _report, _run
 
     if args.plot:
         _report.check_plot(args.plot)
-    static = {"power": args.power}
-    if args.factored:
-        if args.reading == "released":
-            return _fail("the released reading keeps its sum in full: no --factored")
-        static["factored"] = True
-    decay_from = args.steps // 2 if args.decay_from is None else args.decay_from
-    lockstep = args.mode == "lockstep"
-    tolerance = _tolerance(args) if args.tolerance is None else args.tolerance
-    options = {
-        name: (getattr(args, name)[0], getattr(args, name)[-1])
-        for name in _HYPERPARAMETERS
-    }
-    options["apply_decay"] = (decay_from == 0, decay_from < args.steps)
-    constructor = torch_optimizer.parse_arguments("--torch-args", args.torch_args)
-    step = torch_optimizer.parse_arguments("--torch-step-args", args.torch_step_args)
-    optimizer_class: Any = reference.Classp
-    if args.torch_optimizer:
-        optimizer_class = torch_optimizer.load_class(args.torch_optimizer)
-    else:
-        of_reference = {"reading": args.reading, "factored": args.factored}
-        constructor = {k: (v, v) for k, v in of_reference.items()} | constructor
-
-    problem = _problem(args, options["threshold"])
-    twin = problems.plain_twin(problem.params) if lockstep else problem.twin()
-    optimizer = torch_optimizer.PhasedOptimizer(
-        optimizer_class,
-        twin.parameters.values(),
-        {**options, "power": (args.power,) * 2},
-        constructor,
-        step,
-    )
-    comparison = _compare.compare(
-        problem,
-        twin,
-        optimizer,
-        reading=args.reading,
-        static=static,
-        hyperparameters=tuple(
-            {name: values[phase] for name, values in options.items()}
-            for phase in (0, 1)
-        ),
-        lockstep=lockstep,
-        steps=tqdm(range(args.steps), unit="step", leave=False, disable=None),
-        decay_from=decay_from,
-        accumulator=args.torch_accumulator,
-        tolerance=tolerance,
-    )
+    target = _run.target(args)
+    schedule = _run.schedule_of(args, target)
+    problem = _run.problem_of(args, target, schedule)
+    comparison, schedule, uses_first = _run.run(args, target, schedule, problem)
 
     title = (
-        f"{args.reading}{', factored,' * args.factored} against"
+        f"{args.reading}{''.join(f', {name},' for name in target.static)} against"
         f" {args.torch_optimizer or 'the PyTorch reference'}, {args.problem},"
-        f" {args.mode}, {args.dtype}, {args.steps} steps"
+        f" {args.mode}, {args.dtype}, {args.steps} steps;"
+        f" decay {_report.spans(schedule[0]['apply_decay'])}"
     )
-    print(f"{title}; decay from step {decay_from + 1}\n\n{_report.table(comparison)}\n")
+    print(f"{title}\n\n{_report.table(comparison)}\n")
     print("rel and ULP: by the larger of the value and its tensor's root mean square")
-    if not comparison.accumulators:
-        print(
-            f"The PyTorch optimizer has no {args.torch_accumulator!r} in its state:"
-            " the weights alone are compared (--torch-accumulator KEY)."
-        )
+    for note in _report.notes(comparison, _run.accumulators_of(args)):
+        print(note)
+    faults = list(comparison.faults)
+    if uses_first:
+        note = "it uses the first parameter group's values for all groups"
+        if args.reading == "released":
+            print(f"As the released class, {note}.")
+        else:
+            faults.insert(0, note)
+    agrees = comparison.moved and not faults and not comparison.over
     if args.json:
         settings = {
             k: str(v) if isinstance(v, pathlib.Path) else v
             for k, v in vars(args).items()
         }
-        settings |= {"decay_from": decay_from, "tolerance": tolerance}
-        _report.save_json(comparison, settings, args.json)
+        settings["schedule"] = schedule
+        _report.save_json(comparison, agrees, settings, args.json)
     if args.plot:
         _report.save_plot(comparison, title, args.plot)
-    if not comparison.moved:
+    if not comparison.moved and not faults:
         return _fail("no weight moved, so nothing was compared: lower --threshold")
-    over = _report.first_over(comparison)
-    if over:
-        print(f"DIFFERENT: {over[1]} is over {tolerance:g} from step {over[0]} on")
+    if not agrees:
+        for line in [*faults, *_report.over(comparison)]:
+            print(f"DIFFERENT: {line}")
         return 1
-    if args.power == 1:
-        print("With p = 1 a power or an eps out of place can't show: see --power 2.")
-    print(f"AGREE: every difference is within {tolerance:g} at every step")
+    bounds = _report.bounds(comparison)
+    print(f"AGREE: every difference is within {bounds}, at every step")
+    limits = _limits.limits(
+        schedule,
+        has_stream=problem.stream is not None and args.mode == "lockstep",
+        finite=target.finite,
+        has_accumulators=bool(comparison.accumulators),
+        bounds=bounds,
+    )
+    print(textwrap.fill(f"This run can't tell: {'; '.join(limits)}.", 80))
     return 0
-
-
-def _problem(args: argparse.Namespace, thresholds: tuple[float, float]) -> Problem:
-    from classp_jax.verify import _problems as problems
-
-    dtype = np.dtype(args.dtype).type
-    if args.problem == "cnn":
-        return problems.cnn_problem(args.seed, dtype)
-    if args.problem == "transformer":
-        return problems.transformer_problem(args.seed, dtype)
-    return problems.random_problem(args.seed, args.steps, thresholds, dtype)
-
-
-def _tolerance(args: argparse.Namespace) -> float:
-    if args.mode == "free-running":
-        return 1e-3 if args.dtype == "float32" else 1e-10
-    if args.dtype == "float64":
-        return 1e-12
-    return 1e-6 if args.power in (1, 2) else 1e-5
 
 
 class _Parser(argparse.ArgumentParser):
@@ -172,112 +107,93 @@ def _fail(message: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m classp_jax.verify",
+        usage="%(prog)s [OPTION ...]",
         description=(
-            "Steps CLASSP in JAX and in PyTorch side by side, from the same weights,"
-            " with the decay closed at first and then open, and shows how far weights"
-            " and accumulators come apart. Exit code 0: they agree; 1: they differ; 2:"
-            " the input can't be used."
+            "Steps CLASSP in JAX and in PyTorch side by side from the same weights, and"
+            " shows how far weights and accumulators come apart. Exit code 0: they"
+            " agree; 1: they differ; 2: it can't be run. Steps count from 1."
+        ),
+        formatter_class=lambda prog: argparse.HelpFormatter(
+            prog, max_help_position=25, width=80
         ),
     )
-    parser.add_argument(
-        "--reading",
-        choices=["algorithm1", "equation1", "released"],
-        default="algorithm1",
-        help="of the paper, as JAX computes it (default: algorithm1)",
+    add = parser.add_argument
+
+    def add_choice(name: str, metavar: str, choices: list[str], what: str) -> None:
+        known = ", ".join(choices[1:])
+        text = f"{what}: {choices[0]} (default), {known}"
+        add(name, choices=choices, default=choices[0], metavar=metavar, help=text)
+
+    add_choice(
+        "--reading", "NAME", ["algorithm1", "equation1", "released"], "of the paper"
     )
-    parser.add_argument(
-        "--problem",
-        choices=["random", "cnn", "transformer"],
-        default="random",
-        help="gradient streams that reach the corners (the default), or one of the"
-        " paper's models",
+    add_choice(
+        "--problem", "NAME", ["random", "cnn", "transformer"], "gradients, or a model"
     )
-    parser.add_argument(
-        "--mode",
-        choices=["lockstep", "free-running"],
-        default="lockstep",
-        help="both get the same gradients (the default), or each computes its own",
+    add_choice(
+        "--mode", "NAME", ["lockstep", "free-running"], "the same gradients or own"
     )
-    parser.add_argument(
-        "--steps", type=_positive_int, help=f"how many (default: {_defaults('steps')})"
-    )
-    parser.add_argument(
+    dtypes = ["float32", "float64", "float16", "bfloat16"]
+    add_choice("--dtype", "DTYPE", dtypes, "of weights")
+    add("--steps", type=_positive_int, metavar="N", help="default: 100, on a model 20")
+    add(
         "--decay-from",
         type=_natural_int,
-        help="the step, from 0, at which the decay opens (default: half of --steps)",
+        metavar="STEP",
+        help="where it opens to stay (default: opens and closes it twice)",
     )
-    parser.add_argument(
-        "--dtype",
-        choices=["float32", "float64"],
-        default="float32",
-        help="of weights, gradients and accumulators (default: float32)",
+    add("--seed", type=_natural_int, default=0, metavar="N", help="default: 0")
+    add(
+        "--power",
+        type=_positive_float,
+        metavar="P",
+        help="default: 2, 1 and 1.5 in three parameter groups, on a model 1",
     )
-    parser.add_argument(
-        "--seed",
-        type=_natural_int,
-        default=0,
-        help="of weights, gradients and batches (default: 0)",
-    )
-    parser.add_argument(
-        "--power", type=_positive_float, default=1.0, help="CLASSP's p (default: 1)"
-    )
-    parser.add_argument(
-        "--factored",
-        action="store_true",
-        help="keep the sums of rows and columns alone",
-    )
-    for name in _HYPERPARAMETERS:
-        parser.add_argument(
-            "--" + name.replace("_", "-"),
+    for name in ("learning-rate", "threshold", "eps"):
+        add(
+            f"--{name}",
             type=_not_negative_float if name == "threshold" else _positive_float,
             nargs="+",
             action=_OneOrTwo,
-            metavar="VALUE",
-            help="one value, or one while the decay is closed and one while open"
-            f" (default: {_defaults(name)})",
+            metavar="X",
+            help="one value, or one for the decay closed and one for it open"
+            " (default: several in turn)",
         )
-    parser.add_argument(
+    add("--relative", action="store_true", help="threshold by the tensor's mean square")
+    add("--factored", action="store_true", help="only the sums of rows and columns")
+    add(
         "--tolerance",
         type=_positive_float,
-        help="largest relative difference allowed (default: in lockstep 1e-12 in"
-        " float64, 1e-6 in float32, 1e-5 where pow is called; free-running 1e-10 and"
-        " 1e-3)",
+        metavar="X",
+        help="largest relative difference allowed (default: see the table)",
     )
-    theirs = parser.add_argument_group("your own PyTorch optimizer")
+    theirs = parser.add_argument_group(
+        "your own PyTorch optimizer",
+        "Its arguments lr, threshold, eps or epsilon, power, apply_decay or"
+        " apply_scaling follow the options above unless given.",
+    )
     theirs.add_argument(
         "--torch-optimizer",
-        metavar="FILE.py:CLASS",
-        help="compare with this class instead of the reference (its file is run)",
+        metavar="WHERE:CLASS",
+        help="a FILE.py, which is run, or a module, as torch.optim:Adagrad",
     )
     for option, where in (("args", "the constructor"), ("step-args", "step()")):
         theirs.add_argument(
             f"--torch-{option}",
             nargs="+",
             default=[],
-            metavar="NAME=VALUE",
-            help=f"arguments of {where}; NAME=A,B is A while the decay is closed and B"
-            " while open. Those known by name (lr, threshold, eps or epsilon, power,"
-            " apply_decay or apply_scaling) follow the options above unless given",
+            metavar="A=X",
+            help=f"arguments of {where}; A=X,Y is X closed, Y open",
         )
     theirs.add_argument(
         "--torch-accumulator",
         metavar="KEY",
-        default="grad_sum",
-        help="of the accumulator in the optimizer's state (default: grad_sum)",
+        help="of the sum in its state (default: grad_sum, or sum)",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--json", type=pathlib.Path, metavar="FILE", help="all figures")
-    output.add_argument(
-        "--plot", type=pathlib.Path, metavar="FILE", help="ULP differences over steps"
-    )
+    output.add_argument("--plot", type=pathlib.Path, metavar="FILE", help="ULP by step")
     return parser
-
-
-def _defaults(name: str) -> str:
-    values = {problem: d[name] for problem, d in _DEFAULTS.items()}
-    return ", ".join(
-        f"{v[0] if isinstance(v, list) else v} on {k}" for k, v in values.items()
-    )
 
 
 class _OneOrTwo(argparse.Action):

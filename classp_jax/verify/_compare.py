@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,15 +12,19 @@ import optax
 import torch
 
 from classp_jax import _alias, _diagnostics, _factored, _paths
+from classp_jax.interop import _torch
 from classp_jax.verify._distance import Distance
 from classp_jax.verify._problems import Problem, Twin
-from classp_jax.verify._torch_optimizer import PhasedOptimizer
+from classp_jax.verify._schedule import Schedule
+from classp_jax.verify._torch_optimizer import InputError, ScheduledOptimizer
 
 READINGS = {
     "algorithm1": _alias.classp,
     "equation1": _alias.classp_equation1,
     "released": _alias.classp_released,
 }
+# Of most steps: PyTorch reuses a gradient's memory, unless told to let it go.
+_FRESH_EVERY = 5
 
 
 class Comparison(NamedTuple):
@@ -29,26 +34,41 @@ class Comparison(NamedTuple):
       weights: a distance for each tensor.
       accumulators: likewise; empty where the PyTorch optimizer keeps none.
       moved: whether any weight is not what it was.
+      begins_at_eps: whether the accumulators hold eps from the start.
+      faults: what the PyTorch optimizer did that no right one does, a sentence each.
     """
 
     weights: dict[str, Distance]
     accumulators: dict[str, Distance]
     moved: bool
+    begins_at_eps: bool
+    faults: list[str]
+
+    @property
+    def over(self) -> set[str]:
+        """The tensors of which something was over the tolerance."""
+        distances = [*self.weights.items(), *self.accumulators.items()]
+        return {name for name, d in distances if d.first_over is not None}
+
+    @property
+    def differs(self) -> bool:
+        """Whether anything was over it, or the PyTorch optimizer did anything wrong."""
+        return bool(self.over or self.faults)
 
 
 def compare(
     problem: Problem,
     twin: Twin,
-    optimizer: PhasedOptimizer,
+    optimizer: ScheduledOptimizer,
     *,
     reading: str,
     static: dict[str, Any],
-    hyperparameters: Sequence[dict[str, Any]],
+    schedule: Schedule,
+    groups: Sequence[Sequence[str]],
     lockstep: bool,
     steps: Iterable[int],
-    decay_from: int,
-    accumulator: str,
-    tolerance: float,
+    accumulators: Sequence[str],
+    tolerances: Mapping[str, tuple[float, float]],
 ) -> Comparison:
     """Steps both optimizers side by side.
 
@@ -57,74 +77,200 @@ def compare(
       twin: the problem in PyTorch, at the same weights.
       optimizer: the PyTorch optimizer of the twin's parameters.
       reading: which of CLASSP's readings JAX computes.
-      static: those of CLASSP's arguments that the compiled step depends on.
-      hyperparameters: its others, before and after the decay opens.
+      static: those of CLASSP's arguments that the compiled step depends on, and that
+        all groups share.
+      schedule: its others, of each group.
+      groups: the names of each group's tensors.
       lockstep: whether both get the gradients that JAX computes, or each its own.
       steps: 0, 1, 2 and so on; a progress bar may sit in it.
-      decay_from: the step, from 0, at which the decay opens.
-      accumulator: the key of the accumulator in the PyTorch optimizer's state.
-      tolerance: the relative difference above which a step counts as over.
+      accumulators: the keys that the accumulator may have in the PyTorch optimizer's
+        state.
+      tolerances: for each tensor, the relative differences of its weight and of its
+        accumulator above which a step counts as over.
 
     Returns:
       The distances after every step.
     """
+    powers = tuple(group["power"][0] for group in schedule)
+    names = tuple(map(tuple, groups))
+    jax_init, jax_step = _jax_optimizer(reading, tuple(static.items()), powers, names)
 
-    @jax.jit
-    def jax_step(
-        params: Any, opt_state: Any, grads: Any, hyperparameters: dict[str, Any]
-    ) -> tuple[Any, Any]:
-        update = READINGS[reading](**static, **hyperparameters).update
-        updates, opt_state = update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
+    def at(step: int) -> list[dict[str, Any]]:
+        return [
+            {name: values[step] for name, values in group.items() if name != "power"}
+            for group in schedule
+        ]
 
     jax_grad = jax.jit(jax.grad(problem.loss))
     params = problem.params
-    opt_state = READINGS[reading](0.0, **static).init(params)
+    opt_state = jax_init(params, at(0))
     shapes = {name: np.shape(leaf) for name, leaf in _paths.by_path(params).items()}
     weights = {name: Distance(shape) for name, shape in shapes.items()}
-    accumulators = {name: Distance(shape) for name, shape in shapes.items()}
+    # AdaGrad's accumulator begins with what CLASSP adds to it.
+    eps = schedule[0]["eps"]
+    beginnings = [0.0, eps[0]] if len({*eps}) == 1 else [0.0]
+    sums_from = [
+        {k: Distance(shape) for k, shape in shapes.items()} for _ in beginnings
+    ]
     found_accumulator = False
+    faults: list[str] = []
 
     for step in steps:
-        phase = int(step >= decay_from)
         batch = problem.batch(step)
         if lockstep and problem.stream is not None:
-            grads = {name: stream[step] for name, stream in problem.stream.items()}
+            given = {name: stream[step] for name, stream in problem.stream.items()}
+            # To every reading, no gradient is one of 0.
+            grads = {
+                name: np.zeros_like(params[name]) if g is None else g
+                for name, g in given.items()
+            }
         else:
             grads = jax_grad(params, batch)
+            given = _paths.by_path(grads)
         if lockstep:
-            for name, gradient in _paths.by_path(grads).items():
-                twin.parameters[name].grad = torch.tensor(np.asarray(gradient))
+            tensors = _write(twin.parameters, given, step)
         else:
             for parameter in twin.parameters.values():
                 parameter.grad = None
             torch.autograd.backward(twin.loss(batch))
-        params, opt_state = jax_step(params, opt_state, grads, hyperparameters[phase])
-        optimizer.step(phase)
+        params, opt_state, sums = jax_step(params, opt_state, grads, at(step))
+        try:
+            optimizer.step(step)
+        except InputError as error:
+            if step == 0 and not (lockstep and _steps_with_all(optimizer, twin)):
+                raise
+            faults.append(f"{error}, at step {step + 1}{_without_gradient(given)}")
+            break
+        if lockstep and not faults:
+            faults += _changed(twin.parameters, tensors, step)
 
         expected = twin.to_jax(twin.parameters)
         for name, leaf in _paths.by_path(params).items():
-            weights[name].add(np.asarray(leaf), expected[name], tolerance)
-        sums = {
-            name: optimizer.accumulator(parameter, accumulator)
+            weights[name].add(np.asarray(leaf), expected[name], tolerances[name][0])
+        theirs = {
+            name: optimizer.accumulator(parameter, accumulators)
             for name, parameter in twin.parameters.items()
         }
-        found_accumulator |= any(value is not None for value in sums.values())
-        # A tensor whose first step is still to come has no state yet.
-        expected = twin.to_jax(
-            {
-                name: torch.zeros_like(twin.parameters[name]) if s is None else s
-                for name, s in sums.items()
-            }
-        )
-        (accumulator_state,) = _diagnostics.accumulators(opt_state)
-        for name, s in _diagnostics.sums_by_path(accumulator_state).items():
-            actual = np.asarray(_factored.of_each_weight(s, expected[name].dtype))
-            accumulators[name].add(actual, expected[name], tolerance)
+        found_accumulator |= any(value is not None for value in theirs.values())
+        for first, distances in zip(beginnings, sums_from, strict=True):
+            # A tensor whose first step is still to come has no state yet.
+            expected = twin.to_jax(
+                {
+                    name: torch.full_like(twin.parameters[name], first)
+                    if s is None
+                    else s
+                    for name, s in theirs.items()
+                }
+            )
+            for name, s in sums.items():
+                actual = np.asarray(np.asarray(s) + np.asarray(first, s.dtype))
+                distances[name].add(
+                    actual, expected[name].astype(actual.dtype), tolerances[name][1]
+                )
     moved = any(
         np.any(np.asarray(new) != np.asarray(old))
         for new, old in zip(
             jax.tree.leaves(params), jax.tree.leaves(problem.params), strict=True
         )
     )
-    return Comparison(weights, accumulators if found_accumulator else {}, moved)
+    nearest = min(sums_from, key=lambda sums: max(d.relative for d in sums.values()))
+    return Comparison(
+        weights,
+        nearest if found_accumulator else {},
+        moved,
+        found_accumulator and nearest is not sums_from[0],
+        faults,
+    )
+
+
+@functools.cache
+def _jax_optimizer(
+    reading: str,
+    static: tuple[tuple[str, Any], ...],
+    powers: tuple[float, ...],
+    groups: tuple[tuple[str, ...], ...],
+) -> tuple[Any, Any]:
+    """JAX's side, compiled: its ``init`` and its step, with the sums of each weight."""
+    group_of = {name: k for k, group in enumerate(groups) for name in group}
+
+    def labels(params: Any) -> Any:
+        leaves = [group_of[name] for name in _paths.by_path(params)]
+        return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+    def make(hyperparameters: list[dict[str, Any]]) -> Any:
+        of_groups = {
+            k: READINGS[reading](**dict(static), **values, power=powers[k])
+            for k, values in enumerate(hyperparameters)
+        }
+        return optax.partition(of_groups, labels)
+
+    @jax.jit
+    def init(params: Any, hyperparameters: list[dict[str, Any]]) -> Any:
+        return make(hyperparameters).init(params)
+
+    @jax.jit
+    def step(
+        params: Any, opt_state: Any, grads: Any, hyperparameters: list[dict[str, Any]]
+    ) -> tuple[Any, Any, dict[str, jax.Array]]:
+        updates, opt_state = make(hyperparameters).update(grads, opt_state, params)
+        sums = {
+            name: _factored.of_each_weight(s)
+            for state in _diagnostics.accumulators(opt_state)
+            for name, s in _diagnostics.sums_by_path(state).items()
+        }
+        return optax.apply_updates(params, updates), opt_state, sums
+
+    return init, step
+
+
+def _write(
+    parameters: Mapping[str, torch.nn.Parameter],
+    gradients: Mapping[str, np.ndarray | None],
+    step: int,
+) -> dict[str, torch.Tensor | None]:
+    """Gives PyTorch a step's gradients, at most steps in the same memory as before."""
+    tensors = {
+        name: None if g is None else _torch.to_tensor(np.asarray(g))
+        for name, g in gradients.items()
+    }
+    for name, parameter in parameters.items():
+        gradient, before = tensors[name], parameter.grad
+        if gradient is None or before is None or step % _FRESH_EVERY == 0:
+            parameter.grad = None if gradient is None else gradient.clone()
+        else:
+            before.copy_(gradient)
+    return tensors
+
+
+def _changed(
+    parameters: Mapping[str, torch.nn.Parameter],
+    gradients: Mapping[str, torch.Tensor | None],
+    step: int,
+) -> list[str]:
+    """Names the first parameter whose gradient is no longer what was given."""
+    for name, given in gradients.items():
+        now = parameters[name].grad
+        if now is not None and given is not None:
+            if torch.allclose(now, given, rtol=0, atol=0, equal_nan=True):
+                continue
+        elif now is given:
+            continue
+        return [f"step() changes p.grad itself: of {name}, at step {step + 1}"]
+    return []
+
+
+def _steps_with_all(optimizer: ScheduledOptimizer, twin: Twin) -> bool:
+    """Whether an optimizer that has failed doesn't if no gradient is None."""
+    for parameter in twin.parameters.values():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    try:
+        optimizer.step(0)
+    except InputError:
+        return False
+    return True
+
+
+def _without_gradient(gradients: Mapping[str, np.ndarray | None]) -> str:
+    names = ", ".join(name for name, g in gradients.items() if g is None)
+    return f", where p.grad of {names} is None" if names else ""

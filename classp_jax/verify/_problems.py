@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,8 @@ import optax
 import torch
 
 from classp_jax import _paths, interop
-from classp_jax.verify._streams import gradient_stream, random_params
+from classp_jax.interop import _torch
+from classp_jax.verify._streams import group_params, group_streams
 from classp_jax.verify._torch_optimizer import InputError
 
 
@@ -38,40 +39,49 @@ class Problem(NamedTuple):
       params: the initial weights, a pytree.
       loss: the loss of weights and a batch.
       batch: the batch of a step, a pytree of arrays.
-      stream: for each weight the gradients of all steps, to use in lockstep; None
-        where the loss has gradients enough.
+      stream: for each tensor the gradients of all steps, None where it has none, to
+        use in lockstep; None where the loss has gradients enough.
       twin: makes the twin, at the initial weights.
+      groups: the names of the tensors of each parameter group.
     """
 
     params: Any
     loss: Callable[[Any, Any], jax.Array]
     batch: Callable[[int], Any]
-    stream: dict[str, np.ndarray] | None
+    stream: dict[str, list[np.ndarray | None]] | None
     twin: Callable[[], Twin]
+    groups: list[list[str]]
 
 
 def plain_twin(params: Any) -> Twin:
     """Bare parameters in JAX's names and layout, and a least-squares loss."""
     arrays = _paths.by_path(params)
-    parameters = {
-        k: torch.nn.Parameter(torch.tensor(np.asarray(p))) for k, p in arrays.items()
-    }
+    parameters = {k: torch.nn.Parameter(_torch.to_tensor(p)) for k, p in arrays.items()}
 
     def loss(targets: Mapping[str, np.ndarray]) -> torch.Tensor:
-        squares = [(p - torch.tensor(targets[k])) ** 2 for k, p in parameters.items()]
+        squares = [
+            (p - _torch.to_tensor(targets[k])) ** 2 for k, p in parameters.items()
+        ]
         return torch.stack([square.sum() for square in squares]).sum() / 2
 
     def to_jax(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-        return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+        return {name: _torch.to_numpy(tensor) for name, tensor in tensors.items()}
 
     return Twin(parameters, loss, to_jax)
 
 
 def random_problem(
-    seed: int, steps: int, thresholds: tuple[float, float], dtype: Any
+    seed: int,
+    steps: int,
+    thresholds: Sequence[float],
+    powers: Sequence[float],
+    dtype: Any,
+    *,
+    finite: bool,
 ) -> Problem:
     """Gradients that reach an optimizer's corners; free-running, least squares."""
-    params = random_params(seed, dtype)
+    groups = group_params(seed, dtype)
+    params = {name: p for group in groups for name, p in group.items()}
     rng = np.random.default_rng(seed + 1)
     targets = {
         name: np.asarray(rng.normal(size=(steps, *p.shape)), dtype)
@@ -86,8 +96,9 @@ def random_problem(
         params,
         loss,
         lambda step: {name: target[step] for name, target in targets.items()},
-        gradient_stream(seed + 2, steps, thresholds, dtype),
+        group_streams(seed + 2, steps, thresholds, powers, dtype, finite=finite),
         lambda: plain_twin(params),
+        [list(group) for group in groups],
     )
 
 
@@ -109,7 +120,7 @@ def cnn_problem(seed: int, dtype: Any) -> Problem:
     twin = _from_checkout("tests.reference.cnn").CNN
 
     def to_torch(inputs: np.ndarray) -> torch.Tensor:
-        return torch.tensor(inputs).permute(0, 3, 1, 2)
+        return _torch.to_tensor(inputs).permute(0, 3, 1, 2)
 
     return _model_problem(cnn, twin, interop.CNN_LAYOUT, batch, to_torch, seed, dtype)
 
@@ -154,7 +165,7 @@ def _model_problem(
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
     def twin() -> Twin:
-        module = make_twin().to(torch.float64 if dtype == np.float64 else torch.float32)
+        module = make_twin().to(_torch.to_tensor(np.zeros((), dtype)).dtype)
         module.load_state_dict(interop.params_to_torch(params, layout))
         module.eval()
 
@@ -173,7 +184,7 @@ def _model_problem(
 
         return Twin(dict(module.named_parameters()), twin_loss, to_jax)
 
-    return Problem(params, loss, batch, None, twin)
+    return Problem(params, loss, batch, None, twin, [list(_paths.by_path(params))])
 
 
 def _from_checkout(module: str) -> Any:

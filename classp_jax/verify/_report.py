@@ -7,16 +7,19 @@ import importlib
 import json
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from classp_jax.verify._compare import Comparison
 from classp_jax.verify._distance import Distance
+from classp_jax.verify._streams import KINDS
 from classp_jax.verify._torch_optimizer import InputError
 
 
 def table(comparison: Comparison) -> str:
     """A row for each tensor's weight and accumulator, aligned for a terminal."""
-    header = ["tensor", "shape", "", "max abs", "max rel", "max ULP", "first over"]
+    columns = ["max abs", "max rel", "allowed", "max ULP", "first over"]
+    header = ["tensor", "shape", "", *columns]
     rows = [header]
     for name, weight in comparison.weights.items():
         rows.append([name, str(weight.shape), "weight", *_cells(weight)])
@@ -39,15 +42,47 @@ def _cells(distance: Distance) -> list[str]:
     return [
         f"{distance.absolute:.1e}",
         f"{distance.relative:.1e}",
+        f"{distance.tolerance:.0e}",
         f"{distance.ulp:.3g}",
         first,
     ]
 
 
-def first_over(comparison: Comparison) -> tuple[int, str] | None:
-    """The first step over the tolerance and what was over; None if nothing was."""
+def spans(is_open: Sequence[bool]) -> str:
+    """The steps, counted from 1, at which the first group's decay is open."""
+    steps = [step for step, gate in enumerate(is_open, 1) if gate]
+    if len(steps) in (0, len(is_open)):
+        return "open throughout" if steps else "never open"
+    starts = [step for step in steps if step - 1 not in steps]
+    ends = [step for step in steps if step + 1 not in steps]
+    pairs = zip(starts, ends, strict=True)
+    spans = ", ".join(f"{a}-{b}" if a < b else f"{a}" for a, b in pairs)
+    return f"open at steps {spans}"
+
+
+def notes(comparison: Comparison, keys: Sequence[str]) -> list[str]:
+    """What there is to say of the accumulators, a sentence each."""
+    if comparison.begins_at_eps:
+        return ["Its accumulator begins at eps: it is compared with eps + grad_sum."]
+    if comparison.accumulators:
+        return []
+    return [
+        f"The PyTorch optimizer has no {' or '.join(map(repr, keys))} in its state:"
+        " the weights alone are compared (--torch-accumulator KEY)."
+    ]
+
+
+def bounds(comparison: Comparison) -> str:
+    """The tolerances, in words."""
+    distances = [*comparison.weights.values(), *comparison.accumulators.values()]
+    allowed = sorted({distance.tolerance for distance in distances})
+    return " or ".join(f"{tolerance:g}" for tolerance in allowed)
+
+
+def over(comparison: Comparison) -> list[str]:
+    """What was over the tolerance first, and where alone; empty if nothing was."""
     over = [
-        (distance.first_over, f"{kind} of {name}")
+        (distance.first_over, f"{kind} of {name} is over {distance.tolerance:g}")
         for kind, distances in (
             ("the weight", comparison.weights),
             ("the accumulator", comparison.accumulators),
@@ -55,11 +90,18 @@ def first_over(comparison: Comparison) -> tuple[int, str] | None:
         for name, distance in distances.items()
         if distance.first_over is not None
     ]
-    return min(over, default=None)
+    if not over:
+        return []
+    step, what = min(over)
+    line = f"{what} from step {step} on"
+    kinds = {name.rpartition(".")[2] for name in comparison.over}
+    if len(kinds) == 1 and kinds <= {*KINDS}:
+        line += f"; what differs is {KINDS[kinds.pop()]} only"
+    return [line]
 
 
 def save_json(
-    comparison: Comparison, settings: dict[str, Any], path: pathlib.Path
+    comparison: Comparison, passed: bool, settings: dict[str, Any], path: pathlib.Path
 ) -> None:
     """Writes settings, verdict and every distance, with its ULP at each step."""
     tensors = {
@@ -73,7 +115,6 @@ def save_json(
         }
         for name in comparison.weights
     }
-    passed = comparison.moved and first_over(comparison) is None
     record = {"settings": settings, "passed": passed, "tensors": tensors}
     path.write_text(json.dumps(_finite(record), indent=1, allow_nan=False) + "\n")
 

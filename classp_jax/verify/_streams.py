@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -14,6 +15,29 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "small": (8, 4),
     "scalar": (),
 }
+_MORE_SHAPES: dict[str, tuple[int, ...]] = {
+    "tiny": (12,),
+    "huge": (5, 3),
+    "idle": (30,),
+    "nonfinite": (5, 8),
+    "sometimes": (3, 4),
+}
+# What is particular to a tensor, where a difference in it alone tells something.
+KINDS = {
+    "huge": "where gradients are huge",
+    "idle": "where the gradient is 0 throughout",
+    "nonfinite": "where gradients are NaN or infinite at times",
+    "scalar": "the tensor without axes",
+    "small": "where gradients are around 1e-9",
+    "sometimes": "where p.grad is None at times",
+    "tiny": "where gradients are around 1e-14",
+}
+# The tensors of the verification's parameter groups; of the first without a prefix.
+_GROUPS = (
+    sorted([*SHAPES, *_MORE_SHAPES]),
+    ["edge", "ordinary"],
+    ["ordinary"],
+)
 
 
 def random_params(seed: int, dtype: Any) -> dict[str, np.ndarray]:
@@ -34,25 +58,30 @@ def gradient_stream(
     neighbours to the bit, and values on both sides of them; "wide" spans 1e-20 to
     1e+10; "small" is around 1e-9, where nothing larger hides it. The gradients of
     "scalar" share a sign: its root mean square is its own value, so a weight that
-    crosses zero would have no scale to compare with.
+    crosses zero would have no scale to compare with. In float16 "wide" spans 1e-7 to
+    1e+4, and "small" is around 1e-3.
 
     Args:
       seed: of the random numbers.
       steps: how many gradients.
       thresholds: those that the optimizer compares the squares with.
-      dtype: float32 or float64.
+      dtype: a floating dtype.
 
     Returns:
       A dictionary of arrays, (steps, *shape).
     """
     rng = np.random.default_rng(seed)
-    tiny = np.finfo(dtype).tiny
-    edges = [0.0, np.finfo(dtype).smallest_subnormal, tiny / 3, tiny, 1e-3, 0.3, 1.0]
+    dtype = np.dtype(dtype).type
+    limits: Any = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
+    tiny = float(limits.tiny)
+    is_short = float(limits.max) < 1e5
+    decades, small = ((-7, 4), 1e-3) if is_short else ((-20, 10), 1e-9)
+    edges = [0.0, float(limits.smallest_subnormal), tiny / 3, tiny, 1e-3, 0.3, 1.0]
     for threshold in thresholds:
         root = np.sqrt(np.asarray(threshold, dtype))
         edges += [root, np.nextafter(root, dtype(0)), np.nextafter(root, dtype(1))]
         edges += [2 * root, root / 2]
-    edge = np.array(edges, dtype)
+    edge = np.array(edges, np.float64)
 
     def signs(name: str) -> np.ndarray:
         return rng.choice([-1, 1], (steps, *SHAPES[name]))
@@ -63,8 +92,95 @@ def gradient_stream(
     stream = {
         "ordinary": normal("ordinary"),
         "edge": rng.choice(edge, (steps, *SHAPES["edge"])) * signs("edge"),
-        "wide": 10 ** rng.uniform(-20, 10, (steps, *SHAPES["wide"])) * signs("wide"),
-        "small": 1e-9 * normal("small"),
+        "wide": 10 ** rng.uniform(*decades, (steps, *SHAPES["wide"])) * signs("wide"),
+        "small": small * normal("small"),
         "scalar": -np.abs(normal("scalar")),
     }
     return {name: np.asarray(values, dtype) for name, values in stream.items()}
+
+
+def group_params(seed: int, dtype: Any) -> list[dict[str, np.ndarray]]:
+    """Weights for each parameter group of the verification, by tensor.
+
+    They are around 1, but those of "small" and "tiny" 0.
+    """
+    groups = []
+    for number, names in enumerate(_GROUPS):
+        rng = np.random.default_rng([seed, number])
+        shapes = {name: (SHAPES | _MORE_SHAPES)[name] for name in names}
+        groups.append(
+            {
+                _in_group(number, name): np.asarray(
+                    (1 + rng.normal(size=shape) / 4) * (name not in ("small", "tiny")),
+                    dtype,
+                )
+                for name, shape in shapes.items()
+            }
+        )
+    return groups
+
+
+def group_streams(
+    seed: int,
+    steps: int,
+    thresholds: Sequence[float],
+    powers: Sequence[float],
+    dtype: Any,
+    *,
+    finite: bool,
+) -> dict[str, list[np.ndarray | None]]:
+    """Gradients for the tensors of :func:`group_params`, a list over steps each.
+
+    Besides those of :func:`gradient_stream`, "tiny" is around 1e-14 and "huge" around
+    1e+14, or as near to 1 as it takes for their powers to be of that size; "idle" is
+    0 at every step; of "nonfinite" some elements are at some steps NaN or infinite;
+    "sometimes" has none, at the first steps and at some others.
+
+    Args:
+      seed: of the random numbers.
+      steps: how many gradients.
+      thresholds: those that the optimizer compares the squares with.
+      powers: those of the groups.
+      dtype: a floating dtype.
+      finite: whether "nonfinite", too, is to be finite.
+
+    Returns:
+      By tensor, an array or None for each step.
+    """
+    streams: dict[str, list[np.ndarray | None]] = {}
+    for number, (names, power) in enumerate(zip(_GROUPS, powers, strict=True)):
+        rng = np.random.default_rng([seed, number])
+        arrays = gradient_stream(seed + number, steps, thresholds, dtype)
+        is_short = float(jnp.finfo(dtype).max) < 1e5  # type: ignore[no-untyped-call]
+        far = 10 ** (3 if is_short else 28 / max(power, 2.0))
+        scales = {"tiny": 1 / far, "huge": far, "idle": 0.0}
+        for name, shape in _MORE_SHAPES.items():
+            values = 0.5 * rng.normal(size=(steps, *shape)) * scales.get(name, 1.0)
+            arrays[name] = np.asarray(values, dtype)
+        if not finite:
+            _spoil(arrays["nonfinite"], rng)
+        for name in names:
+            streams[_in_group(number, name)] = list(arrays[name])
+    is_absent = np.random.default_rng(seed).random(steps) < 0.4
+    is_absent[: min(3, steps // 2)] = True
+    for step in np.flatnonzero(is_absent):
+        streams["sometimes"][step] = None
+    return streams
+
+
+def _spoil(gradients: np.ndarray, rng: np.random.Generator) -> None:
+    """Puts NaN and infinities into some elements.
+
+    Always into the same ones: some readings let them reach the weight, which has no
+    number from then on.
+    """
+    steps, *shape = gradients.shape
+    chosen = rng.random(shape) < 0.4
+    at = (rng.random(gradients.shape) < 0.3) & chosen
+    at[: steps // 10 + 1] = False
+    bad = rng.choice([np.nan, np.inf, -np.inf], gradients.shape)
+    gradients[at] = bad[at].astype(gradients.dtype)
+
+
+def _in_group(number: int, name: str) -> str:
+    return name if number == 0 else f"group{number + 1}.{name}"

@@ -1,16 +1,15 @@
-"""Loads a PyTorch optimizer class and drives it through two phases."""
+"""Calls a PyTorch optimizer with hyperparameters that change along a run."""
 
 from __future__ import annotations
 
 import ast
-import importlib.util
 import inspect
-import pathlib
-import sys
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
+
+from classp_jax.verify._schedule import Schedule
 
 # What the command's own options are called in PyTorch optimizers.
 NAMES = {
@@ -20,50 +19,12 @@ NAMES = {
     "power": ("power",),
     "apply_decay": ("apply_decay", "apply_scaling"),
 }
+# What AdaGrad calls CLASSP's eps: the value that its sum begins with.
+_INITIAL = "initial_accumulator_value"
 
 
 class InputError(Exception):
     """What the user gave can't be used; the message is for them."""
-
-
-def load_class(location: str) -> type[torch.optim.Optimizer]:
-    """The class at ``path/to/file.py:ClassName``.
-
-    Args:
-      location: the file, a colon, and the name of the class in it.
-
-    Returns:
-      The class. The file is run, as an import would.
-
-    Raises:
-      InputError: if there is no such file or class, the file can't be run, or the
-        class isn't an Optimizer.
-    """
-    file, colon, name = location.rpartition(":")
-    if not colon or not file or not name:
-        raise InputError(f"expected path/to/file.py:ClassName, got {location!r}")
-    path = pathlib.Path(file)
-    if not path.is_file():
-        raise InputError(f"there is no file {file!r}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{file!r} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    # As an import would have it: its neighbours and itself can be imported.
-    sys.path.insert(0, str(path.parent))
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise InputError(
-            f"{file!r} can't be imported: {type(error).__name__}: {error}"
-        ) from error
-    found = getattr(module, name, None)
-    if found is None:
-        raise InputError(f"there is no {name!r} in {file!r}")
-    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
-        raise InputError(f"{name!r} in {file!r} is not a torch.optim.Optimizer class")
-    return found
 
 
 def parse_arguments(option: str, texts: Iterable[str]) -> dict[str, tuple[Any, Any]]:
@@ -99,64 +60,158 @@ def _parse_value(text: str) -> Any:
         return text
 
 
-class PhasedOptimizer:
-    """A PyTorch optimizer whose hyperparameters change from one phase to the next.
+class Arguments(NamedTuple):
+    """What a class and its ``step`` are called with.
+
+    Attributes:
+      in_constructor: the constructor's arguments that follow an option, with the
+        option's name.
+      in_step: likewise of ``step``.
+      constructor: the user's constructor arguments, for both phases.
+      step: the user's arguments of ``step``, for both phases.
+    """
+
+    in_constructor: dict[str, str]
+    in_step: dict[str, str]
+    constructor: Mapping[str, tuple[Any, Any]]
+    step: Mapping[str, tuple[Any, Any]]
+
+    @property
+    def named(self) -> set[str]:
+        """The options of which the class has an argument, by name."""
+        return {*self.in_constructor.values(), *self.in_step.values(), *self._given()}
+
+    @property
+    def taken(self) -> set[str]:
+        """Those of them that follow the command's at every step."""
+        at_start = {
+            option for name, option in self.in_constructor.items() if name == _INITIAL
+        }
+        return self.named - self._given() - at_start
+
+    @property
+    def own(self) -> set[str]:
+        """Those of them that each parameter group can have for itself."""
+        return self.taken - {*self.in_step.values()}
+
+    def _given(self) -> set[str]:
+        given = {*self.constructor, *self.step}
+        return {option for option, names in NAMES.items() if given & {*names}}
+
+
+def arguments_of(
+    optimizer_class: type[torch.optim.Optimizer],
+    constructor: Mapping[str, tuple[Any, Any]],
+    step: Mapping[str, tuple[Any, Any]],
+) -> Arguments:
+    """Finds out which arguments of a class follow the command's options.
+
+    An argument of ``step`` that is None by default is left to the parameter groups, if
+    the constructor takes it as well.
 
     Args:
       optimizer_class: the class.
-      parameters: what it is to optimize.
-      options: the command's own hyperparameters, for both phases, by the keys of
-        :data:`NAMES`; they fill the parameters known by name that the user left out.
       constructor: the user's constructor arguments, for both phases.
       step: the user's arguments of ``step``, for both phases.
 
+    Returns:
+      The arguments.
+
     Raises:
-      InputError: if the class takes no such argument, or has no way to change one
-        that differs between the phases.
+      InputError: if the class takes no such argument.
+    """
+    name = optimizer_class.__name__
+    of_class = _parameters(optimizer_class, "__init__", constructor, f"{name}()")
+    of_step = _parameters(optimizer_class, "step", step, f"{name}.step()")
+    options = {known: option for option, names in NAMES.items() for known in names}
+    if _INITIAL in of_class:  # AdaGrad, whose eps is added to the root.
+        options = {k: o for k, o in options.items() if o != "eps"} | {_INITIAL: "eps"}
+    in_constructor = {k: o for k, o in options.items() if k in of_class}
+    in_step = {
+        k: o
+        for k, o in options.items()
+        if k in of_step
+        and not (of_step[k].default is None and o in in_constructor.values())
+    }
+    return Arguments(
+        {k: o for k, o in in_constructor.items() if k not in constructor},
+        {k: o for k, o in in_step.items() if k not in step},
+        constructor,
+        step,
+    )
+
+
+class ScheduledOptimizer:
+    """A PyTorch optimizer whose hyperparameters change along a run.
+
+    A value is written where it changes and nowhere else, so that what the optimizer
+    itself does to it shows.
+
+    Args:
+      optimizer_class: the class.
+      groups: the parameters of each group.
+      schedule: the values of each group, by the keys of :data:`NAMES`.
+      arguments: those that follow the schedule, and the user's.
+
+    Raises:
+      InputError: if the class can't be called so, or has no way to change a value.
     """
 
     def __init__(
         self,
         optimizer_class: type[torch.optim.Optimizer],
-        parameters: Iterable[torch.nn.Parameter],
-        options: Mapping[str, tuple[Any, Any]],
-        constructor: Mapping[str, tuple[Any, Any]],
-        step: Mapping[str, tuple[Any, Any]],
+        groups: Sequence[Sequence[torch.nn.Parameter]],
+        schedule: Schedule,
+        arguments: Arguments,
     ) -> None:
         name = optimizer_class.__name__
-        self._constructor = _filled(
-            optimizer_class.__init__, options, constructor, f"{name}()"
-        )
-        self._step = _filled(optimizer_class.step, options, step, f"{name}.step()")
-        arguments = {key: first for key, (first, _) in self._constructor.items()}
+        is_open = schedule[0]["apply_decay"]
+        by_hand = _by_step(arguments.constructor, is_open)
+        self._constructor = [
+            {
+                **{k: group[option] for k, option in arguments.in_constructor.items()},
+                **by_hand,
+            }
+            for group in schedule
+        ]
+        self._step = {
+            **{k: schedule[0][option] for k, option in arguments.in_step.items()},
+            **_by_step(arguments.step, is_open),
+        }
+        first = [{k: v[0] for k, v in group.items()} for group in self._constructor]
+        parameters: list[Any] = [
+            {"params": list(group), **values}
+            for group, values in zip(groups, first, strict=True)
+        ]
+        if len(groups) == 1:
+            parameters = list(groups[0])
         try:
-            self._optimizer = optimizer_class(parameters, **arguments)
+            alone = optimizer_class([torch.nn.Parameter(torch.zeros(1))], **first[0])
+            self._optimizer = optimizer_class(parameters, **first[0])
         except Exception as error:
             raise InputError(
-                f"{name}(params, {_listed(arguments)}) fails:"
+                f"{name}(params, {_listed(first[0])}) fails:"
                 f" {type(error).__name__}: {error}"
             ) from error
-        for key, (first, then) in self._constructor.items():
-            in_groups = all(key in group for group in self._optimizer.param_groups)
-            if first != then and key not in self._step and not in_groups:
+        self._number_of = {id(p): k for k, group in enumerate(groups) for p in group}
+        for key in first[0]:
+            values = {repr(v) for group in self._constructor for v in group[key]}
+            is_known = key in self._step or key in alone.param_groups[0]
+            if len(values) > 1 and not is_known:
                 raise InputError(
-                    f"{name} can't change {key!r} between the phases: it is neither an"
-                    " argument of step() nor in param_groups"
+                    f"{name} can't change {key!r} between steps or groups: it is"
+                    " neither an argument of step() nor in param_groups; given a single"
+                    " value, the command's option of that name leaves it as it is"
                 )
-        decay = {*NAMES["apply_decay"]} & {*self._constructor, *self._step}
-        if options["apply_decay"][0] != options["apply_decay"][1] and not decay:
-            raise InputError(
-                f"{name} has no argument {' or '.join(NAMES['apply_decay'])} to open"
-                " the decay with; --decay-from 0 leaves it open from the start"
-            )
 
-    def step(self, phase: int) -> None:
-        """Makes one step with the hyperparameters of phase 0 or 1."""
+    def step(self, step: int) -> None:
+        """Makes a step, counted from 0, with that step's hyperparameters."""
         for group in self._optimizer.param_groups:
-            for key, values in self._constructor.items():
-                if key in group:
-                    group[key] = values[phase]
-        arguments = {key: values[phase] for key, values in self._step.items()}
+            of_group = self._constructor[self._number_of[id(group["params"][0])]]
+            for key, values in of_group.items():
+                if step and key in group and values[step] != values[step - 1]:
+                    group[key] = values[step]
+        arguments = {key: values[step] for key, values in self._step.items()}
         try:
             self._optimizer.step(**arguments)
         except Exception as error:
@@ -166,32 +221,47 @@ class PhasedOptimizer:
             ) from error
 
     def accumulator(
-        self, parameter: torch.nn.Parameter, key: str
+        self, parameter: torch.nn.Parameter, keys: Sequence[str]
     ) -> torch.Tensor | None:
-        """The state of a parameter; None where there is none."""
-        value = self._optimizer.state.get(parameter, {}).get(key)
-        return value if isinstance(value, torch.Tensor) else None
+        """The state of a parameter by the first key that it has; None without any."""
+        state = self._optimizer.state.get(parameter, {})
+        for key in keys:
+            value = state.get(key)
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                return value
+        return None
 
 
-def _filled(
-    function: Any,
-    options: Mapping[str, tuple[Any, Any]],
+def _by_step(
+    arguments: Mapping[str, tuple[Any, Any]], is_open: Sequence[bool]
+) -> dict[str, list[Any]]:
+    return {key: [pair[gate] for gate in is_open] for key, pair in arguments.items()}
+
+
+def _parameters(
+    optimizer_class: type[torch.optim.Optimizer],
+    method: str,
     given: Mapping[str, tuple[Any, Any]],
     where: str,
-) -> dict[str, tuple[Any, Any]]:
-    parameters = inspect.signature(function).parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+) -> dict[str, inspect.Parameter]:
+    """The parameters of a method, with those that it hands on to the class it extends.
+
+    Raises an :class:`InputError` if one that the user gave isn't among them.
+    """
+    parameters: dict[str, inspect.Parameter] = {}
+    takes_any = True
+    for base in optimizer_class.__mro__:
+        if takes_any and base is not torch.optim.Optimizer and method in vars(base):
+            own = inspect.signature(vars(base)[method]).parameters
+            parameters = {**own, **parameters}
+            takes_any = any(p.kind is p.VAR_KEYWORD for p in own.values())
+    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    parameters = {k: p for k, p in parameters.items() if p.kind not in kinds}
     for name in given:
         if name not in parameters and not takes_any:
             known = ", ".join(p for p in parameters if p not in ("self", "closure"))
             raise InputError(f"{where} takes no argument {name!r}; it takes {known}")
-    filled = {
-        name: options[option]
-        for option, names in NAMES.items()
-        for name in names
-        if name in parameters
-    }
-    return {**filled, **given}
+    return parameters
 
 
 def _listed(arguments: Mapping[str, Any]) -> str:

@@ -11,6 +11,8 @@ import torch
 class Classp(torch.optim.Optimizer):
     """One readable function a reading, to hold the JAX transformations to.
 
+    Sums and steps are of at least float32, as theirs are.
+
     Args:
       params: parameters, as for any PyTorch optimizer.
       lr: the learning rate.
@@ -67,8 +69,10 @@ class Classp(torch.optim.Optimizer):
                     continue
                 state = self.state[w]
                 if "grad_sum" not in state:
-                    state["grad_sum"] = torch.zeros_like(w)
-                self._update(w, w.grad, state, group)
+                    wide = torch.promote_types(w.dtype, torch.float32)
+                    state["grad_sum"] = torch.zeros_like(w, dtype=wide)
+                update = self._update(w.grad, state, group)
+                w -= (group["lr"] * update).to(w.dtype)
         return loss
 
 
@@ -105,34 +109,38 @@ def _collect(
 
 
 def _algorithm1(
-    w: torch.Tensor, grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]
-) -> None:
+    grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]
+) -> torch.Tensor:
+    grad = grad.to(state["grad_sum"].dtype)
     # Line 9, element by element; an element that isn't finite is never above.
     grad = torch.where(_above(grad, group), grad, 0.0)
     _, grad_sum = _collect(state, grad.abs() ** group["power"], group)  # Line 11.
     if group["apply_decay"]:
         grad = grad / _root(group["eps"] + grad_sum, group["power"])  # Line 14.
-    w -= group["lr"] * grad  # Line 15.
+    return grad
 
 
 def _equation1(
-    w: torch.Tensor, grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]
-) -> None:
+    grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]
+) -> torch.Tensor:
+    grad = grad.to(state["grad_sum"].dtype)
     terms = torch.where(grad.isfinite(), grad.abs() ** group["power"], 0.0)
     grad_sum, _ = _collect(state, terms, group)  # To t - 1.
     step = grad
     if group["apply_decay"]:
         step = grad / _root(group["eps"] + grad_sum, group["power"])
-    w -= group["lr"] * torch.where(_above(grad, group), step, 0.0)
+    return torch.where(_above(grad, group), step, 0.0)
 
 
 def _released(
-    w: torch.Tensor, grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]
-) -> None:
+    grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]
+) -> torch.Tensor:
     # A bool is compared with the threshold, and |g| is summed whatever the power.
-    if bool((grad**2 != 0).any()) > group["threshold"]:
-        grad_sum = state["grad_sum"]
-        grad_sum += grad.abs()
-        if group["apply_decay"]:
-            grad = grad / _root(group["eps"] + grad_sum, group["power"])
-        w -= group["lr"] * grad
+    if not bool((grad**2 != 0).any()) > group["threshold"]:
+        return torch.zeros_like(grad)
+    grad_sum = state["grad_sum"]
+    grad = grad.to(grad_sum.dtype)
+    grad_sum += grad.abs()
+    if group["apply_decay"]:
+        grad = grad / _root(group["eps"] + grad_sum, group["power"])
+    return grad

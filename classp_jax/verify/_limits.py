@@ -1,0 +1,73 @@
+"""What a run, even one that agrees, doesn't show."""
+
+from __future__ import annotations
+
+import itertools
+
+from classp_jax.verify._schedule import Schedule
+
+_NAMES = {"learning_rate": "learning rate", "threshold": "threshold", "eps": "eps"}
+
+
+def limits(
+    schedule: Schedule,
+    *,
+    has_stream: bool,
+    finite: bool,
+    has_accumulators: bool,
+    bounds: str,
+) -> list[str]:
+    """What an optimizer could do wrong without a difference in this run.
+
+    Args:
+      schedule: the values of all hyperparameters, of each group.
+      has_stream: whether both had the gradients that reach the corners.
+      finite: whether all of these were finite.
+      has_accumulators: whether the accumulators were compared.
+      bounds: the differences allowed, in words.
+
+    Returns:
+      A phrase for each.
+    """
+    found = [f"what begins after step {len(schedule[0]['power'])}"]
+    found += _of_the_gate(schedule[0]["apply_decay"])
+    held = [_NAMES[name] for name in _NAMES if len({*schedule[0][name]}) == 1]
+    if held:
+        found.append(f"a change of {' or '.join(held)}")
+    first, *others = schedule
+    alike = [n for n in [*_NAMES, "power"] if all(g[n] == first[n] for g in others)]
+    if not others:
+        found.append("parameter groups")
+    elif alike:
+        names = [_NAMES.get(name, name) for name in alike]
+        found.append(f"a group's own {' or '.join(names)}")
+    powers = sorted({group["power"][0] for group in schedule})
+    found.append(f"p other than {', '.join(f'{power:g}' for power in powers)}")
+    if powers == [1]:
+        found.append("a power or an eps out of place, which p = 1 hides (--power 2)")
+    if not has_stream:
+        found.append("gradients that are None, NaN, infinite, tiny or huge")
+    elif finite:
+        found.append("gradients that are NaN or infinite (a class without threshold)")
+    if not has_accumulators:
+        found.append("the accumulators but for what the weights show of them")
+    found.append(f"differences within {bounds}")
+    found.append(
+        "state_dict, add_param_group, closures, sparse gradients, other devices"
+    )
+    return found
+
+
+def _of_the_gate(is_open: list[bool]) -> list[str]:
+    """Of the first group, in the order of its steps."""
+    changes = {*itertools.pairwise(is_open)}
+    if True not in is_open:
+        return ["the division: the decay never opens"]
+    if False not in is_open:
+        return ["the decay closed: it is open throughout"]
+    missing = {(False, True): "opens", (True, False): "closes again"}
+    return [
+        f"a decay that {what}"
+        for change, what in missing.items()
+        if change not in changes
+    ]

@@ -1,0 +1,231 @@
+"""One verification: its optimizers, its hyperparameters, its problem, its runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from classp_jax.verify import _problems, _schedule, reference
+from classp_jax.verify import _torch_optimizer as torch_optimizer
+from classp_jax.verify._compare import Comparison, compare
+from classp_jax.verify._load import load_class
+from classp_jax.verify._problems import Problem
+from classp_jax.verify._schedule import Schedule
+from classp_jax.verify._torch_optimizer import InputError
+
+HYPERPARAMETERS = ("learning_rate", "threshold", "eps")
+
+
+class Target(NamedTuple):
+    """The PyTorch optimizer to compare with.
+
+    Attributes:
+      optimizer_class: its class.
+      arguments: what that is called with.
+      static: the arguments of JAX's reading that aren't hyperparameters.
+    """
+
+    optimizer_class: Any
+    arguments: torch_optimizer.Arguments
+    static: dict[str, bool]
+
+    @property
+    def finite(self) -> bool:
+        """Whether it is compared on finite gradients only.
+
+        Without a threshold there is no mask that would leave out the others.
+        """
+        return "threshold" not in self.arguments.named
+
+
+class Result(NamedTuple):
+    """What came of it.
+
+    Attributes:
+      comparison: the distances.
+      schedule: the hyperparameters that JAX had, of each group.
+      uses_first: whether the PyTorch optimizer has the first group's for all.
+    """
+
+    comparison: Comparison
+    schedule: Schedule
+    uses_first: bool
+
+
+def target(args: argparse.Namespace) -> Target:
+    """The optimizer that the options name; raises an :class:`InputError`."""
+    static = {name: True for name in ("relative", "factored") if getattr(args, name)}
+    if static and args.reading == "released":
+        raise InputError(
+            "the released reading compares a bool with the threshold, and keeps its sum"
+            " in full: no --relative, no --factored"
+        )
+    constructor = torch_optimizer.parse_arguments("--torch-args", args.torch_args)
+    step = torch_optimizer.parse_arguments("--torch-step-args", args.torch_step_args)
+    optimizer_class: Any = reference.Classp
+    if args.torch_optimizer:
+        optimizer_class = load_class(args.torch_optimizer)
+    else:
+        of_reference = {"reading": args.reading, **static}
+        constructor = {k: (v, v) for k, v in of_reference.items()} | constructor
+    arguments = torch_optimizer.arguments_of(optimizer_class, constructor, step)
+    return Target(optimizer_class, arguments, static)
+
+
+def schedule_of(args: argparse.Namespace, target: Target) -> Schedule:
+    """The hyperparameters of every step; raises an :class:`InputError`."""
+    arguments = target.arguments
+    powers = list(_schedule.POWERS[: 3 if args.problem == "random" else 1])
+    if args.power is not None or "power" not in arguments.own or len(powers) == 1:
+        powers = [args.power or 1.0] * len(powers)
+    decay_from = args.decay_from
+    if decay_from is None and _is_steady(args):
+        decay_from = args.steps // 2 + 1
+    gates = _schedule.gates(args.steps, decay_from, len(powers))
+    _check_gate(args, target, gates[0])
+    return _schedule.schedule(
+        {name: _values(args, arguments, name) for name in HYPERPARAMETERS},
+        powers,
+        gates,
+        varied={n for n in HYPERPARAMETERS if getattr(args, n) is None},
+        shared={*torch_optimizer.NAMES} - arguments.own,
+        seed=args.seed,
+    )
+
+
+def _values(
+    args: argparse.Namespace, arguments: torch_optimizer.Arguments, name: str
+) -> list[float]:
+    given: list[float] | None = getattr(args, name)
+    if given is not None:
+        return given
+    values = _schedule.VALUES["random" if args.problem == "random" else "model"][name]
+    if name == "threshold" and args.reading == "released" and len(values) > 1:
+        values = _schedule.RELEASED_THRESHOLDS
+    if name == "threshold" and name not in arguments.named:
+        return [0.0]
+    return values[:1] if _is_steady(args) or name not in arguments.taken else values
+
+
+def _is_steady(args: argparse.Namespace) -> bool:
+    """Whether larger steps would let two correct runs of a model jump apart."""
+    return bool(args.mode == "free-running" and args.problem != "random")
+
+
+def _check_gate(
+    args: argparse.Namespace, target: Target, is_open: Sequence[bool]
+) -> None:
+    if "apply_decay" in target.arguments.named:
+        if args.decay_from is not None and args.decay_from > args.steps:
+            raise InputError(
+                f"--decay-from {args.decay_from} is behind the last of {args.steps}"
+                " steps: the decay would never open"
+            )
+    elif args.decay_from is None or len({*is_open}) > 1:
+        names = " or ".join(torch_optimizer.NAMES["apply_decay"])
+        raise InputError(
+            f"{target.optimizer_class.__name__} has no argument {names} to open the"
+            " decay with; --decay-from 1 leaves it open from the start"
+        )
+
+
+def problem_of(args: argparse.Namespace, target: Target, schedule: Schedule) -> Problem:
+    """The problem that the options name."""
+    dtype = np.dtype(args.dtype).type
+    if args.problem == "cnn":
+        return _problems.cnn_problem(args.seed, dtype)
+    if args.problem == "transformer":
+        return _problems.transformer_problem(args.seed, dtype)
+    thresholds = sorted({t for group in schedule for t in group["threshold"]})
+    powers = [group["power"][0] for group in schedule]
+    return _problems.random_problem(
+        args.seed, args.steps, thresholds, powers, dtype, finite=target.finite
+    )
+
+
+def run(
+    args: argparse.Namespace, target: Target, schedule: Schedule, problem: Problem
+) -> Result:
+    """Compares both optimizers.
+
+    Where the tensors of the first parameter group agree and others don't, JAX runs once
+    more with the first group's values for all groups, as the released class has it.
+    """
+    groups = problem.groups
+
+    def compared(of_jax: Schedule) -> Comparison:
+        return _compared(args, target, schedule, of_jax, groups, problem)
+
+    try:
+        comparison = compared(schedule)
+    except InputError:
+        if len(groups) == 1:
+            raise
+        # A class may refuse parameter groups.
+        groups = [[name for group in groups for name in group]]
+        schedule = schedule[:1]
+        comparison = compared(schedule)
+    if comparison.over and not comparison.over & {*groups[0]}:
+        firsts = [schedule[0]] * len(groups)
+        with_firsts = compared(firsts)
+        if not with_firsts.differs:
+            return Result(with_firsts, firsts, True)
+    return Result(comparison, schedule, False)
+
+
+def _compared(
+    args: argparse.Namespace,
+    target: Target,
+    schedule: Schedule,
+    of_jax: Schedule,
+    groups: list[list[str]],
+    problem: Problem,
+) -> Comparison:
+    lockstep = args.mode == "lockstep"
+    twin = _problems.plain_twin(problem.params) if lockstep else problem.twin()
+    parameters = [[*twin.parameters.values()]]
+    if len(groups) > 1:
+        parameters = [[twin.parameters[name] for name in group] for group in groups]
+    optimizer = torch_optimizer.ScheduledOptimizer(
+        target.optimizer_class, parameters, schedule, target.arguments
+    )
+    tolerances = {
+        name: tolerances_of(args, values["power"][0])
+        for group, values in zip(groups, of_jax, strict=True)
+        for name in group
+    }
+    return compare(
+        problem,
+        twin,
+        optimizer,
+        reading=args.reading,
+        static=target.static,
+        schedule=of_jax,
+        groups=groups,
+        lockstep=lockstep,
+        steps=tqdm(range(args.steps), unit="step", leave=False, disable=None),
+        accumulators=accumulators_of(args),
+        tolerances=tolerances,
+    )
+
+
+def accumulators_of(args: argparse.Namespace) -> list[str]:
+    """The keys that the PyTorch optimizer's accumulator may have."""
+    return [args.torch_accumulator] if args.torch_accumulator else ["grad_sum", "sum"]
+
+
+def tolerances_of(args: argparse.Namespace, power: float) -> tuple[float, float]:
+    """The largest relative differences allowed, of weight and of accumulator."""
+    if args.tolerance is not None:
+        return args.tolerance, args.tolerance
+    if args.mode == "free-running":
+        usual = {"float64": 1e-10, "float32": 1e-3}.get(args.dtype, 0.1)
+        return usual, usual
+    if args.dtype == "float64":
+        return 1e-12, 1e-12
+    of_sum = 1e-6 if power in (1, 2) else 1e-5
+    return {"bfloat16": 6e-2, "float16": 6e-3}.get(args.dtype, of_sum), of_sum
