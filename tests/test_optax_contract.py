@@ -619,7 +619,7 @@ def test_nnx_optimizer_of_an_annotated_module(metadata, compiled, axis_type):
         assert grad_sum["grad_sum"]["kernel"] == expected
 
 
-def test_an_annotated_nnx_module_learns_as_one_without():
+def test_nnx_optimizer_of_an_annotated_module_learns_as_of_one_without():
     gradient = {
         "kernel": jnp.linspace(-1, 2, 512).reshape(16, 32),
         "bias": jnp.ones(32),
