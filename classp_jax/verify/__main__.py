@@ -8,11 +8,17 @@ import pathlib
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import jax
+import numpy as np
 
 from classp_jax._hyperparameters import LARGEST, SMALLEST
+
+if TYPE_CHECKING:
+    from classp_jax.verify._problems import Problem
+    from classp_jax.verify._run import Target
+    from classp_jax.verify._schedule import Schedule
 
 _Number = TypeVar("_Number", int, float)
 _HYPERPARAMETERS = ("learning_rate", "threshold", "eps")
@@ -45,7 +51,7 @@ def _verify(args: argparse.Namespace) -> int:
         _report.check_plot(args.plot)
     target = _run.target(args)
     schedule = _run.schedule_of(args, target)
-    problem = _run.problem_of(args, target, schedule)
+    problem = _problem(args, target, schedule)
     comparison, schedule, uses_first = _run.run(args, target, schedule, problem)
 
     title = (
@@ -92,6 +98,21 @@ def _verify(args: argparse.Namespace) -> int:
     )
     print(textwrap.fill(f"This run can't tell: {'; '.join(limits)}.", 80))
     return 0
+
+
+def _problem(args: argparse.Namespace, target: Target, schedule: Schedule) -> Problem:
+    from classp_jax.verify import _problems as problems
+
+    dtype = np.dtype(args.dtype).type
+    if args.problem == "cnn":
+        return problems.cnn_problem(args.seed, dtype)
+    if args.problem == "transformer":
+        return problems.transformer_problem(args.seed, dtype)
+    thresholds = sorted({t for group in schedule for t in group["threshold"]})
+    powers = [group["power"][0] for group in schedule]
+    return problems.random_problem(
+        args.seed, args.steps, thresholds, powers, dtype, finite=target.finite
+    )
 
 
 class _Parser(argparse.ArgumentParser):

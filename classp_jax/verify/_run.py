@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from classp_jax.verify import _problems, _schedule, reference
@@ -64,6 +63,10 @@ def target(args: argparse.Namespace) -> Target:
             "the released reading compares a bool with the threshold, and keeps its sum"
             " in full: no --relative, no --factored"
         )
+    if args.dtype in ("float16", "bfloat16") and _is_model_on_its_own(args):
+        raise InputError(
+            f"a model's own gradients in {args.dtype} say nothing: --mode lockstep"
+        )
     constructor = torch_optimizer.parse_arguments("--torch-args", args.torch_args)
     step = torch_optimizer.parse_arguments("--torch-step-args", args.torch_step_args)
     optimizer_class: Any = reference.Classp
@@ -83,7 +86,7 @@ def schedule_of(args: argparse.Namespace, target: Target) -> Schedule:
     if args.power is not None or "power" not in arguments.own or len(powers) == 1:
         powers = [args.power or 1.0] * len(powers)
     decay_from = args.decay_from
-    if decay_from is None and _is_steady(args):
+    if decay_from is None and _is_model_on_its_own(args):
         decay_from = args.steps // 2 + 1
     gates = _schedule.gates(args.steps, decay_from, len(powers))
     _check_gate(args, target, gates[0])
@@ -108,11 +111,15 @@ def _values(
         values = _schedule.RELEASED_THRESHOLDS
     if name == "threshold" and name not in arguments.named:
         return [0.0]
-    return values[:1] if _is_steady(args) or name not in arguments.taken else values
+    return (
+        values[:1]
+        if _is_model_on_its_own(args) or name not in arguments.taken
+        else values
+    )
 
 
-def _is_steady(args: argparse.Namespace) -> bool:
-    """Whether larger steps would let two correct runs of a model jump apart."""
+def _is_model_on_its_own(args: argparse.Namespace) -> bool:
+    """Whether larger steps would let two correct runs jump apart."""
     return bool(args.mode == "free-running" and args.problem != "random")
 
 
@@ -131,20 +138,6 @@ def _check_gate(
             f"{target.optimizer_class.__name__} has no argument {names} to open the"
             " decay with; --decay-from 1 leaves it open from the start"
         )
-
-
-def problem_of(args: argparse.Namespace, target: Target, schedule: Schedule) -> Problem:
-    """The problem that the options name."""
-    dtype = np.dtype(args.dtype).type
-    if args.problem == "cnn":
-        return _problems.cnn_problem(args.seed, dtype)
-    if args.problem == "transformer":
-        return _problems.transformer_problem(args.seed, dtype)
-    thresholds = sorted({t for group in schedule for t in group["threshold"]})
-    powers = [group["power"][0] for group in schedule]
-    return _problems.random_problem(
-        args.seed, args.steps, thresholds, powers, dtype, finite=target.finite
-    )
 
 
 def run(

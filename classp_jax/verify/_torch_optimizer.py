@@ -124,8 +124,9 @@ def arguments_of(
     of_class = _parameters(optimizer_class, "__init__", constructor, f"{name}()")
     of_step = _parameters(optimizer_class, "step", step, f"{name}.step()")
     options = {known: option for option, names in NAMES.items() for known in names}
-    if _INITIAL in of_class:  # AdaGrad, whose eps is added to the root.
+    if _INITIAL in of_class:  # AdaGrad, whose own eps is added to the root.
         options = {k: o for k, o in options.items() if o != "eps"} | {_INITIAL: "eps"}
+        constructor = {"eps": (0.0, 0.0)} | {**constructor}
     in_constructor = {k: o for k, o in options.items() if k in of_class}
     in_step = {
         k: o
