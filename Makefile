@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 LOWEST := .venv-lowest
-LIBRARY_TESTS := $(addprefix tests/test_,$(addsuffix .py,arguments diagnostics ewc \
-	factored gradient_faults metrics optax_contract parity properties \
-	signals synaptic_intelligence transforms))
+LIBRARY_TESTS := $(addprefix tests/test_,$(addsuffix .py,arguments boundary \
+	derivatives diagnostics ewc factored gradient_faults metrics optax_contract parity \
+	per_layer properties signals synaptic_intelligence transforms))
 
 .PHONY: help demo test test-slow test-tpu test-lowest lint format docs clean
 

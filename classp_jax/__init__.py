@@ -1,24 +1,28 @@
 """CLASSP (Ludwig 2024), continual learning as composable Optax transformations."""
 
 from classp_jax._alias import classp, classp_equation1, classp_released
+from classp_jax._boundary import set_hyperparameters, set_penalty
 from classp_jax._diagnostics import (
+    CountNonfiniteState,
     average_grad_sum,
+    count_nonfinite,
     unassigned_share,
     update_density,
 )
 from classp_jax._ewc import EwcPenaltyState, ewc_penalty, fisher_diagonal
+from classp_jax._factored import FactoredSum
 from classp_jax._metrics import (
     average_accuracy,
     backward_transfer,
     forgetting,
     forward_transfer,
 )
+from classp_jax._per_layer import per_layer
 from classp_jax._signals import (
-    GateSignal,
+    GateSignalState,
     LossJumpState,
-    OpenOnSignalState,
+    gate_signal,
     loss_jump,
-    open_on_signal,
 )
 from classp_jax._synaptic_intelligence import (
     SynapticIntelligenceState,
@@ -34,14 +38,15 @@ from classp_jax._transforms import (
     threshold_mask,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
+    "CountNonfiniteState",
     "DecayGateState",
     "EwcPenaltyState",
-    "GateSignal",
+    "FactoredSum",
+    "GateSignalState",
     "LossJumpState",
-    "OpenOnSignalState",
     "ScaleByAccumulatedPowerNormState",
     "SynapticIntelligenceState",
     "ThresholdMaskState",
@@ -52,14 +57,18 @@ __all__ = [
     "classp_equation1",
     "classp_released",
     "consolidate",
+    "count_nonfinite",
     "decay_gate",
     "ewc_penalty",
     "fisher_diagonal",
     "forgetting",
     "forward_transfer",
+    "gate_signal",
     "loss_jump",
-    "open_on_signal",
+    "per_layer",
     "scale_by_accumulated_power_norm",
+    "set_hyperparameters",
+    "set_penalty",
     "synaptic_intelligence",
     "threshold_mask",
     "unassigned_share",

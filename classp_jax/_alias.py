@@ -14,10 +14,10 @@ from classp_jax import _hyperparameters, _transforms
 def classp(
     learning_rate: optax.ScalarOrSchedule,
     threshold: optax.ScalarOrSchedule = 0.0,
-    power: float = 1.0,
-    eps: optax.ScalarOrSchedule = 1e-5,
-    apply_decay: bool | optax.ScalarOrSchedule = True,
     *,
+    power: float | jax.Array = 1.0,
+    eps: optax.ScalarOrSchedule = 1e-5,
+    apply_decay: bool | optax.ScalarOrSchedule = 1.0,
     relative: bool = False,
     factored: bool = False,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
@@ -40,22 +40,28 @@ def classp(
     first task used most, move least. A schedule or :func:`optax.inject_hyperparams`
     changes any hyperparameter but ``power`` without a new optimizer or compilation.
 
-    An element of the gradient that isn't finite touches neither weight nor sum; while
-    the decay is applied, nor does one whose power overflows.
+    An element of the gradient that isn't finite touches neither weight nor sum
+    (:func:`count_nonfinite` counts the steps that have one); while the decay is
+    applied, nor does one whose power overflows.
 
     Args:
       learning_rate: :math:`\alpha`; a number, an injected value or a schedule.
       threshold: :math:`\theta \ge 0`, compared with the squared gradient; a number,
         an injected value or a schedule.
-      power: :math:`p > 0`; a Python number (``static_args="power"`` when injecting).
+      power: :math:`p > 0`; a number, the same at every step. With
+        :func:`optax.inject_hyperparams`, ``static_args="power"`` keeps 1 and 2 fast.
       eps: :math:`\varepsilon > 0`, added to the sum; a number, an injected value or a
         schedule.
       apply_decay: whether to divide by the root of the sum; a bool, a number, an
-        injected number or a schedule.
+        injected number or a schedule. :func:`optax.inject_hyperparams` injects the
+        default, 1.0, but keeps a bool as it is: give 0.0 to begin with it off.
       relative: whether the threshold is in units of the tensor's mean square at that
-        step; a Python bool.
-      factored: whether to keep the sums of rows and columns alone, in hardly any
-        memory; a Python bool. See :func:`scale_by_accumulated_power_norm`.
+        step; a Python bool. A shard inside :func:`jax.shard_map` counts as a tensor
+        (see :func:`threshold_mask`), and so do stacked layers without
+        :func:`per_layer`.
+      factored: whether to keep only the sums of rows and columns, in hardly any
+        memory; a Python bool. Shards and stacked layers count as with ``relative``. See
+        :func:`scale_by_accumulated_power_norm`.
       accumulator_dtype: a floating dtype for the sum; by default float32, and float64
         for float64 parameters.
 
@@ -69,8 +75,8 @@ def classp(
         value is checked wherever it is known, so not inside a compiled step, and of a
         schedule of the learning rate nothing); in ``init`` and ``update``, if a tensor
         is complex.
-      TypeError: if ``power`` is an array or a schedule, another hyperparameter
-        neither a number nor a schedule, ``relative`` or ``factored`` not a bool, or
+      TypeError: if ``power`` is no number, another hyperparameter neither a number nor
+        a schedule, ``relative`` or ``factored`` not a bool, or
         ``accumulator_dtype`` not a floating one.
 
     Examples:
@@ -100,36 +106,27 @@ def classp(
 
     .. seealso:: :func:`classp_equation1`, :func:`classp_released`
     """
-    _hyperparameters.check_static_positive("power", power)
-    # The chain of mask and gated scaling, less the masked gradient between them.
-    return _chain(
-        learning_rate,
-        _transforms.threshold_mask(
-            threshold,
-            relative=relative,
-            inner=_transforms.decay_gate(
-                _transforms.accumulate_and_scale(
-                    sum_power=power,
-                    root_power=power,
-                    eps=eps,
-                    include_current=True,
-                    factored=factored,
-                    accumulator_dtype=accumulator_dtype,
-                    collects=_transforms.apart(relative, threshold),
-                ),
-                apply_decay,
-            ),
-        ),
+    scale = _transforms.scale_by_accumulated_power_norm(
+        power, eps, factored=factored, accumulator_dtype=accumulator_dtype
     )
+    # The chain of mask and gated scaling, less the masked gradient between them.
+    mask = _transforms.mask_updates(
+        _transforms.absolute_or_relative(relative),
+        _transforms.passes,
+        threshold,
+        _transforms.decay_gate(scale, apply_decay),
+        tells_inner=True,
+    )
+    return _chain(learning_rate, mask)
 
 
 def classp_equation1(
     learning_rate: optax.ScalarOrSchedule,
     threshold: optax.ScalarOrSchedule = 0.0,
-    power: float = 1.0,
-    eps: optax.ScalarOrSchedule = 1e-5,
-    apply_decay: bool | optax.ScalarOrSchedule = True,
     *,
+    power: float | jax.Array = 1.0,
+    eps: optax.ScalarOrSchedule = 1e-5,
+    apply_decay: bool | optax.ScalarOrSchedule = 1.0,
     relative: bool = False,
     factored: bool = False,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
@@ -187,32 +184,25 @@ def classp_equation1(
     References:
       Ludwig, `CLASSP <https://arxiv.org/abs/2405.09637>`_, 2024: Equation 1.
     """
-    return _chain(
-        learning_rate,
-        _transforms.threshold_mask(
-            threshold,
-            relative=relative,
-            inner=_transforms.decay_gate(
-                _transforms.scale_by_accumulated_power_norm(
-                    power,
-                    eps,
-                    include_current=False,
-                    factored=factored,
-                    accumulator_dtype=accumulator_dtype,
-                ),
-                apply_decay,
-            ),
-        ),
+    scale = _transforms.scale_by_accumulated_power_norm(
+        power,
+        eps,
+        include_current=False,
+        factored=factored,
+        accumulator_dtype=accumulator_dtype,
     )
+    gated = _transforms.decay_gate(scale, apply_decay)
+    mask = _transforms.threshold_mask(threshold, relative=relative, inner=gated)
+    return _chain(learning_rate, mask)
 
 
 def classp_released(
     learning_rate: optax.ScalarOrSchedule,
     threshold: optax.ScalarOrSchedule = 0.0,
-    power: float = 1.0,
-    eps: optax.ScalarOrSchedule = 1e-5,
-    apply_decay: bool | optax.ScalarOrSchedule = True,
     *,
+    power: float | jax.Array = 1.0,
+    eps: optax.ScalarOrSchedule = 1e-5,
+    apply_decay: bool | optax.ScalarOrSchedule = 1.0,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""CLASSP as the author's released PyTorch class computes it.
@@ -265,40 +255,46 @@ def classp_released(
     References:
       Ludwig, `CLASSP's released code <https://github.com/oswaldoludwig/CLASSP>`_.
     """
-    _hyperparameters.check_not_negative("threshold", threshold)
-    _hyperparameters.check_static_positive("power", power)
-    return _chain(
-        learning_rate,
-        _transforms.mask_updates(
-            lambda g, theta: jnp.any(jnp.square(g) != 0).astype(jnp.float32) > theta,
-            threshold,
-        ),
-        _transforms.decay_gate(
-            _transforms.accumulate_and_scale(
-                sum_power=1.0,
-                root_power=power,
-                eps=eps,
-                include_current=True,
-                factored=False,
-                accumulator_dtype=accumulator_dtype,
-                collects=None,
-            ),
-            apply_decay,
-        ),
+    _hyperparameters.check_power("power", power)
+
+    mask = _transforms.mask_updates(
+        lambda g, theta: theta, _any_square_is_not_zero, threshold
     )
+    scale = _transforms.accumulate_and_scale(
+        sum_power=1.0,
+        root_power=power,
+        eps=eps,
+        include_current=True,
+        factored=False,
+        accumulator_dtype=accumulator_dtype,
+        keeps_nonfinite=True,
+    )
+    gated = _transforms.decay_gate(scale, apply_decay)
+    return optax.chain(mask, _chain(learning_rate, gated))
+
+
+def _any_square_is_not_zero(g: jax.Array, theta: jax.typing.ArrayLike) -> jax.Array:
+    """Whether a tensor passes the threshold of the released class."""
+    # In the gradient's own dtype, a square of half the least number, or of less,
+    # rounds to 0; the compiler may compute it in another.
+    g = g if jnp.issubdtype(g.dtype, jnp.floating) else g.astype(jnp.float32)
+    info = jnp.finfo(g.dtype)  # type: ignore[no-untyped-call]
+    least_exponent = int(info.minexp) - int(info.nmant)
+    wide = jnp.abs(g.astype(_transforms.at_least_float32(g.dtype)))
+    squares_to_0 = wide <= 2.0 ** ((least_exponent - 1) / 2)
+    return jnp.any(~squares_to_0).astype(jnp.float32) > theta
 
 
 def _chain(
-    learning_rate: optax.ScalarOrSchedule,
-    *transformations: optax.GradientTransformation,
+    learning_rate: optax.ScalarOrSchedule, transformation: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
-    """Chains them with the learning rate, in at least float32 from end to end.
+    """Chains it with the learning rate, in at least float32 from end to end.
 
     Updates go back to the gradient's dtype once, at the end: g / eps may overflow
     float16 where alpha * g / eps doesn't.
     """
     _hyperparameters.check_number("learning_rate", learning_rate)
-    chained = optax.chain(*transformations, optax.scale_by_learning_rate(learning_rate))
+    chained = optax.chain(transformation, optax.scale_by_learning_rate(learning_rate))
 
     def update_fn(
         updates: optax.Updates,
@@ -306,12 +302,11 @@ def _chain(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
+        gradients = jax.tree.map(jnp.asarray, updates)
         wide = jax.tree.map(
-            lambda g: jnp.asarray(g, _transforms.at_least_float32(jnp.result_type(g))),
-            updates,
+            lambda g: g.astype(_transforms.at_least_float32(g.dtype)), gradients
         )
         wide, state = chained.update(wide, state, params, **extra_args)
-        updates = jax.tree.map(lambda u, g: u.astype(jnp.result_type(g)), wide, updates)
-        return updates, state
+        return jax.tree.map(_transforms.in_dtype_of, gradients, wide), state
 
     return optax.GradientTransformationExtraArgs(chained.init, update_fn)

@@ -6,13 +6,24 @@ they sit in a chained, masked, partitioned or injected state.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from classp_jax import _factored, _paths, _transforms
+from classp_jax import _factored, _hyperparameters, _paths, _transforms
+
+
+class CountNonfiniteState(NamedTuple):
+    """State of :func:`count_nonfinite`.
+
+    Attributes:
+      nonfinite_count: number of updates so far in which a gradient wasn't finite; shape
+        ``()``, dtype ``int32``.
+    """
+
+    nonfinite_count: jax.Array
 
 
 def average_grad_sum(
@@ -120,6 +131,49 @@ def update_density(
         },
         per_tensor,
     )
+
+
+def count_nonfinite() -> optax.GradientTransformation:
+    """Counts the updates in which a gradient isn't finite, and hands all of them on.
+
+    :func:`classp` and :func:`classp_equation1` leave such elements out, so that a loss
+    that is NaN at every step is silent. Chained in front of them this makes it seen; it
+    reads the gradients once more, which is why it isn't part of them.
+
+    Returns:
+      The corresponding :class:`optax.GradientTransformation`, with the state
+      :class:`CountNonfiniteState`: one integer. ``optax.tree.get(opt_state,
+      "nonfinite_count")`` finds it in a chain.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from classp_jax import classp, count_nonfinite
+      >>> solver = optax.chain(count_nonfinite(), classp(0.1))
+      >>> params = jnp.array([1.0, 2.0])
+      >>> opt_state = solver.init(params)
+      >>> for gradient in (jnp.array([0.5, 0.1]), jnp.array([jnp.nan, 0.1])):
+      ...     updates, opt_state = solver.update(gradient, opt_state, params)
+      >>> print(optax.tree.get(opt_state, "nonfinite_count"))
+      1
+    """
+
+    def init_fn(params: optax.Params) -> CountNonfiniteState:
+        return CountNonfiniteState(_hyperparameters.initial_count(params))
+
+    def update_fn(
+        updates: optax.Updates,
+        state: CountNonfiniteState,
+        params: optax.Params | None = None,
+    ) -> tuple[optax.Updates, CountNonfiniteState]:
+        del params
+        finite = [jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(updates)]
+        found = ~jnp.all(jnp.stack(finite)) if finite else jnp.asarray(False)
+        count = state.nonfinite_count
+        count = jnp.where(found, optax.safe_increment(count), count)
+        return updates, CountNonfiniteState(count)
+
+    return optax.GradientTransformation(init_fn, update_fn)
 
 
 def accumulators(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding
 
 from classp_jax import _hyperparameters, _paths
 from classp_jax._transforms import at_least_float32, refuse_complex, wide_zeros
@@ -55,11 +56,9 @@ def ewc_penalty(
     likewise, but isn't exactly the proximal one.
 
     ``fisher`` and ``anchor`` are copied into the state, so that the compiled step
-    takes them as inputs. To go on to a further task without compiling again, replace
-    them: ``optax.tree.set(opt_state, fisher=..., anchor=jax.tree.map(jnp.copy,
-    params))``, with a copy, as a step that donates the parameters would take the anchor
-    along. Inside :func:`optax.masked` or :func:`optax.partition`, set trees that are
-    masked alike. In float16, :math:`(w - w^*) / \alpha` overflows from 65,504 on.
+    takes them as inputs. To go on to a further task without compiling again, set others
+    with :func:`set_penalty`. In float16, :math:`(w - w^*) / \alpha` overflows from
+    65,504 on.
 
     Args:
       fisher: :math:`F \ge 0`, shaped like the parameters; see
@@ -76,15 +75,19 @@ def ewc_penalty(
       :class:`EwcPenaltyState`: 8 bytes a weight in float32, where :func:`classp` has
       4. Updates keep the gradient's dtype; the arithmetic is in at least float32.
       ``update`` needs ``params``. A gradient that isn't finite stays so, unlike in
-      :func:`classp`.
+      :func:`classp`, and adds nothing to the derivatives by ``strength`` and
+      ``learning_rate``. Of abstract parameters (:class:`jax.ShapeDtypeStruct`), what
+      ``fisher`` and ``anchor`` have abstract stays so in the state.
 
     Raises:
       ValueError: if ``strength`` or ``learning_rate`` is negative, not finite or not a
         scalar; in ``init``, if ``fisher`` or ``anchor`` isn't shaped like the
         parameters, ``fisher`` has a value below 0 or one that isn't finite, or a
-        parameter is complex; in ``update``, without ``params``.
+        parameter is complex; in ``update``, without ``params`` or if a gradient is
+        complex.
       TypeError: if ``strength`` or ``learning_rate`` is neither a number nor a
-        schedule.
+        schedule; in ``update``, if a gradient is an integer. A parameter may be one if
+        its gradient is None.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -112,7 +115,7 @@ def ewc_penalty(
       Kirkpatrick et al., `Overcoming catastrophic forgetting in neural networks
       <https://arxiv.org/abs/1612.00796>`_, 2017: Equation 3.
 
-    .. seealso:: :func:`fisher_diagonal`
+    .. seealso:: :func:`fisher_diagonal`, :func:`set_penalty`
     """
     _hyperparameters.check_not_negative("strength", strength)
     _hyperparameters.check_not_negative("learning_rate", learning_rate)
@@ -145,16 +148,41 @@ def penalty_state(
 ) -> EwcPenaltyState:
     """The state before the first step, of trees shaped like the parameters."""
 
-    # Copies, as a step that donates the parameters would take the anchor with them;
-    # where those are, as a jitted step would leave them there and compile again.
-    def copy(p: jax.typing.ArrayLike, x: Any) -> jax.Array:
-        if isinstance(p, jax.Array) and not isinstance(p, jax.core.Tracer):
-            x = jax.device_put(x, p.sharding) if p.committed else x
-        return jnp.array(x)
+    # Copies, as a step that donates the parameters would take the anchor with them.
+    def copy(p: Any, x: Any) -> jax.Array | jax.ShapeDtypeStruct:
+        return x if isinstance(x, jax.ShapeDtypeStruct) else jnp.array(_beside(p, x))
 
     count = _hyperparameters.initial_count(params)
     copies = (jax.tree.map(copy, params, x) for x in (fisher, anchor))
     return EwcPenaltyState(count, *copies)
+
+
+def replaced(
+    state: EwcPenaltyState, fisher: optax.Params, anchor: optax.Params
+) -> EwcPenaltyState:
+    """A state with copies of other trees, in the dtypes and places of its own."""
+
+    def copy(own: Any, x: Any) -> jax.Array:
+        placed: jax.Array = _beside(own, jnp.array(x, own.dtype))
+        return placed
+
+    own_fisher = shaped_like(state.fisher, "fisher", fisher)
+    own_fisher = jax.tree.map(copy, state.fisher, own_fisher)
+    _check_not_negative("fisher", own_fisher)
+    own_anchor = shaped_like(state.anchor, "anchor", anchor)
+    own_anchor = jax.tree.map(copy, state.anchor, own_anchor)
+    return state._replace(fisher=own_fisher, anchor=own_anchor)
+
+
+def _beside(p: Any, x: Any) -> Any:
+    """An array on the devices of the parameter that it is shaped like.
+
+    A jitted step would leave it there, and a second call compile again.
+    """
+    if isinstance(p, jax.core.Tracer):
+        return x
+    is_placed = isinstance(p, jax.ShapeDtypeStruct) or getattr(p, "committed", False)
+    return jax.device_put(x, p.sharding) if is_placed else x
 
 
 def penalized(
@@ -167,6 +195,8 @@ def penalized(
     """The gradients with the penalty's added, and the state after the step."""
     factor = _hyperparameters.at_step("strength", strength, state.count)
     rate = _hyperparameters.at_step("learning_rate", learning_rate, state.count)
+    refuse_complex(updates)
+    _refuse_integers("gradient", updates)
 
     def penalize(
         g: jax.typing.ArrayLike | None,
@@ -176,21 +206,21 @@ def penalized(
     ) -> jax.Array | None:
         if g is None:
             return None
-        dtype = at_least_float32(jnp.result_type(g, w))
+        # Each by itself, as float8 promotes to no other.
+        dtype = jnp.promote_types(
+            *(at_least_float32(jnp.result_type(x)) for x in (g, w))
+        )
         alpha = jnp.asarray(rate, dtype)
-        # Up to here the stiffness and its inverse are finite. The strength alone is
-        # clipped as well: an infinite one would make NaN of a Fisher of 0.
-        largest = 1 / np.finfo(dtype).tiny
-        lambda_ = jnp.minimum(jnp.asarray(factor, dtype), largest)
-        stiffness = jnp.minimum(lambda_ * f.astype(dtype), largest)
-        distance = jnp.asarray(w, dtype) - w_star.astype(dtype)
-        # Term by term, and the second over the stiffness: a huge one then leaves
-        # (w - w*) / alpha, where the fraction as written makes inf / inf.
-        u = jnp.asarray(g, dtype) / (1 + alpha * stiffness)
-        # A select around the inverse alone would leave its derivative NaN at 0.
-        stiff = stiffness > 0
-        inverse = 1 / jnp.where(stiff, stiffness, 1)
-        u = u + jnp.where(stiff, distance / (inverse + alpha), 0)
+        # Each factor is finite before they meet: infinity times 0 would be NaN. Up to
+        # the stiffest, alpha times the stiffness has an inverse.
+        limits = np.finfo(dtype)
+        lambda_, f = (
+            jnp.minimum(jnp.asarray(x, dtype), limits.max) for x in (factor, f)
+        )
+        stiffest = jax.lax.stop_gradient(1 / limits.tiny / jnp.maximum(alpha, 0.5))
+        stiffness = jnp.minimum(lambda_ * f, stiffest)
+        distance = jnp.asarray(w, dtype) - jnp.asarray(w_star, dtype)
+        u = _implicit(jnp.asarray(g, dtype), distance, stiffness, alpha)
         return u.astype(jnp.result_type(g))
 
     updates = jax.tree.map(
@@ -202,6 +232,40 @@ def penalized(
         is_leaf=lambda x: x is None,
     )
     return updates, state._replace(count=optax.safe_increment(state.count))
+
+
+@jax.custom_jvp
+def _implicit(
+    g: jax.Array, distance: jax.Array, stiffness: jax.Array, alpha: jax.Array
+) -> jax.Array:
+    """``(g + stiffness distance) / (1 + alpha stiffness)``, whatever the stiffness."""
+    # Term by term: as written, the numerator overflows where the fraction doesn't.
+    damping = 1 + alpha * stiffness
+    pull = jnp.where(stiffness == 0, 0, distance * (stiffness / damping))
+    return g / damping + pull
+
+
+@_implicit.defjvp
+def _implicit_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
+    # The quotient rule takes the difference of two terms that are next to equal where
+    # the stiffness is large, and divides infinity by infinity where it is larger.
+    g, distance, stiffness, alpha = primals
+    dg, d_distance, d_stiffness, d_alpha = tangents
+    u = _implicit(*primals)
+    share = 1 / (1 + alpha * stiffness)
+    # What isn't finite stays so at any stiffness, and must not reach the derivative by
+    # a number that all weights share.
+    finite = jnp.isfinite(u) & jnp.isfinite(distance)
+    g, distance, known = (jnp.where(finite, x, 0) for x in (g, distance, u))
+    # Tangents first: a derivative that overflows would make NaN of a tangent of 0.
+    return u, (
+        share * dg
+        + stiffness * share * d_distance
+        + share * d_stiffness * (share * distance - share * alpha * g)
+        - stiffness * share * d_alpha * known
+    )
 
 
 def fisher_diagonal(
@@ -221,24 +285,33 @@ def fisher_diagonal(
     the data this is the "empirical Fisher"; for the true one, draw the labels from
     the model.
 
+    Each call compiles its program anew, so that it sees the present values of all that
+    ``loss_fn`` reads from outside, and keeps none of them. To compile once for many
+    tasks, make a program of it, ``jax.jit(functools.partial(fisher_diagonal,
+    loss_fn))``, and pass what differs between tasks with the examples: what such a
+    program reads from outside stays as it was at the first call.
+
+    Where the examples are cut over devices along their leading axis, each device takes
+    the gradients of its own, and all sum up once at the end. Inside a program the cut
+    is known only where the mesh has explicit axes. Where it hasn't, let ``batch_size``
+    divide the number of examples and be a multiple of the number of devices.
+
     Args:
       loss_fn: the loss :math:`\ell` of one example, such as its negative log
-        likelihood, called as ``loss_fn(params, *example)``; it returns a scalar. The
-        program is compiled once for each function, so don't define it anew for every
-        call.
+        likelihood, called as ``loss_fn(params, *example)``; it returns a scalar. It
+        may read other values, such as a task's mask, from outside.
       params: the weights at which to take the gradients.
       *examples: arrays, or pytrees of them, whose leading axis is the example.
-      batch_size: how many gradients are held in memory at once. It needn't divide the
-        number of examples.
+      batch_size: how many gradients are held in memory at once, on all devices
+        together, but at least one per device. It needn't divide the number of examples.
 
     Returns:
-      A pytree like ``params``, in at least float32.
+      A pytree like ``params``, in at least float32, on the devices of ``params``.
 
     Raises:
       ValueError: if ``examples`` disagree in their number or there are none,
-        ``batch_size`` is below 1, a parameter is complex, or ``loss_fn`` can't be
-        hashed.
-      TypeError: if ``loss_fn`` is no function or returns no scalar, ``params`` aren't
+        ``batch_size`` is below 1, or a parameter is complex.
+      TypeError: if ``loss_fn`` is no function or returns no scalar, a parameter isn't
         floating, or ``batch_size`` is no integer.
 
     Examples:
@@ -259,6 +332,7 @@ def fisher_diagonal(
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be a function, got {loss_fn!r}.")
     refuse_complex(params)
+    _refuse_integers("parameter", params)
     _hyperparameters.check_positive_int("batch_size", batch_size)
     shapes = {jnp.shape(x) for x in jax.tree.leaves(examples)}
     if not all(shapes) or len({shape[0] for shape in shapes}) != 1:
@@ -269,39 +343,108 @@ def fisher_diagonal(
     (number,) = {shape[0] for shape in shapes}
     if number == 0:
         raise ValueError("examples must hold at least one example, got none.")
-    return _mean_squared_gradient(loss_fn, min(batch_size, number), params, examples)
+
+    # Compiled anew at each call: a program that is kept would know what the loss reads
+    # from outside as it was, and keep it alive.
+    @jax.jit
+    @functools.partial(_with_cut_axes_automatic, examples)
+    def mean(params: optax.Params, examples: tuple[Any, ...]) -> optax.Params:
+        return _mean_squared_gradient(loss_fn, batch_size, shards, params, examples)
+
+    shards = _parts(examples)
+    return jax.tree.map(_beside, params, mean(params, examples))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _mean_squared_gradient(
     loss_fn: Callable[..., jax.typing.ArrayLike],
     batch_size: int,
+    shards: int,
     params: optax.Params,
     examples: tuple[Any, ...],
 ) -> optax.Params:
     number = len(jax.tree.leaves(examples)[0])
-    batches, remainder = divmod(number, batch_size)
-    whole = number - remainder
+    # A device has a share of each batch, out of its own examples, and a sum.
+    own = number // shards
+    steps = -(-own // max(batch_size // shards, 1))
+    share = -(-own // steps)
 
-    def add(total: optax.Params, batch: tuple[Any, ...]) -> tuple[optax.Params, None]:
+    def rows(x: jax.Array) -> jax.Array:
+        x = x.reshape(shards, own, *x.shape[1:])
+        again = x[:, : share * steps - own]  # Filled up by some that aren't counted.
+        x = jnp.concatenate([x, again], axis=1)
+        return x.reshape(shards * share, steps, *x.shape[2:])
+
+    examples = jax.tree.map(rows, examples)
+    row = jnp.arange(shards * share) % share
+
+    def add(total: optax.Params, step: jax.Array) -> tuple[optax.Params, None]:
+        batch = jax.tree.map(lambda x: x[:, step], examples)
         grads = jax.vmap(lambda example: jax.grad(loss_fn)(params, *example))(batch)
-        total = jax.tree.map(
-            lambda s, g: s + jnp.sum(jnp.square(g.astype(s.dtype)), axis=0),
-            total,
-            grads,
-        )
-        return total, None
+        counts = row * steps + step < own
 
-    total, _ = jax.lax.scan(
-        add,
-        wide_zeros(params),
-        jax.tree.map(
-            lambda x: x[:whole].reshape(batches, batch_size, *x.shape[1:]), examples
-        ),
+        def sum_squares(s: jax.Array, g: jax.Array) -> jax.Array:
+            where = counts.reshape(-1, *[1] * (g.ndim - 1))
+            squares = jnp.where(where, jnp.square(g.astype(s.dtype)), 0)
+            return s + jnp.sum(squares.reshape(shards, share, *g.shape[1:]), axis=1)
+
+        return jax.tree.map(sum_squares, total, grads), None
+
+    zeros = jax.tree.map(
+        lambda s: jnp.broadcast_to(s, (shards, *s.shape)), wide_zeros(params)
     )
-    if remainder:
-        total, _ = add(total, jax.tree.map(lambda x: x[whole:], examples))
-    return jax.tree.map(lambda s: s / number, total)
+    total, _ = jax.lax.scan(add, zeros, jnp.arange(steps))
+    return jax.tree.map(lambda s: jnp.sum(s, axis=0) / number, total)
+
+
+def _parts(examples: tuple[Any, ...]) -> int:
+    """Into how many parts devices have cut the axis of examples, as far as is known."""
+    leaves = jax.tree.leaves(examples)
+    return max(
+        len(x) // sharding.shard_shape(x.shape)[0]
+        for x, sharding in zip(leaves, _shardings(examples), strict=True)
+    )
+
+
+def _shardings(examples: tuple[Any, ...]) -> list[jax.sharding.Sharding]:
+    """How arrays lie on devices, as far as is known."""
+    somewhere = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    # Of what is traced the type says it, where the mesh has explicit axes.
+    known = (
+        x.aval if isinstance(x, jax.core.Tracer) else x
+        for x in jax.tree.leaves(examples)
+    )
+    return [getattr(x, "sharding", None) or somewhere for x in known]
+
+
+def _with_cut_axes_automatic(
+    examples: tuple[Any, ...], mean: Callable[..., optax.Params]
+) -> Callable[..., optax.Params]:
+    """Leaves to the compiler the explicit axes of a mesh that the examples are cut on.
+
+    JAX refuses to cut an axis of examples into batches otherwise.
+    """
+    explicit = {
+        axis: sharding.mesh
+        for sharding in _shardings(examples)
+        if isinstance(sharding, NamedSharding)
+        for axis in jax.tree.leaves(tuple(sharding.spec))
+        if axis in getattr(sharding.mesh, "explicit_axes", ())
+    }
+    if not explicit:
+        return mean
+    mesh = next(iter(explicit.values()))
+
+    def automatic(params: optax.Params, examples: tuple[Any, ...]) -> optax.Params:
+        like_params = jax.tree.map(
+            lambda p: NamedSharding(mesh, jax.typeof(p).sharding.spec), params
+        )
+        free = jax.sharding.auto_axes(
+            mean, axes=tuple(explicit), out_sharding=like_params
+        )
+        fisher: optax.Params = free(params, examples)
+        return fisher
+
+    return automatic
 
 
 @jax.jit
@@ -321,6 +464,16 @@ def _check_not_negative(name: str, tree: optax.Params) -> None:
         if not valid:
             raise ValueError(
                 f"{name} must be finite and at least 0; {path or 'it'} is not."
+            )
+
+
+def _refuse_integers(what: str, tree: Any) -> None:
+    """Raises a ``TypeError`` that names a leaf that isn't floating."""
+    for path, x in _paths.by_path(tree).items():
+        if not jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating):
+            raise TypeError(
+                f"Every {what} must be floating; {path or 'this one'} is"
+                f" {jnp.asarray(x).dtype}."
             )
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 LARGEST = float(np.finfo(np.float32).max)
 SMALLEST = float(np.finfo(np.float32).tiny)
@@ -38,11 +38,12 @@ def beside(params: optax.Params, scalars: Any) -> Any:
     A jitted step would leave them there, and a second call compile again.
     """
     for leaf in jax.tree.leaves(params):
-        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
-            sharding = leaf.sharding
-            if isinstance(sharding, NamedSharding):
-                everywhere = PartitionSpec()  # type: ignore[no-untyped-call]
-                return jax.device_put(scalars, NamedSharding(sharding.mesh, everywhere))
+        sharding = getattr(leaf, "sharding", None)
+        if isinstance(leaf, jax.core.Tracer) or not isinstance(sharding, NamedSharding):
+            continue
+        if isinstance(sharding.mesh, Mesh):  # Not an abstract one.
+            everywhere = PartitionSpec()  # type: ignore[no-untyped-call]
+            return jax.device_put(scalars, NamedSharding(sharding.mesh, everywhere))
     return scalars
 
 
@@ -73,13 +74,14 @@ def check_positive(name: str, value: Any) -> None:
         )
 
 
-def check_static_positive(name: str, value: Any) -> None:
-    """Raises unless ``value`` is a Python number, finite and above zero."""
-    if isinstance(value, jax.Array) or not isinstance(value, Number):
+def check_power(name: str, value: Any) -> None:
+    """Raises unless ``value`` is a number or an injected value above zero."""
+    if callable(value):
         raise TypeError(
-            f"{name} must be a Python number, fixed when the optimizer is built, got"
-            f" {value!r}. With optax.inject_hyperparams, pass static_args={name!r}."
+            f"{name} must be a number, the same at every step, got {value!r}."
         )
+    if not isinstance(value, jax.Array | Number):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
     check_positive(name, value)
 
 

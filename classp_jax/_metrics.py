@@ -1,13 +1,16 @@
 """What continual learning is judged by, from the matrix of accuracies.
 
 The matrix has a row a task learned and a column a task measured: entry ``[i, j]`` is
-the accuracy on task ``j`` after learning task ``i``, both from 0 on.
+the accuracy on task ``j`` after learning task ``i``, both from 0 on. What wasn't
+measured is NaN.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+
+from classp_jax._transforms import at_least_float32
 
 
 def average_accuracy(accuracy: jax.typing.ArrayLike) -> jax.Array:
@@ -21,7 +24,8 @@ def average_accuracy(accuracy: jax.typing.ArrayLike) -> jax.Array:
         the last task alone is read.
 
     Returns:
-      The mean, in the unit of ``accuracy``; shape ``(...)``, floating.
+      The mean, in the unit of ``accuracy``; shape ``(...)``, floating. NaN where what
+      it reads is.
 
     Raises:
       ValueError: if ``accuracy`` isn't square in its last two axes, or has no task.
@@ -55,7 +59,8 @@ def backward_transfer(accuracy: jax.typing.ArrayLike) -> jax.Array:
         are read.
 
     Returns:
-      The mean change, in the unit of ``accuracy``; shape ``(...)``, floating.
+      The mean change, in the unit of ``accuracy``; shape ``(...)``, floating. NaN
+      where what it reads is.
 
     Raises:
       ValueError: if ``accuracy`` isn't square in its last two axes, or has fewer than
@@ -96,7 +101,8 @@ def forward_transfer(
         ``(..., T)``, real, in the unit of ``accuracy``.
 
     Returns:
-      The mean gain, in the unit of ``accuracy``; shape ``(...)``, floating.
+      The mean gain, in the unit of ``accuracy``; shape ``(...)``, floating. NaN where
+      what it reads is.
 
     Raises:
       ValueError: if ``accuracy`` isn't square in its last two axes or has fewer than
@@ -134,13 +140,16 @@ def forgetting(accuracy: jax.typing.ArrayLike) -> jax.Array:
         \max_{l \in \{1, \dots, T-1\}} R_{l,j} - R_{T,j} \right)
 
     Below 0 where the last task helped. As in the source, the best may also be from
-    before a task was learned, so that all entries are read.
+    before a task was learned. Entries that are NaN weren't measured: the best is that
+    of the others, so that the half above the diagonal may be left out.
 
     Args:
-      accuracy: :math:`R`, as for :func:`average_accuracy`.
+      accuracy: :math:`R`, as for :func:`average_accuracy`. All but the last column is
+        read.
 
     Returns:
-      The mean loss, in the unit of ``accuracy``; shape ``(...)``, floating.
+      The mean loss, in the unit of ``accuracy``; shape ``(...)``, floating. NaN where
+      the last row lacks one of the earlier tasks, or all rows before it do.
 
     Raises:
       ValueError: if ``accuracy`` isn't square in its last two axes, or has fewer than
@@ -161,7 +170,7 @@ def forgetting(accuracy: jax.typing.ArrayLike) -> jax.Array:
     .. seealso:: :func:`backward_transfer`
     """
     matrix = _matrix(accuracy, 2)
-    best = jnp.max(matrix[..., :-1, :], axis=-2)
+    best = jnp.nanmax(matrix[..., :-1, :], axis=-2)
     return jnp.mean((best - matrix[..., -1, :])[..., :-1], axis=-1)
 
 
@@ -187,4 +196,4 @@ def _real(name: str, value: jax.typing.ArrayLike) -> jax.Array:
         ) from error
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(f"{name} must be an array of real numbers, got {array.dtype}.")
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return array.astype(at_least_float32(array.dtype))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -47,15 +48,40 @@ def replace_leaves(tree: Any, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any
     check_names("tensor", expected=leaves, actual=arrays)
 
     def replace(name: str, leaf: Any) -> Any:
-        # A copy: JAX may otherwise go on using memory that PyTorch writes to.
-        array = np.array(arrays[name], leaf.dtype, order="C")
-        if array.shape != leaf.shape:
-            raise ValueError(f"{name} must have shape {leaf.shape}, got {array.shape}.")
+        old = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+        dtype = jax.dtypes.canonicalize_dtype(old.dtype)
+        array = cast(name, arrays[name], dtype)
+        if array.shape != old.shape:
+            raise ValueError(f"{name} must have shape {old.shape}, got {array.shape}.")
         is_placed = getattr(leaf, "committed", False)
         return jax.device_put(array, leaf.sharding if is_placed else None)
 
     replaced = [replace(name, leaf) for name, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(tree), replaced)
+
+
+def cast(name: str, array: Any, dtype: Any) -> np.ndarray[Any, Any]:
+    """A contiguous copy in another dtype, or a ``ValueError`` where that changes it.
+
+    From floats to floats the values may be rounded, as long as they stay finite.
+    """
+    array, dtype = np.asarray(array), np.dtype(dtype)
+    if np.iscomplexobj(array) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        raise ValueError(f"{name} must be real ({dtype}), got {array.dtype}.")
+    with np.errstate(all="ignore"):
+        # A copy: JAX may otherwise go on using memory that PyTorch writes to.
+        new = np.array(array, dtype, order="C")
+        if all(jnp.issubdtype(d, jnp.inexact) for d in (array.dtype, dtype)):
+            is_kept = np.isfinite(new) == np.isfinite(array)
+            is_kept &= np.isnan(new) == np.isnan(array)
+        else:
+            is_kept = new.astype(array.dtype) == array
+    if not np.all(is_kept):
+        raise ValueError(
+            f"{name} must be {dtype}, which can't hold its"
+            f" {array[~is_kept][0]} ({array.dtype})."
+        )
+    return new
 
 
 def check_names(what: str, expected: Iterable[str], actual: Iterable[str]) -> None:

@@ -12,23 +12,20 @@ import optax
 from classp_jax import _hyperparameters
 
 
-class GateSignal(NamedTuple):
-    """When a gate opens: a schedule with a memory, of the loss instead of the step.
-
-    Any pair of pure functions will do; see :func:`loss_jump`.
+class GateSignalState(NamedTuple):
+    """State of a gate that opens at a signal, see :func:`gate_signal`.
 
     Attributes:
-      init: gives the state before the first step, any pytree.
-      update: called as ``update(value, state)`` with the loss of the step, a scalar;
-        returns whether the gate opens at this step, a Boolean scalar, and the state.
+      is_open: whether the gate is open; shape ``()``, Boolean.
+      signal_state: the signal's own, any pytree of arrays.
     """
 
-    init: Callable[[], Any]
-    update: Callable[[jax.Array, Any], tuple[jax.Array, Any]]
+    is_open: jax.Array
+    signal_state: Any
 
 
 class LossJumpState(NamedTuple):
-    """State of :func:`loss_jump`: two running means of the loss, float32 scalars.
+    """The signal's state in :func:`loss_jump`: two running means, float32 scalars.
 
     Attributes:
       fast: the one that follows sooner.
@@ -43,24 +40,144 @@ class LossJumpState(NamedTuple):
     weight_slow: jax.Array
 
 
-class OpenOnSignalState(NamedTuple):
-    """State of :func:`open_on_signal`.
+def gate_signal(
+    init: Callable[[], Any], update: Callable[[jax.Array, Any], tuple[Any, Any]]
+) -> optax.StatefulSchedule:
+    """A gate that opens at a signal of the loss and stays open, for ``apply_decay``.
 
-    Attributes:
-      is_open: whether the gate is open; shape ``()``, Boolean.
-      signal: the signal's state.
-      inner_state: the optimizer's.
+    It is one of Optax's stateful schedules, which :func:`optax.inject_hyperparams`
+    takes in place of a number. The optimizer's ``update`` then needs the loss as
+    ``value``. At the step that gives the signal the gate is open already.
+
+    Where the parameters are cut over a mesh, Optax leaves the injected scalars on one
+    device, and the second step compiles once more than the first. ``jax.tree.map(lambda
+    x: x if x.committed else jax.device_put(x, NamedSharding(mesh, PartitionSpec())),
+    opt_state)`` puts them where that step would.
+
+    Whether it is open is ``opt_state.hyperparams["apply_decay"]``, also
+    ``optax.tree.get(opt_state, "is_open")``.
+
+    Args:
+      init: a pure function that gives the state of the signal before the first step,
+        any pytree of arrays and numbers.
+      update: a pure function, called as ``update(value, state)`` with the loss of the
+        step, a float32 scalar. It returns whether the gate opens at this step, and the
+        state, of the same dtypes and shapes. The former is a scalar: a Boolean, or a
+        number, of which 0 and NaN don't open the gate.
+
+    Returns:
+      An :class:`optax.StatefulSchedule` with the state :class:`GateSignalState`. Its
+      value is a Boolean scalar.
+
+    Raises:
+      TypeError: if ``init`` or ``update`` is no function; in the optimizer's
+        ``update``, without ``value``, or if the signal changes its state's dtypes.
+      ValueError: in the optimizer's ``update``, if ``value`` or what the signal
+        returns is no scalar, or the signal changes its state's shapes.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from classp_jax import classp, gate_signal
+      >>> rises = gate_signal(
+      ...     init=lambda: jnp.inf, update=lambda value, last: (value > last, value)
+      ... )
+      >>> solver = optax.inject_hyperparams(classp, static_args="power")(
+      ...     learning_rate=0.1, apply_decay=rises
+      ... )
+      >>> params = jnp.ones(2)
+      >>> opt_state = solver.init(params)
+      >>> for loss in (0.5, 0.3, 4.0, 0.5):
+      ...     updates, opt_state = solver.update(params, opt_state, params, value=loss)
+      ...     print(opt_state.hyperparams["apply_decay"])
+      False
+      False
+      True
+      True
+
+    .. seealso:: :func:`loss_jump`, :func:`decay_gate`
     """
+    for name, function in dict(init=init, update=update).items():
+        if not callable(function):
+            raise TypeError(f"{name} must be a function, got {function!r}.")
+    return _GateSignal(init, update)
 
-    is_open: jax.Array
-    signal: Any
-    inner_state: optax.OptState
+
+class _GateSignal:
+    """The :class:`optax.StatefulSchedule` of :func:`gate_signal`."""
+
+    def __init__(
+        self,
+        init_signal: Callable[[], Any],
+        update_signal: Callable[[jax.Array, Any], tuple[Any, Any]],
+    ):
+        self._init_signal = init_signal
+        self._update_signal = update_signal
+
+    def init(self) -> GateSignalState:
+        # Without weak types, which the first step would change and compile again.
+        start = jax.tree.map(
+            lambda x: jnp.asarray(x, jnp.result_type(x)), self._init_signal()
+        )
+        return GateSignalState(jnp.zeros([], jnp.bool_), start)
+
+    def update(
+        self,
+        state: GateSignalState,
+        *,
+        value: jax.typing.ArrayLike | None = None,
+        **extra_args: Any,
+    ) -> GateSignalState:
+        del extra_args
+        if value is None:
+            raise TypeError(
+                "The gate opens at a signal of the loss: pass value to update."
+            )
+        _hyperparameters.check_scalar("value", value)
+        opens, signal_state = self._update_signal(
+            jnp.asarray(value, jnp.float32), state.signal_state
+        )
+        _hyperparameters.check_scalar("What the signal returns", opens)
+        opens = jnp.asarray(opens)
+        return GateSignalState(
+            state.is_open | ((opens != 0) & ~jnp.isnan(opens)),
+            jax.tree.map(_like, state.signal_state, signal_state),
+        )
+
+    def __call__(self, state: GateSignalState, **extra_args: Any) -> jax.Array:
+        if not isinstance(state, GateSignalState):
+            raise TypeError(
+                "A gate that opens at a signal has a state, so it must be injected:"
+                " optax.inject_hyperparams(classp)(..., apply_decay=loss_jump())."
+            )
+        # Optax asks for the value of a step before it updates the state, and in init.
+        is_step = extra_args.get("value") is not None
+        return (self.update(state, **extra_args) if is_step else state).is_open
+
+
+def _like(before: jax.Array, after: Any) -> jax.Array:
+    """A leaf of the signal's state, of the dtype it had."""
+    dtype = jnp.result_type(before, after)
+    if dtype != before.dtype:
+        raise TypeError(
+            f"A signal must keep its state's dtypes: {before.dtype} became {dtype}."
+        )
+    if jnp.shape(after) != jnp.shape(before):
+        raise ValueError(
+            f"A signal must keep its state's shapes: {jnp.shape(before)} became"
+            f" {jnp.shape(after)}."
+        )
+    return jnp.asarray(after, dtype)
 
 
 def loss_jump(
     ratio: float = 2.0, margin: float = 0.1, fast: float = 0.9, slow: float = 0.99
-) -> GateSignal:
-    r"""A signal for where the loss jumps, as it does when the task changes.
+) -> optax.StatefulSchedule:
+    r"""A gate that opens where the loss jumps, as it does when the task changes.
+
+    For a stream of tasks that changes unannounced: an ``apply_decay`` for
+    :func:`optax.inject_hyperparams`. The optimizer's ``update`` then needs the loss as
+    ``value``. The gate stays open; at the step of the jump it is open already.
 
     With two running means of the loss :math:`\ell_t`, of decays :math:`\beta_f <
     \beta_s` and each without the bias of its start, the gate opens when
@@ -81,26 +198,33 @@ def loss_jump(
       slow: :math:`\beta_s`, below 1; a Python number.
 
     Returns:
-      A :class:`GateSignal`, with the state :class:`LossJumpState`.
+      An :class:`optax.StatefulSchedule`, as :func:`gate_signal` makes them, with the
+      signal's state :class:`LossJumpState`.
 
     Raises:
       ValueError: if ``ratio`` is below 1 or ``margin`` below 0, one isn't finite, or
         not ``0 <= fast < slow < 1``.
-      TypeError: if one of them is no Python number.
+      TypeError: if one of them is no Python number; in the optimizer's ``update``,
+        without ``value``.
 
     Examples:
-      >>> from classp_jax import loss_jump
-      >>> signal = loss_jump()
-      >>> state = signal.init()
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from classp_jax import classp, loss_jump
+      >>> solver = optax.inject_hyperparams(classp, static_args="power")(
+      ...     learning_rate=0.1, apply_decay=loss_jump()
+      ... )
+      >>> params = jnp.ones(2)
+      >>> opt_state = solver.init(params)
       >>> for step, loss in enumerate(100 * [0.2] + 2 * [5.0]):
-      ...     opens, state = signal.update(loss, state)
+      ...     updates, opt_state = solver.update(params, opt_state, params, value=loss)
       ...     if step in (0, 99, 100):
-      ...         print(step, opens)
+      ...         print(step, opt_state.hyperparams["apply_decay"])
       0 False
       99 False
       100 True
 
-    .. seealso:: :func:`open_on_signal`
+    .. seealso:: :func:`gate_signal`
     """
     numbers = dict(ratio=ratio, margin=margin, fast=fast, slow=slow)
     for name, value in numbers.items():
@@ -119,10 +243,8 @@ def loss_jump(
         return LossJumpState(*jnp.zeros(4, jnp.float32))
 
     def update_fn(
-        value: jax.Array, state: LossJumpState
+        loss: jax.Array, state: LossJumpState
     ) -> tuple[jax.Array, LossJumpState]:
-        loss = jnp.asarray(value, jnp.float32)
-
         def follow(mean: jax.Array, weight: jax.Array, decay: float) -> Any:
             weight = decay * weight + (1 - decay)
             return mean + (1 - decay) / weight * (loss - mean), weight
@@ -135,94 +257,7 @@ def loss_jump(
         bound = state.slow + (ratio - 1) * jnp.abs(state.slow) + margin
         return finite & (state.fast > bound), state
 
-    return GateSignal(init_fn, update_fn)
-
-
-def open_on_signal(
-    inner_factory: Callable[[jax.Array], optax.GradientTransformation],
-    signal: GateSignal,
-) -> optax.GradientTransformationExtraArgs:
-    """An optimizer whose gate opens at a signal of the loss, and stays open.
-
-    For a stream of tasks that changes unannounced. ``update`` takes the loss as
-    ``value``, as those of Optax's that read it do. At the step that gives the signal
-    the gate is open already.
-
-    Args:
-      inner_factory: makes the optimizer of the gate, a Boolean scalar, such as
-        ``lambda gate: classp(0.1, apply_decay=gate)``. It is called in every update, so
-        it must do nothing else; its state's structure mustn't depend on the gate. With
-        :func:`optax.inject_hyperparams`, which keeps the values it began with, the gate
-        must come from around: ``lambda gate: optax.inject_hyperparams(lambda
-        learning_rate: classp(learning_rate, apply_decay=gate))(learning_rate=0.1)``.
-      signal: when to open, such as :func:`loss_jump`.
-
-    Returns:
-      The corresponding :class:`optax.GradientTransformationExtraArgs`, with the state
-      :class:`OpenOnSignalState`: a few scalars and the optimizer's own.
-
-    Raises:
-      TypeError: if ``inner_factory`` is no function that makes an Optax
-        transformation, or ``signal`` no :class:`GateSignal`; in ``update``, without
-        ``value``.
-      ValueError: in ``update``, if ``value`` is no scalar.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> from classp_jax import classp, loss_jump, open_on_signal
-      >>> solver = open_on_signal(
-      ...     lambda gate: classp(learning_rate=0.1, apply_decay=gate), loss_jump()
-      ... )
-      >>> params = jnp.ones(2)
-      >>> opt_state = solver.init(params)
-      >>> for step, loss in enumerate(100 * [0.2] + 2 * [5.0]):
-      ...     updates, opt_state = solver.update(params, opt_state, params, value=loss)
-      ...     if step in (0, 99, 100):
-      ...         print(step, opt_state.is_open)
-      0 False
-      99 False
-      100 True
-
-    .. seealso:: :func:`loss_jump`, :func:`decay_gate`
-    """
-    if not callable(inner_factory):
-        raise TypeError(
-            "inner_factory must be a function of the gate that makes an optimizer, got"
-            f" {inner_factory!r}."
-        )
-    if not isinstance(signal, GateSignal):
-        raise TypeError(f"signal must be a GateSignal, got {signal!r}.")
-
-    def with_gate(gate: jax.Array) -> optax.GradientTransformationExtraArgs:
-        made = inner_factory(gate)
-        _hyperparameters.check_transformation("inner_factory's result", made)
-        return optax.with_extra_args_support(made)
-
-    def init_fn(params: optax.Params) -> OpenOnSignalState:
-        closed = jnp.zeros([], jnp.bool_)
-        inner_state = with_gate(closed).init(params)
-        closed, start = _hyperparameters.beside(params, (closed, signal.init()))
-        return OpenOnSignalState(closed, start, inner_state)
-
-    def update_fn(
-        updates: optax.Updates,
-        state: OpenOnSignalState,
-        params: optax.Params | None = None,
-        *,
-        value: jax.typing.ArrayLike | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, OpenOnSignalState]:
-        if value is None:
-            raise TypeError("open_on_signal requires the loss: pass value to update.")
-        _hyperparameters.check_scalar("value", value)
-        opens, signal_state = signal.update(jnp.asarray(value), state.signal)
-        is_open = state.is_open | opens
-        updates, inner_state = with_gate(is_open).update(
-            updates, state.inner_state, params, value=value, **extra_args
-        )
-        return updates, OpenOnSignalState(is_open, signal_state, inner_state)
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return gate_signal(init_fn, update_fn)
 
 
 def _check_python_number(name: str, value: Any) -> None:

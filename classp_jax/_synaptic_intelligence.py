@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from classp_jax import _hyperparameters
 from classp_jax._ewc import EwcPenaltyState, penalized, penalty_state, shaped_like
-from classp_jax._transforms import refuse_complex, wide_zeros
+from classp_jax._transforms import at_least_float32, refuse_complex, wide_zeros
 
 
 class SynapticIntelligenceState(NamedTuple):
@@ -36,8 +37,9 @@ def synaptic_intelligence(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Synaptic Intelligence around an optimizer.
 
-    With gradients :math:`g` of the task's own loss and the optimizer's steps
-    :math:`\Delta w`, it collects along each task the path integral
+    With gradients :math:`g` of the task's own loss and the steps :math:`\Delta w` that
+    :func:`optax.apply_updates` makes, rounded as the weights are, it collects along
+    each task the path integral
 
     .. math:: \omega_i \leftarrow \omega_i - g_i \, \Delta w_i
 
@@ -60,15 +62,17 @@ def synaptic_intelligence(
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`, with the state
       :class:`SynapticIntelligenceState`: 12 bytes a weight in float32, and the
-      optimizer's own. ``update`` needs ``params``. A gradient that isn't finite makes
-      a path integral that isn't.
+      optimizer's own. ``update`` needs ``params``. Where the product of gradient and
+      step isn't finite it counts as 0, and a path integral is at most the largest
+      number of its dtype. Of abstract parameters the anchor is abstract.
 
     Raises:
       ValueError: if ``strength`` or ``learning_rate`` is negative, not finite or not a
         scalar; in ``init``, if a parameter is complex; in ``update``, without
-        ``params``.
+        ``params`` or if a gradient is complex.
       TypeError: if ``inner`` is no Optax transformation, or ``strength`` or
-        ``learning_rate`` neither a number nor a schedule.
+        ``learning_rate`` neither a number nor a schedule; in ``update``, if a gradient
+        is an integer.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -121,16 +125,20 @@ def synaptic_intelligence(
         )
 
         def collect(
-            g: jax.Array | None, omega: jax.Array, step: jax.Array
+            g: jax.Array | None,
+            omega: jax.Array,
+            w: jax.typing.ArrayLike,
+            u: jax.Array | None,
         ) -> jax.Array:
-            if g is None:
+            if g is None or u is None:
                 return omega
-            return omega - jnp.asarray(g, omega.dtype) * step.astype(omega.dtype)
+            return _bounded(omega - _product(g, _step(w, u), omega.dtype))
 
         path_integral = jax.tree.map(
             collect,
             grads,
             state.path_integral,
+            params,
             updates,
             is_leaf=lambda x: x is None,
         )
@@ -151,7 +159,9 @@ def consolidate(
       w^* \leftarrow w, \qquad \omega \leftarrow 0
 
     The shapes stay, so that a compiled step goes on without compiling again. A
-    negative path integral counts as none, so that the penalty has a minimum.
+    negative path integral counts as none, so that the penalty has a minimum. So does
+    one of a weight that isn't finite. An importance is at most the largest number of
+    its dtype.
 
     Args:
       opt_state: any optimizer state that holds a :class:`SynapticIntelligenceState`.
@@ -202,9 +212,11 @@ def consolidate(
             w: jax.typing.ArrayLike,
             w_star: jax.Array,
         ) -> jax.Array:
-            distance = jnp.asarray(w, f.dtype) - w_star.astype(f.dtype)
+            distance = jnp.asarray(w, f.dtype) - jnp.asarray(w_star, f.dtype)
+            known = jnp.isfinite(omega) & jnp.isfinite(distance)
+            omega, distance = (jnp.where(known, x, 0) for x in (omega, distance))
             new = jnp.maximum(omega, 0) / (jnp.square(distance) + damping)
-            return f + new.astype(f.dtype)
+            return _bounded(f + new.astype(f.dtype))
 
         importance = jax.tree.map(
             add, penalty.fisher, node.path_integral, own, penalty.anchor
@@ -225,3 +237,34 @@ def consolidate(
             f" {jax.tree.structure(opt_state)}."
         )
     return jax.tree.map(end, opt_state, is_leaf=is_state)
+
+
+def _step(w: jax.typing.ArrayLike, u: jax.typing.ArrayLike) -> jax.Array:
+    """What :func:`optax.apply_updates` changes a weight by, in at least float32."""
+    w, u = jnp.asarray(w), jnp.asarray(u)
+    wide = jnp.promote_types(at_least_float32(w.dtype), at_least_float32(u.dtype))
+    if w.dtype != u.dtype and 1 in (w.dtype.itemsize, u.dtype.itemsize):
+        u = u.astype(wide)  # As float8 promotes to no other.
+        new = (w.astype(wide) + u).astype(w.dtype)
+    else:  # To the letter, so that a compiled step rounds both alike.
+        new = optax.apply_updates(w, u)
+    new = new.astype(wide)
+    if w.dtype == jnp.bfloat16:  # XLA may have left out the rounding, within a program.
+        new = jax.lax.reduce_precision(new, exponent_bits=8, mantissa_bits=7)
+    return new - w.astype(wide)
+
+
+def _product(
+    g: jax.typing.ArrayLike, step: jax.Array, dtype: jax.typing.DTypeLike
+) -> jax.Array:
+    """Gradient times step; 0 where that isn't finite."""
+    g, step = jnp.asarray(g, dtype), step.astype(dtype)
+    # The operands are selected: the derivative of a selected NaN would be NaN.
+    finite = jnp.isfinite(g * step)
+    return jnp.where(finite, g, 0) * jnp.where(finite, step, 0)
+
+
+def _bounded(x: jax.Array) -> jax.Array:
+    """The nearest finite number."""
+    largest = np.finfo(x.dtype).max
+    return jnp.clip(x, -largest, largest)

@@ -13,7 +13,13 @@ from collections.abc import Callable, Iterator
 import jax
 
 from examples import rows, sharding
-from examples.checkpoints import CheckpointError, Preempted, Saving, Sigterm
+from examples.checkpoints import (
+    AT_ONCE,
+    CheckpointError,
+    Preempted,
+    Saving,
+    Sigterm,
+)
 from examples.continual import Experiment, Runner
 from examples.methods import Method
 from examples.study import Study, families
@@ -100,7 +106,8 @@ def of_experiment(
         type=positive_int,
         default=500,
         metavar="STEPS",
-        help="steps between two checkpoints of a phase; SIGTERM makes one and stops",
+        help="steps between two checkpoints of a phase; SIGTERM and Ctrl-C make one and"
+        " stop",
     )
     parser.add_argument(
         "--keep",
@@ -206,13 +213,16 @@ def saving(args: argparse.Namespace) -> Saving:
 
 @contextlib.contextmanager
 def until_stopped(
-    parser: argparse.ArgumentParser, argv: list[str] | None
+    parser: argparse.ArgumentParser, argv: list[str] | None, again: str = "go on"
 ) -> Iterator[Sigterm]:
-    """Ends a command in one line: at SIGTERM, or where a file can't be used or written.
+    """Ends a command in a line: at a signal, or where a file can't be used or written.
+
+    SIGTERM and Ctrl-C end it with exit code 0, a second Ctrl-C with 130.
 
     Args:
       parser: the command's.
       argv: its arguments, None for those of the process.
+      again: what the same command does once more.
 
     Yields:
       The signal, which the command should look out for.
@@ -220,9 +230,13 @@ def until_stopped(
     try:
         with Sigterm() as sigterm:
             yield sigterm
-    except Preempted:
+    except Preempted as stop:
         command = f"{parser.prog} {shlex.join(sys.argv[1:] if argv is None else argv)}"
-        parser.exit(0, f"Stopped by SIGTERM; to go on: {command.strip()}\n")
+        once = " at once" * stop.at_once
+        parser.exit(
+            AT_ONCE if stop.at_once else 0,
+            f"Stopped{once} by {stop}; to {again}: {command.strip()}\n",
+        )
     except (CheckpointError, OSError) as error:
         parser.exit(1, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
 

@@ -16,10 +16,27 @@ import optax
 from flax import nnx
 from tqdm import tqdm
 
-from classp_jax import consolidate, fisher_diagonal, unassigned_share
-from examples import checkpoints, rows, sharding
+from classp_jax import (
+    EwcPenaltyState,
+    ScaleByAccumulatedPowerNormState,
+    consolidate,
+    fisher_diagonal,
+    set_penalty,
+    unassigned_share,
+)
+from examples import checkpoints, checks, rows, sharding
+from examples.boundaries import carry_over as _carry_over
+from examples.boundaries import check_collects_squares, states_of, sums
 from examples.checkpoints import Saving, Sigterm, Trail
-from examples.methods import Method, Phase, as_json, make_optimizer
+from examples.methods import (
+    Method,
+    Phase,
+    arguments,
+    as_json,
+    kind_of_sum,
+    make_optimizer,
+    name_of,
+)
 from examples.training import Accuracy, Trainer, TrainState
 
 _LOOP = 125  # Steps in one call of the compiled loop, at most.
@@ -133,6 +150,12 @@ class Runner:
       mesh: the devices to train on, as :class:`examples.training.Trainer` takes it; if
         of several processes, ``folder`` must be one that they share, and none saves
         along a phase.
+
+    Raises:
+      ValueError: a task can't be trained or measured as the experiment says: a split is
+        missing or empty, inputs aren't finite or not alike, or labels aren't classes of
+        the model, one an example. Nothing has been compiled then.
+      TypeError: inputs or labels are no array.
     """
 
     def __init__(
@@ -144,6 +167,8 @@ class Runner:
         sigterm: Sigterm | None = None,
         mesh: jax.sharding.Mesh | None = None,
     ):
+        checks.check_from_1_on("vmap_seeds", vmap_seeds)
+        _check(experiment)
         # One by one: as a pytree, a dictionary would lose its order.
         tasks = {
             name: sharding.place(task, mesh, cut=False)
@@ -170,11 +195,22 @@ class Runner:
           name: of the method, for the rows.
           method: what to do.
           seeds: of the initial weights, the order of the examples and the dropout.
+
+        Raises:
+          ValueError: the seeds, the method's splits or one of its phases can't be used,
+            or a sum that one phase collects can't go on in the next; the message says
+            which and why. Nothing has been trained then.
+          TypeError: a hyperparameter is none of its optimizer's, or of another type.
         """
         settings = self._experiment.settings
+        seeds = checks.check_seeds(seeds)
+        self._check_method(method)
         found = rows.select(rows.read(self._rows), method, settings)
         done = {row["seed"] for row in found}
-        for group in self._groups([seed for seed in seeds if seed not in done]):
+        todo = [seed for seed in seeds if seed not in done]
+        if todo:
+            _check_each_phase(method, self._check_goes_on)
+        for group in self._groups(todo):
 
             def write(outcomes: dict[int, Outcome]) -> None:
                 of_group = [
@@ -195,6 +231,57 @@ class Runner:
         if len(self._trainers) > _MOST_TRAINERS:
             self._trainers.clear()
             jax.clear_caches()
+
+    def _check_method(self, method: Method) -> None:
+        """Refuses what can't be trained."""
+        if not method.phases:
+            raise ValueError(f"{method.title!r} must have a phase at least, got none.")
+        _check_each_phase(method, self._check_phase)
+        names = self._names_measured(method.phases)
+        tasks = [self._experiment.tasks[name] for name in names]
+        checks.check_splits(method.splits, tasks)
+
+    def _check_phase(self, earlier: tuple[Phase, ...], phase: Phase) -> None:
+        tasks, size = list(self._experiment.tasks), self._experiment.batch_size
+        checks.check_phase(phase, len(earlier), tasks, size)
+        # As they are mixed: all epochs in one, unless each task has as many.
+        in_one = len(set(phase.epochs.values())) > 1
+        epoch = sum(
+            len(self._range(name)) * (count if in_one else 1)
+            for name, count in phase.epochs.items()
+        )
+        self._new_in_batch(phase, [epoch])
+        if phase.replay and phase.replay.memory is not None:
+            self._earlier_tasks(phase)
+        as_json((phase,))
+
+    def _check_goes_on(self, earlier: tuple[Phase, ...], phase: Phase) -> None:
+        """Makes the optimizers, and refuses a sum that is lost or of another form."""
+        states = [self._trainer(p).shapes for p in (*earlier, phase)]
+        collecting = [bool(sums(state.opt_state)) for state in states]
+        if phase.ewc and phase.ewc.fisher == "steps":
+            check_collects_squares(earlier[-1], states[-2])
+        if not earlier:
+            return
+        before = earlier[-1]
+        if phase.ewc and before.si:
+            raise ValueError(
+                "ewc can't go on from si, whose importances are no Fisher information."
+            )
+        if collecting[-1] and any(collecting[:-1]) and not collecting[-2]:
+            raise ValueError(
+                f"the sum that an earlier phase collected is lost, as"
+                f" {name_of(before.optimizer)} keeps none; classp with"
+                " apply_decay=False, in its place, is SGD that goes on collecting."
+            )
+        if collecting[-1] and collecting[-2]:
+            kinds = kind_of_sum(before), kind_of_sum(phase)
+            if kinds[0] != kinds[1]:
+                raise ValueError(
+                    f"the phase before collects a sum of {kinds[0]}, which can't go on"
+                    f" as one of {kinds[1]}; give both the same."
+                )
+        jax.eval_shape(_carry_over, states[-2], states[-1])
 
     @property
     def _first_task(self) -> Split:
@@ -291,11 +378,7 @@ class Runner:
     ) -> dict[str, Any]:
         """What the rows say of a phase."""
         trainer = self._trainer(phases[-1])
-        names = [
-            name
-            for name in self._experiment.tasks
-            if self._experiment.unseen or any(name in p.epochs for p in phases)
-        ]
+        names = self._names_measured(phases)
         result = {
             "accuracy": self._accuracies(trainer, state, names, splits, seed),
             **measured,
@@ -305,7 +388,7 @@ class Runner:
                 bool(jnp.isfinite(p).all()) for p in jax.tree.leaves(state.params)
             ),
         }
-        if optax.tree.get(state.opt_state, "grad_sum") is not None:
+        if states_of(state.opt_state, ScaleByAccumulatedPowerNormState):
             result["unassigned_share"] = float(unassigned_share(state.opt_state))
         if (is_open := optax.tree.get(state.opt_state, "is_open")) is not None:
             result["is_open"] = bool(is_open)
@@ -315,6 +398,14 @@ class Runner:
                 trainer, untrained, names, splits, seed
             )
         return result
+
+    def _names_measured(self, phases: tuple[Phase, ...]) -> list[str]:
+        """The tasks that accuracy is measured on behind the last of the phases."""
+        return [
+            name
+            for name in self._experiment.tasks
+            if self._experiment.unseen or any(name in p.epochs for p in phases)
+        ]
 
     def _accuracies(
         self,
@@ -348,7 +439,7 @@ class Runner:
             "block of": {"steps": _LOOP, "last batch": "filled up"},
             "version of": rows.provenance()["versions"],
         }
-        name = f"{phases[-1].optimizer}-{self._key(phases, seeds)}-along"
+        name = f"{_in_file_name(phases[-1])}-{self._key(phases, seeds)}-along"
         alone = jax.process_count() == 1
         trail = Trail(name, made_by, self._saving if alone else None)
         try:
@@ -532,7 +623,7 @@ class Runner:
         return self._trainers[key]
 
     def _file(self, phases: tuple[Phase, ...], seed: int) -> pathlib.Path:
-        name = f"{phases[-1].optimizer}-{self._key(phases)}-seed-{seed}.npz"
+        name = f"{_in_file_name(phases[-1])}-{self._key(phases)}-seed-{seed}.npz"
         return self._checkpoints / name
 
     def _key(self, phases: tuple[Phase, ...], *more: Any) -> str:
@@ -552,26 +643,26 @@ class Runner:
         """Puts Fisher and anchor into the optimizer's state."""
         data = self._first_task
         if phase.ewc.fisher == "steps":
-            grad_sum = optax.tree.get(before.state.opt_state, "grad_sum")
-            fisher = jax.tree.map(lambda s: s / before.state.step, grad_sum)
+            (collected,) = sums(before.state.opt_state)
+            fisher = jax.tree.map(lambda s: s / before.state.step, collected.grad_sum)
             anchor = jax.tree.map(jnp.copy, state.params)
         elif phase.ewc.fisher == "batches":
-            rate = phase.hyperparameters["learning_rate"]
+            rate = arguments(phase)["learning_rate"]
             hyperparameters = dict(learning_rate=rate, power=2, apply_decay=False)
             first = next(iter(self._experiment.tasks))
             separate = Phase({first: 1}, "classp", hyperparameters)
             (outcome,) = self._after(
                 f"{title}: Fisher", (separate,), [seed + _SEPARATE]
             )
-            grad_sum = optax.tree.get(outcome.state.opt_state, "grad_sum")
-            fisher = jax.tree.map(lambda s: s / len(data.labels), grad_sum)
+            (collected,) = sums(outcome.state.opt_state)
+            fisher = jax.tree.map(lambda s: s / len(data.labels), collected.grad_sum)
             anchor = outcome.state.params
         else:
             fisher = self._fisher_of_examples(earlier, phase, state, seed)
             anchor = jax.tree.map(jnp.copy, state.params)
-            if optax.tree.get(before.state.opt_state, "fisher") is not None:
-                fisher, anchor = _several(phase, before.state, fisher, anchor)
-        opt_state = optax.tree.set(state.opt_state, fisher=fisher, anchor=anchor)
+            for so_far in states_of(before.state.opt_state, EwcPenaltyState):
+                fisher, anchor = _several(phase, so_far, fisher, anchor)
+        opt_state = set_penalty(state.opt_state, fisher, anchor)
         return state._replace(opt_state=opt_state)
 
     def _fisher_of_examples(
@@ -618,22 +709,35 @@ class Runner:
         ]
         if len(phase.epochs) > 1:
             epochs = _mixed(epochs, set(phase.epochs.values()), rng)
-        replayed = phase.replay.in_batch if phase.replay else 0
-        new = self._experiment.batch_size - replayed
-        smallest = min(map(len, epochs))
-        if not 0 < new <= smallest:
-            raise ValueError(
-                f"A batch of {self._experiment.batch_size} examples, {replayed} of them"
-                f" replayed, can't be drawn from {smallest}."
-            )
+        new = self._new_in_batch(phase, list(map(len, epochs)))
         blocks = [_blocks(epoch.astype(np.int32), new) for epoch in epochs]
         if phase.replay:
             kept = self._replayed(phase, seed, rng)
+            replayed = phase.replay.in_batch
             for of_epoch in blocks:
                 for i, block in enumerate(of_epoch):
                     drawn = rng.choice(kept, (len(block), replayed)).astype(np.int32)
                     of_epoch[i] = np.concatenate([block, drawn], axis=1)
         return blocks
+
+    def _new_in_batch(self, phase: Phase, epochs: list[int]) -> int:
+        """How many examples of a batch aren't replayed, of epochs of some lengths."""
+        replayed = phase.replay.in_batch if phase.replay else 0
+        new = self._experiment.batch_size - replayed
+        if not 0 < new <= min(epochs):
+            raise ValueError(
+                f"A batch of {self._experiment.batch_size} examples, {replayed} of them"
+                f" replayed, can't be drawn from {min(epochs)}."
+            )
+        return new
+
+    def _earlier_tasks(self, phase: Phase) -> list[str]:
+        """Those before a phase's."""
+        names = list(self._experiment.tasks)
+        earlier = names[: min(map(names.index, phase.epochs))]
+        if not earlier:
+            raise ValueError("The first task has none before it to replay.")
+        return earlier
 
     def _replayed(
         self, phase: Phase, seed: int, rng: np.random.Generator
@@ -642,10 +746,7 @@ class Runner:
         if phase.replay.memory is None:
             count = len(self._first_task.labels)
             return rng.choice(count, self._kept(phase), replace=False)
-        names = list(self._experiment.tasks)
-        earlier = names[: min(map(names.index, phase.epochs))]
-        if not earlier:
-            raise ValueError("The first task has none before it to replay.")
+        earlier = self._earlier_tasks(phase)
         orders = [
             np.random.default_rng([seed, _SEPARATE, i]).permutation(self._range(task))
             for i, task in enumerate(earlier)
@@ -688,25 +789,46 @@ def _blocks(order: np.ndarray, size: int) -> list[np.ndarray]:
     return [batches[i : i + _LOOP] for i in range(0, steps, _LOOP)]
 
 
-def _carry_over(before: TrainState, fresh: TrainState) -> TrainState:
-    """The state that a phase begins with: the optimizer's goes on where it can."""
-    opt_state = fresh.opt_state
-    if jax.tree.structure(before.opt_state) == jax.tree.structure(opt_state):
-        return before
-    for name in ("grad_sum", "column_sum"):
-        so_far, own = (optax.tree.get(s, name) for s in (before.opt_state, opt_state))
-        if jax.tree.leaves(so_far) and jax.tree.leaves(own):
-            opt_state = optax.tree.set(opt_state, **{name: so_far})
-    return before._replace(opt_state=opt_state)
+def _check(experiment: Experiment) -> None:
+    """Refuses data that the experiment can't be made of."""
+    for what in ("batch_size", "measurements"):
+        checks.check_from_1_on(what, getattr(experiment, what))
+    checks.check_tasks(experiment.tasks, experiment.curve, experiment.splits)
+    inputs = next(iter(experiment.tasks.values())).train.inputs
+    two = jax.ShapeDtypeStruct((2, *inputs.shape[1:]), inputs.dtype)
+    make_model, preprocess = experiment[1:3]
+    trainer = Trainer(make_model, optax.identity(), preprocess, dtype=experiment.dtype)
+    try:
+        shape = trainer.logits_shape(two)
+    except Exception as error:  # Whatever layers raise.
+        raise ValueError(
+            f"The model can't take inputs {inputs.dtype} of shape {two.shape}, two of"
+            f" the first task's examples, preprocessed: {error}"
+        ) from error
+    checks.check_outputs(experiment.tasks, shape, experiment.heads)
+
+
+def _check_each_phase(
+    method: Method, check: Callable[[tuple[Phase, ...], Phase], None]
+) -> None:
+    """Calls a check with what precedes each phase and the phase; errors say which."""
+    for number, phase in enumerate(method.phases):
+        try:
+            check(method.phases[:number], phase)
+        except (TypeError, ValueError) as error:
+            where = f"{method.title!r}, phase {number + 1}: "
+            raise type(error)(f"{where}{error}") from error
+
+
+def _in_file_name(phase: Phase) -> str:
+    return name_of(phase.optimizer).rpartition(".")[2]
 
 
 def _several(
-    phase: Phase, before: TrainState, fisher: optax.Params, anchor: optax.Params
+    phase: Phase, before: EwcPenaltyState, fisher: optax.Params, anchor: optax.Params
 ) -> tuple[optax.Params, optax.Params]:
     """Fisher and anchor of the penalties so far and a further one, or online EWC's."""
-    so_far, drawn_to = (
-        optax.tree.get(before.opt_state, key) for key in ("fisher", "anchor")
-    )
+    so_far, drawn_to = before.fisher, before.anchor
     if phase.ewc.decay is not None:
         decay = phase.ewc.decay
         return jax.tree.map(lambda f, g: decay * f + g, so_far, fisher), anchor
@@ -734,9 +856,12 @@ def _consolidated(phase: Phase, state: TrainState) -> TrainState:
 @functools.partial(jax.vmap, in_axes=(0, 0, None))
 def _penalty(params: Any, opt_state: Any, strength: float) -> jax.Array:
     """EWC's, of each seed."""
-    fisher, anchor = (optax.tree.get(opt_state, key) for key in ("fisher", "anchor"))
+    (of,) = states_of(opt_state, EwcPenaltyState)
     terms = jax.tree.map(
-        lambda f, w, w_star: jnp.sum(f * (w - w_star) ** 2), fisher, params, anchor
+        lambda f, w, w_star: jnp.sum(f * (w - w_star) ** 2),
+        of.fisher,
+        params,
+        of.anchor,
     )
     return strength / 2 * sum(jax.tree.leaves(terms))
 

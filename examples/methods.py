@@ -1,11 +1,16 @@
 """What an experiment compares: methods, each a sequence of training phases."""
 
 import dataclasses
+import difflib
+import functools
 import inspect
 import json
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import optax
+import optax.contrib
 
 import classp_jax
 from examples.storage import classp_stored
@@ -75,8 +80,12 @@ class Phase:
     Attributes:
       epochs: how often each task's data are passed over, at most; several tasks are
         mixed.
-      optimizer: a key of :data:`OPTIMIZERS`.
-      hyperparameters: what to call it with.
+      optimizer: a key of :data:`OPTIMIZERS`; the name of an optimizer of ``optax`` or
+        ``optax.contrib``; or a function that makes one. The rows know a function by its
+        module and name, so that it has another name whenever it changes, and that what
+        varies is a hyperparameter. If it collects a sum of another power than 1, it has
+        an argument ``power`` that says so.
+      hyperparameters: what to call it with, by name: numbers, strings, dtypes, None.
       ewc: the penalty, if any.
       replay: the examples replayed, if any.
       stop_loss: ends the phase behind the epoch whose last batch's loss is at most
@@ -87,7 +96,7 @@ class Phase:
     """
 
     epochs: dict[str, int]
-    optimizer: str
+    optimizer: str | Callable[..., optax.GradientTransformation]
     hyperparameters: dict[str, Any]
     ewc: EWC | None = None
     replay: Replay | None = None
@@ -102,7 +111,7 @@ class Method(NamedTuple):
       title: what to call it there.
       phases: what it does, one after the other. The optimizer's state goes on from
         phase to phase where the next one's has the same structure; the sum that CLASSP
-        collects goes on in any case.
+        collects goes on in any case, or is refused where it has another form.
       splits: on which of each task's splits accuracy is measured at the end.
     """
 
@@ -114,21 +123,48 @@ class Method(NamedTuple):
 def as_json(phases: tuple[Phase, ...]) -> list[dict[str, Any]]:
     """The phases as a row of results has them; equal for equal computations.
 
-    Every hyperparameter is there, those left at their defaults too; what a phase does
-    without isn't.
+    Every hyperparameter is there, those left at their defaults too, but for defaults
+    that JSON can't hold; what a phase does without isn't.
+
+    Raises:
+      ValueError: an optimizer has no name, or none that is known.
+      TypeError: a hyperparameter is none of the optimizer's, or JSON can't hold it.
     """
     content = []
     for phase in phases:
-        signature = inspect.signature(OPTIMIZERS[phase.optimizer])
-        bound = signature.bind(**phase.hyperparameters)
-        bound.apply_defaults()
-        resolved = dataclasses.replace(phase, hyperparameters=bound.arguments)
+        resolved = dataclasses.replace(
+            phase, optimizer=name_of(phase.optimizer), hyperparameters=_recorded(phase)
+        )
         of_phase = _without_none(dataclasses.asdict(resolved))
         for key in ("ewc", "replay", "si"):
             if key in of_phase:
                 of_phase[key] = _without_none(of_phase[key])
         content.append(of_phase)
     return json.loads(json.dumps(content))
+
+
+def _recorded(phase: Phase) -> dict[str, Any]:
+    """A phase's hyperparameters, as JSON has them."""
+    content = {}
+    for key, value in arguments(phase).items():
+        try:
+            content[key] = json.loads(
+                json.dumps(value, default=_plain, allow_nan=False)
+            )
+        except (TypeError, ValueError) as error:
+            if key not in phase.hyperparameters:
+                continue
+            raise TypeError(
+                f"{name_of(phase.optimizer)}: a row can't hold {key}={value!r}, only"
+                " finite numbers, strings, dtypes and None. Write a function that makes"
+                " the optimizer with it, and give that as the phase's optimizer."
+            ) from error
+    return content
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's and JAX's scalars and dtypes, as JSON has them."""
+    return value.item() if hasattr(value, "item") else np.dtype(value).name
 
 
 def _without_none(content: dict[str, Any]) -> dict[str, Any]:
@@ -163,10 +199,11 @@ def classp_self_opening(
     slow: float = 0.99,
 ) -> optax.GradientTransformation:
     """Algorithm 1, the gate of which opens where the loss first jumps."""
-    return classp_jax.open_on_signal(
-        lambda gate: classp_jax.classp(learning_rate, apply_decay=gate),
-        classp_jax.loss_jump(ratio, margin, fast, slow),
+    make_optimizer = optax.inject_hyperparams(
+        functools.partial(classp_jax.classp, learning_rate),
+        static_args=("threshold", "power", "eps"),
     )
+    return make_optimizer(apply_decay=classp_jax.loss_jump(ratio, margin, fast, slow))
 
 
 OPTIMIZERS = {
@@ -183,6 +220,121 @@ OPTIMIZERS = {
 }
 
 
+@functools.cache
+def _of_optax() -> Mapping[str, Callable[..., optax.GradientTransformation]]:
+    """Optax's optimizers: what takes a learning rate, and isn't a part of one.
+
+    But for the schedule-free ones: they train other weights than are to be evaluated.
+    """
+    return {
+        name: make
+        for module in (optax.contrib, optax)
+        for name, make in vars(module).items()
+        if inspect.isfunction(getattr(make, "func", make))  # Or a partial one.
+        and not name.startswith(("_", "scale_by", "schedule_free"))
+        and any(key.endswith("learning_rate") for key in _parameters(make))
+    }
+
+
+def _parameters(make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(make).parameters
+
+
+def maker(
+    optimizer: str | Callable[..., optax.GradientTransformation],
+) -> Callable[..., optax.GradientTransformation]:
+    """The function that makes a phase's optimizer.
+
+    Args:
+      optimizer: as :class:`Phase` takes it.
+
+    Returns:
+      The function.
+
+    Raises:
+      ValueError: there is no optimizer of that name.
+      TypeError: it is neither a name nor a function.
+    """
+    if isinstance(optimizer, str):
+        known = _of_optax() | OPTIMIZERS
+        if optimizer in known:
+            return known[optimizer]
+        close = ", ".join(difflib.get_close_matches(optimizer, known)) or "none"
+        raise ValueError(
+            f"There is no optimizer {optimizer!r} (close to it: {close}). Known are"
+            f" {', '.join(OPTIMIZERS)}, and of Optax"
+            f" {', '.join(sorted(_of_optax().keys() - OPTIMIZERS.keys()))}; or give a"
+            " function that makes one."
+        )
+    if callable(optimizer):
+        return optimizer
+    raise TypeError(
+        "A phase's optimizer is a name or a function that makes one, such as"
+        f" optax.adam; its arguments are the hyperparameters. Got {optimizer!r}."
+    )
+
+
+def name_of(optimizer: str | Callable[..., optax.GradientTransformation]) -> str:
+    """The name under which the rows have a phase's optimizer.
+
+    Args:
+      optimizer: as :class:`Phase` takes it.
+
+    Returns:
+      The name by which it is known, or module and name of a function of one's own.
+
+    Raises:
+      ValueError: that wouldn't tell it from others: it is a lambda, depends on
+        variables of the function that it stands in, or has arguments without a name.
+      TypeError: it is neither a name nor a function.
+    """
+    if isinstance(optimizer, str):
+        return optimizer
+    make = maker(optimizer)
+    for name, known in (_of_optax() | OPTIMIZERS).items():
+        if known is make:
+            return name
+    if isinstance(make, functools.partial) and not make.args:
+        return name_of(make.func)
+    name = getattr(make, "__qualname__", "<nameless>")
+    captured = inspect.getclosurevars(make).nonlocals if "<locals>" in name else {}
+    if name.endswith((">", "<lambda>")) or captured:
+        why = f"depends on {', '.join(captured)} around it" if captured else "has none"
+        raise ValueError(
+            f"The rows know an optimizer by its name, and {make!r} {why}. Write it as a"
+            " function with a name, of which all that varies is a hyperparameter."
+        )
+    return f"{make.__module__}.{name}"
+
+
+def arguments(phase: Phase) -> dict[str, Any]:
+    """What a phase's optimizer is made with, its defaults too.
+
+    Raises:
+      ValueError: there is no optimizer of that name.
+      TypeError: a hyperparameter is none of its arguments, or one is missing.
+    """
+    make = maker(phase.optimizer)
+    try:
+        bound = inspect.signature(make).bind(**phase.hyperparameters)
+    except TypeError as error:
+        raise TypeError(
+            f"{name_of(phase.optimizer)}: {error}; it takes"
+            f" {', '.join(_parameters(make))}."
+        ) from error
+    bound.apply_defaults()
+    return bound.arguments
+
+
+def kind_of_sum(phase: Phase) -> str:
+    """What a phase's optimizer sums, if it does, in words; equal for equal sums."""
+    of = arguments(phase)
+    released = name_of(phase.optimizer) == "classp_released"  # Whatever its power.
+    power = 1 if released else of.get("power", 1)
+    storage = f", stored as {of['storage']}" if "storage" in of else ""
+    return f"|g|^{float(power):g}{storage}"
+
+
 def make_optimizer(
     phase: Phase, fisher: optax.Params = None, anchor: optax.Params = None
 ) -> optax.GradientTransformation:
@@ -195,9 +347,23 @@ def make_optimizer(
 
     Returns:
       An Optax transformation.
+
+    Raises:
+      ValueError: there is no optimizer of that name, or a hyperparameter is out of its
+        range.
+      TypeError: a hyperparameter is none of the optimizer's, or of another type; or
+        what the function makes is no Optax transformation.
     """
-    optimizer = OPTIMIZERS[phase.optimizer](**phase.hyperparameters)
-    rate = phase.hyperparameters["learning_rate"]
+    rate = arguments(phase).get("learning_rate")
+    optimizer = maker(phase.optimizer)(**phase.hyperparameters)
+    name = name_of(phase.optimizer)
+    if not all(callable(getattr(optimizer, of, None)) for of in ("init", "update")):
+        raise TypeError(f"{name} must make an Optax transformation, got {optimizer!r}.")
+    if rate is None and (phase.si or (phase.ewc and phase.ewc.implicit)):
+        raise ValueError(
+            f"{name} has no learning_rate, with which the penalty's step is solved"
+            " implicitly."
+        )
     if phase.si:
         optimizer = classp_jax.synaptic_intelligence(optimizer, phase.si.strength, rate)
     if phase.ewc is None:

@@ -50,6 +50,26 @@ def read(
     return found, len(all_rows) - len(distinct(found))
 
 
+def of_methods(found: Found, names: Iterable[str] | None) -> Found:
+    """The rows of some methods alone, None for all."""
+    return found if names is None else {n: found[n] for n in names if n in found}
+
+
+def announce(tables_of_run: Iterable[str], files: Iterable[pathlib.Path]) -> None:
+    """Prints what a command ends with.
+
+    Args:
+      tables_of_run: those that show what it has trained; without any lines none.
+      files: that it writes, where there was anything to show.
+    """
+    for table in tables_of_run:
+        if table.count("\n") > 1:
+            print(f"\n{table}")
+    print()
+    for file in filter(pathlib.Path.exists, files):
+        print(f"Written: {file}")
+
+
 def sections(study: Study, found: Found) -> list[str]:
     """The tables of a page, each with its title and a caption.
 

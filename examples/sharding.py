@@ -100,9 +100,11 @@ def spread(batch: jax.Array, mesh: Mesh | None) -> jax.Array:
 
 
 def fetch(tree: Any) -> Any:
-    """Arrays as NumPy's, whole, in every process."""
+    """Arrays as NumPy's, whole, in every process; random keys as their integers."""
 
     def whole(x: jax.Array) -> np.ndarray:
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x = jax.random.key_data(x)
         if x.is_fully_addressable or x.is_fully_replicated:
             return np.asarray(x)
         return multihost_utils.process_allgather(x, tiled=True)

@@ -107,6 +107,13 @@ def measured_table(study: Study, found: Found) -> str:
     return table(header, lines)
 
 
+def of_run(study: Study, found: Found) -> list[str]:
+    """What a run shows: its methods, and where it has several of a front, each."""
+    several = any(len(found.keys() & f.methods.keys()) > 1 for f in study.fronts)
+    fronts = [fronts_table(study, found)] if several else []
+    return [measured_table(study, found), *fronts]
+
+
 def _and_without_what_went_wrong(
     study: Study, titles: dict[str, str], found: Found
 ) -> Iterator[tuple[str, str, Rows]]:

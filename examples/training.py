@@ -91,6 +91,22 @@ class Trainer:
         self._dtype = dtype
         self._heads = heads
 
+    @functools.cached_property
+    def shapes(self) -> TrainState:
+        """Of the state's arrays, without computing any."""
+        return jax.eval_shape(lambda: self.init(0))
+
+    def logits_shape(self, inputs: jax.typing.ArrayLike) -> tuple[int, ...]:
+        """Of what the model makes of inputs, (n, ...), without computing it."""
+        logits = jax.eval_shape(
+            lambda params, inputs: _logits(
+                self._graphdef, self._preprocess, params, inputs, None
+            ),
+            self.shapes.params,
+            inputs,
+        )
+        return logits.shape
+
     def init(self, seed: int) -> TrainState:
         """The state before the first step, in buffers of its own."""
         params = nnx.state(self._make_model(nnx.Rngs(seed)), nnx.Param)
@@ -211,11 +227,20 @@ class Trainer:
         batch = jnp.where(present, batch, batch[0])  # Nothing of another task's.
         # Not cut like the inputs, so that no device asks the others for any of these.
         batch, weights = sharding.hold((batch, weights), self._mesh)
-        loss, grads = jax.value_and_grad(self._loss)(
-            state.params, inputs[batch], labels[batch], weights, key
-        )
+        examples = inputs[batch], labels[batch]
+
+        def loss_of(params: nnx.State) -> jax.Array:
+            return self._loss(params, *examples, weights, key)
+
+        loss, grads = jax.value_and_grad(loss_of)(state.params)
+        # What line searches ask for beside the loss, at no cost to others.
         return loss, *self._optimizer.update(
-            grads, state.opt_state, state.params, value=loss
+            grads,
+            state.opt_state,
+            state.params,
+            value=loss,
+            grad=grads,
+            value_fn=loss_of,
         )
 
 

@@ -3,8 +3,12 @@
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import optax
 import pytest
 
+import classp_jax
 from benchmarks import compiled
 from benchmarks.timing import LEAST
 
@@ -27,6 +31,20 @@ def test_classp_moves_no_more_than_adagrad_on_a_cpu(power):
     program = compiled.update(f"classp, p {power}", None, FEW)
     assert program.moved <= 1.001 * adagrad.moved
     assert program.kept < 0.01 * FEW
+
+
+@pytest.mark.parametrize("power", [1, 2, 1.5])
+@pytest.mark.parametrize("reading", ["classp", "classp_equation1", "classp_released"])
+def test_the_program_of_many_tensors_is_shorter_than_adams(reading, power):
+    """What takes the time to trace and compile."""
+    params = [jnp.ones(shape) for shape in 50 * [(8, 8), (8,)]]
+
+    def lines(optimizer):
+        arguments = params, optimizer.init(params), params
+        return len(jax.jit(optimizer.update).lower(*arguments).as_text().splitlines())
+
+    ours = lines(getattr(classp_jax, reading)(0.1, power=power))
+    assert ours <= 0.5 * lines(optax.adam(0.1))
 
 
 @pytest.mark.tpu

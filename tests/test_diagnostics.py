@@ -140,3 +140,21 @@ def test_empty_tensors_and_jit():
         share(opt_state, per_tensor=True),
         {"empty": jnp.float32(0), "full": jnp.float32(1)},
     )
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+def test_steps_with_a_gradient_that_is_not_finite_are_counted(jitted):
+    solver = optax.chain(classp_jax.count_nonfinite(), classp_jax.classp(0.1))
+    alone = classp_jax.classp(0.1)
+    params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+    opt_state, alone_state = solver.init(params), alone.init(params)
+    update = jax.jit(solver.update) if jitted else solver.update
+    for step, bad in enumerate([0.5, jnp.nan, jnp.inf, 1e38, -jnp.inf, 0.0]):
+        gradient = jax.tree.map(lambda p: p * 0.1, params)
+        gradient["bias"] = gradient["bias"].at[1].set(bad)
+        updates, opt_state = update(gradient, opt_state, params)
+        expected, alone_state = alone.update(gradient, alone_state, params)
+        chex.assert_trees_all_close(updates, expected, rtol=1e-6)
+        counted = optax.tree.get(opt_state, "nonfinite_count")
+        assert counted == [0, 1, 2, 2, 3, 3][step] and counted.dtype == jnp.int32
+    assert classp_jax.count_nonfinite().init({}).nonfinite_count == 0

@@ -1,6 +1,12 @@
 """Elastic weight consolidation against closed forms, loops and its own definition."""
 
+import fractions
+import functools
+import gc
+import itertools
+import re
 import warnings
+import weakref
 
 import chex
 import equinox as eqx
@@ -12,6 +18,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import classp_jax
+from classp_jax import _ewc
 from tests import helpers
 
 # The loss is 1/2 sum of a (w - c)^2, of task B; the anchor is task A's solution.
@@ -269,7 +276,7 @@ def test_a_new_task_does_not_recompile():
     optimizer = ewc_sgd(1e8)
     update, opt_state = jax.jit(optimizer.update), optimizer.init(START)
     update(START, opt_state, START)
-    opt_state = optax.tree.set(opt_state, fisher=jnp.ones(4), anchor=2 * ANCHOR)
+    opt_state = classp_jax.set_penalty(opt_state, jnp.ones(4), 2 * ANCHOR)
     updates, _ = update(START, opt_state, START)
     chex.assert_trees_all_close(START + updates, 2 * ANCHOR, rtol=1e-6)
     assert update._cache_size() == 1
@@ -288,8 +295,8 @@ def test_injected_values():
     injected = make(FISHER, ANCHOR, strength=1.0, learning_rate=RATE)
     update, opt_state = jax.jit(injected.update), injected.init(START)
     for strength, rate in ((1.0, RATE), (30.0, 0.0), (0.0, 0.5)):
-        opt_state = optax.tree.set(
-            opt_state, strength=jnp.float32(strength), learning_rate=jnp.float32(rate)
+        opt_state = classp_jax.set_hyperparameters(
+            opt_state, strength=strength, learning_rate=rate
         )
         actual, opt_state = update(START, opt_state, START)
         plain = classp_jax.ewc_penalty(FISHER, ANCHOR, strength, rate)
@@ -307,17 +314,127 @@ def test_a_gradient_that_is_not_finite_stays_so():
     assert jnp.isnan(updates).tolist() == [True, False]
 
 
-def test_what_is_free_has_a_finite_derivative_by_the_strength():
-    def end(strength):
-        optimizer = ewc_sgd(strength, fisher=jnp.array([0.0, 1.0]), anchor=jnp.zeros(2))
-        params = jnp.ones(2)
-        updates, _ = optimizer.update(params, optimizer.init(params), params)
-        return updates
+NUMBERS = ("gradient", "param", "strength", "learning_rate", "fisher", "anchor")
 
-    derivative = jax.jacobian(end)(1.0)
-    assert derivative[0] == 0
-    assert jnp.isfinite(derivative[1])
-    assert derivative[1] != 0
+
+def update_of(gradient, param, strength, learning_rate, fisher, anchor):
+    """An update as a function of every number in it."""
+    penalized = classp_jax.ewc_penalty(anchor, anchor, strength, learning_rate)
+    state = penalized.init(param)._replace(fisher=fisher)
+    return penalized.update(gradient, state, param)[0]
+
+
+def differences(*point):
+    """Of the docstring's formula, by each number: exact, as in rational arithmetic."""
+
+    def u(g, w, strength, rate, fisher, anchor):
+        k = strength * fisher
+        return (g + k * (w - anchor)) / (1 + rate * k)
+
+    point = [fractions.Fraction(float(x)) for x in point]
+    for i, x in enumerate(point):
+        h = (abs(x) or fractions.Fraction(1)) / 2**200
+        above, below = ([*point[:i], x + d, *point[i + 1 :]] for d in (h, -h))
+        yield float((u(*above) - u(*below)) / (2 * h))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_derivative_by_every_number_is_that_of_finite_differences(dtype):
+    # Of strength and Fisher the products overflow, underflow and are denormal.
+    strengths, rates = (0, 1e-30, 1e-6, 1, 1e4, 1e30), (0, 0.1, 3)
+    fishers = (0, 1e-39, 1e-25, 1e-12, 0.7, 1e3, 1e30)
+    points = np.array(
+        [(0.3, 1.5, *x, 1.0) for x in itertools.product(strengths, rates, fishers)],
+        dtype,
+    )
+    points = points[points[:, 2].astype(float) * points[:, 4] < 1e37]
+    with helpers.enable_x64(dtype == np.float64):
+        columns = jnp.asarray(points).T
+        argnums = tuple(range(len(NUMBERS)))
+        with np.errstate(over="ignore"):  # By the learning rate, where it is 0.
+            expected = np.array([list(differences(*x)) for x in points], dtype).T
+        # What is denormal may be 0, before it meets a strength or a Fisher.
+        lost = 2 * np.finfo(dtype).tiny * np.maximum(points[:, [2, 4]].max(1), 1)
+        for derivatives in (jax.grad, jax.jacfwd):
+            actual = jax.jit(jax.vmap(derivatives(update_of, argnums)))(*columns)
+            for name, of, by in zip(NUMBERS, actual, expected, strict=True):
+                finite = np.isfinite(by)
+                error = np.abs(np.where(finite, of - by, 0))
+                bound = 16 * np.finfo(dtype).eps * np.abs(by) + lost
+                assert np.all(np.where(finite, error <= bound, of == by)), name
+
+
+@pytest.mark.parametrize("derivatives", [jax.grad, jax.jacfwd])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_leaves_the_other_derivatives_alone(bad, derivatives):
+    g, w, f = jnp.array([1.0, bad, 1e-40, 3.0]), jnp.arange(4.0), jnp.ones(4)
+
+    def of_what_is_finite(gradient, strength, learning_rate):
+        u = update_of(gradient, w, strength, learning_rate, f, jnp.zeros(4))
+        return jnp.sum(jnp.where(jnp.isfinite(u), u, 0))
+
+    numbers = (2.0, 0.1)
+    actual = derivatives(of_what_is_finite, (1, 2))(g, *numbers)
+    kept = jnp.array([0, 2, 3])
+
+    def without(strength, learning_rate):
+        return jnp.sum(
+            update_of(g[kept], w[kept], strength, learning_rate, f[:3], jnp.zeros(3))
+        )
+
+    expected = derivatives(without, (0, 1))(*numbers)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-6)
+    by_gradient = jax.grad(of_what_is_finite)(g, *numbers)
+    chex.assert_trees_all_close(by_gradient[kept], jnp.full(3, 1 / 1.2), rtol=1e-6)
+
+
+def test_an_infinite_importance_pins_unless_there_is_no_strength():
+    g, w, f = jnp.ones(2), jnp.full(2, 3.0), jnp.array([jnp.inf, 1.0])
+    free = update_of(g, w, 0.0, 0.5, f, jnp.ones(2))
+    chex.assert_trees_all_equal(free, g)
+    pinned = update_of(g, w, 1.0, 0.5, f, jnp.ones(2))
+    chex.assert_trees_all_close(w - 0.5 * pinned, jnp.array([1.0, 2.0]))
+
+
+@pytest.mark.parametrize("weights", [jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.bfloat16])
+@pytest.mark.parametrize(
+    "gradients", [jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.bfloat16, jnp.float32]
+)
+def test_short_weights_and_gradients_are_computed_in_float32(weights, gradients):
+    g, w = jnp.array([1.0, -0.5]).astype(gradients), jnp.ones(2).astype(weights)
+    penalized = classp_jax.ewc_penalty(jnp.array([1.0, 3.0]), w * 0, 2.0, 0.25)
+    actual, state = jax.jit(penalized.update)(g, penalized.init(w), w)
+    assert (actual.dtype, state.anchor.dtype) == (gradients, weights)
+    expected = jnp.array([(1 + 2) / 1.5, (-0.5 + 6) / 2.5]).astype(gradients)
+    chex.assert_trees_all_equal(
+        actual.astype(jnp.float32), expected.astype(jnp.float32)
+    )
+
+
+@pytest.mark.parametrize(
+    ("gradient", "error"), [(jnp.arange(2), TypeError), (jnp.ones(2) * 1j, ValueError)]
+)
+def test_gradients_that_are_not_real_are_refused_by_name(gradient, error):
+    params = {"w": jnp.ones(2)}
+    penalized = classp_jax.ewc_penalty(params, params, 1.0, RATE)
+    with pytest.raises(error, match=r"w'?\]? is (int32|complex)"):
+        penalized.update({"w": gradient}, penalized.init(params), params)
+
+
+def test_abstract_parameters_have_an_abstract_anchor():
+    sharding = NamedSharding(jax.make_mesh((8,), ("x",)), PartitionSpec("x"))
+    abstract = jax.ShapeDtypeStruct((8, 2), jnp.bfloat16, sharding=sharding)
+    concrete = jax.device_put(jnp.ones((8, 2), jnp.bfloat16), sharding)
+    of_numbers = classp_jax.ewc_penalty(np.ones((8, 2)), concrete, 1.0, RATE)
+    state = of_numbers.init(abstract)
+    expected = of_numbers.init(concrete)
+    chex.assert_trees_all_equal(state.fisher, expected.fisher)
+    for of, like in zip(state[1:], expected[1:], strict=True):
+        assert of.sharding == like.sharding
+    of_nothing = classp_jax.ewc_penalty(abstract, abstract, 1.0, RATE)
+    assert of_nothing.init(abstract).anchor == abstract
+    shapes = jax.eval_shape(of_nothing.init, abstract)
+    chex.assert_trees_all_equal_shapes_and_dtypes(shapes, of_nothing.init(abstract))
 
 
 def test_map_params():
@@ -492,7 +609,7 @@ def test_fisher_of_linear_regression_approaches_the_moments_of_the_inputs():
     chex.assert_trees_all_close(np.asarray(fisher), np.float32(scales**2), rtol=0.1)
 
 
-def test_fisher_takes_pytrees_and_no_more_compilations_than_shapes():
+def test_fisher_takes_pytrees_and_in_a_program_is_compiled_once():
     traces = []
 
     def loss(params, example):
@@ -500,12 +617,134 @@ def test_fisher_takes_pytrees_and_no_more_compilations_than_shapes():
         return cross_entropy(params, example["x"], example["label"])
 
     examples = {"x": INPUTS, "label": LABELS}
-    actual = classp_jax.fisher_diagonal(loss, SOFTMAX, examples)
     expected = classp_jax.fisher_diagonal(cross_entropy, SOFTMAX, INPUTS, LABELS)
+    actual = classp_jax.fisher_diagonal(loss, SOFTMAX, examples)
     chex.assert_trees_all_close(actual, expected, rtol=1e-6)
+    program = jax.jit(functools.partial(classp_jax.fisher_diagonal, loss))
+    chex.assert_trees_all_close(program(SOFTMAX, examples), expected, rtol=1e-6)
     before = len(traces)
-    classp_jax.fisher_diagonal(loss, jax.tree.map(jnp.zeros_like, SOFTMAX), examples)
+    program(jax.tree.map(jnp.zeros_like, SOFTMAX), examples)
     assert len(traces) == before
+
+
+class Learner(eqx.Module):
+    """Can be called, and can't be hashed."""
+
+    mask: jax.Array
+
+    def __call__(self, params, x):
+        return self.mask @ (params * x)
+
+
+def test_fisher_is_of_the_loss_as_it_is_at_each_call():
+    mask, x = jnp.array([1.0, 0.0]), jnp.ones((4, 2))
+
+    def loss(params, x):  # Reads the task's mask from outside.
+        return mask @ (params * x)
+
+    for mask in (jnp.array([1.0, 0.0]), jnp.array([0.0, 3.0])):
+        for loss_fn in (loss, Learner(mask)):
+            fisher = classp_jax.fisher_diagonal(loss_fn, jnp.ones(2), x)
+            chex.assert_trees_all_equal(fisher, mask**2)
+
+
+def test_nothing_that_a_loss_reads_is_kept_after_the_call():
+    def of_a_task():
+        learner = Learner(jnp.ones(2))
+        arrays, functions = weakref.ref(learner.mask), weakref.ref(learner)
+
+        def loss(params, x):
+            return learner(params, x)
+
+        classp_jax.fisher_diagonal(loss, jnp.ones(2), jnp.ones((4, 2)))
+        return arrays, functions, weakref.ref(loss)
+
+    kept = [ref for _ in range(2) for ref in of_a_task()]
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * 6
+
+
+CUT = np.float32(RNG.normal(size=(48, 8)))
+
+
+def tanh_loss(params, example, key):
+    noise = jax.random.normal(key, (4,))
+    return 0.5 * jnp.sum((jnp.tanh(example @ params["w"]) - noise) ** 2)
+
+
+def make_mesh(axes, explicit=False):
+    """Eight devices; by default what is on them is for the compiler to place."""
+    if not hasattr(jax.sharding, "auto_axes"):
+        return jax.make_mesh(tuple(axes.values()), tuple(axes))
+    types = jax.sharding.AxisType
+    axis_type = types.Explicit if explicit else types.Auto
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), (axis_type,) * len(axes))
+
+
+@pytest.mark.parametrize(
+    ("of_params", "of_examples", "batch_size"),
+    [
+        ((), ("x",), 8),
+        ((), (("x", "m"),), 5),
+        (("x", "m"), ("x",), 5),
+        (("m",), ("x", "m"), 48),
+        ((None, "m"), (), 7),
+    ],
+)
+@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("jit", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_fisher_of_what_is_cut_is_that_of_the_whole(
+    jit, explicit, of_params, of_examples, batch_size
+):
+    if explicit and not hasattr(jax.sharding, "auto_axes"):
+        pytest.skip("This JAX has no explicit axes.")
+    params = {"w": np.float32(np.linspace(-1, 1, 32).reshape(8, 4))}
+    keys = jax.random.split(jax.random.key(0), 48)
+    fisher = jit(
+        functools.partial(classp_jax.fisher_diagonal, tanh_loss, batch_size=batch_size)
+    )
+    expected = fisher(params, CUT, keys)
+    mesh = make_mesh({"x": 4, "m": 2}, explicit)
+
+    def put(x, *spec):
+        return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
+
+    placed = {"w": put(params["w"], *of_params)}
+    actual = fisher(placed, put(CUT, *of_examples), put(keys, *of_examples[:1]))
+    chex.assert_trees_all_close(jax.device_get(actual), expected, rtol=2e-5)
+    if explicit or jit is not jax.jit:  # What is traced doesn't say it otherwise.
+        assert actual["w"].sharding.is_equivalent_to(placed["w"].sharding, 2)
+
+
+@pytest.mark.parametrize("batch_size", [32, 20, 3])
+def test_each_device_has_its_own_examples_and_all_send_once(batch_size):
+    def program(shards, *trees):
+        def mean(params, examples):
+            return _ewc._mean_squared_gradient(
+                tanh_loss, batch_size, shards, params, examples
+            )
+
+        return jax.jit(mean).lower(*trees).compile()
+
+    params = {"w": jnp.ones((128, 4))}
+    examples = (jnp.ones((512, 128)), jax.random.split(jax.random.key(0), 512))
+    mesh = make_mesh({"x": 8})
+    everywhere, cut = (NamedSharding(mesh, PartitionSpec(*x)) for x in ((), ("x",)))
+    on_all = jax.device_put(params, everywhere), jax.device_put(examples, cut)
+    assert _ewc._parts(on_all[1]) == 8
+    parallel = program(8, *on_all)
+    sent = re.findall(
+        r"(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)"
+        r"(?:-start)?\(",
+        parallel.as_text(),
+    )
+    assert sent == ["all-reduce"]
+    assert "all-reduce" in parallel.as_text().split("ENTRY")[1]  # Not in the loop.
+    # Of 3 examples at once all devices have one.
+    share = 1 / min(8, batch_size) if batch_size > 8 else 1
+    alone = program(1, params, examples)
+    flops = [x.cost_analysis()["flops"] for x in (parallel, alone)]
+    assert flops[0] < 1.2 * share * flops[1]
 
 
 def test_fisher_holds_one_batch_of_gradients_at_once():
@@ -619,10 +858,10 @@ def test_masked_it_names_what_does_not_fit():
         (None, jnp.ones(2), TypeError),
         (lambda w, x: w * x, jnp.ones(2), TypeError),  # No scalar.
         (lambda w, x: jnp.sum(w * x), jnp.arange(2), TypeError),  # Integers.
+        (lambda w, x: w["a"] @ x, {"a": jnp.ones(2), "n": 1}, TypeError),
         (lambda w, x: jnp.sum(abs(w * x)), jnp.ones(2, jnp.complex64), ValueError),
-        (eqx.nn.Linear(2, 1, key=jax.random.key(0)), jnp.ones(2), ValueError),
     ],
-    ids=["no function", "no scalar", "no floats", "complex", "not hashable"],
+    ids=["no function", "no scalar", "no floats", "an integer", "complex"],
 )
 def test_what_has_no_fisher_is_refused(loss_fn, params, error):
     with pytest.raises(error):

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import classp_jax
 from classp_jax import _factored
+from classp_jax._factored import is_factored
 from tests import helpers
 
 SHAPES = {"matrix": (5, 7), "kernel": (3, 3, 2, 4), "bias": (4,), "scalar": ()}
@@ -35,8 +36,16 @@ def run(optimizer, gradients, params=None):
     return params, opt_state
 
 
-def state_of(opt_state):
-    return (optax.tree.get(opt_state, key) for key in ("grad_sum", "column_sum"))
+def rows_and_columns(opt_state):
+    """Of each tensor that is factored, and the whole sum of each other."""
+    sums = optax.tree.get(opt_state, "grad_sum")
+    rows = jax.tree.map(
+        lambda s: s[0] if is_factored(s) else s, sums, is_leaf=is_factored
+    )
+    columns = jax.tree.map(
+        lambda s: s[1] if is_factored(s) else (), sums, is_leaf=is_factored
+    )
+    return rows, columns
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
@@ -47,10 +56,10 @@ def test_rows_and_columns_have_the_sums_of_the_full_accumulator(
 ):
     gradients = [random_tree(seed) for seed in range(STEPS)]
     make = helpers.READINGS[reading]
-    _, of_full_state = run(make(0.1, threshold, power), gradients)
+    _, of_full_state = run(make(0.1, threshold, power=power), gradients)
     full = optax.tree.get(of_full_state, "grad_sum")
-    _, opt_state = run(make(0.1, threshold, power, factored=True), gradients)
-    grad_sum, column_sum = state_of(opt_state)
+    _, opt_state = run(make(0.1, threshold, power=power, factored=True), gradients)
+    grad_sum, column_sum = rows_and_columns(opt_state)
     for name, s in full.items():
         if s.ndim > 1:
             chex.assert_trees_all_close(grad_sum[name], s.sum(-1), rtol=1e-6)
@@ -117,17 +126,18 @@ def test_the_first_step_is_that_of_the_full_accumulator():
         ((2, 3), ((2,), (3,))),
         ((3, 3, 2, 4), ((3, 3, 2), (4,))),
         # As many numbers, or more, as there are weights.
-        ((2, 2), ((2, 2), (1,))),
-        ((1, 9), ((1, 9), (1,))),
-        ((9, 1), ((9, 1), (1,))),
-        ((9,), ((9,), (1,))),
-        ((), ((), (1,))),
-        ((0, 5), ((0, 5), (1,))),
+        ((2, 2), ((2, 2),)),
+        ((1, 9), ((1, 9),)),
+        ((9, 1), ((9, 1),)),
+        ((9,), ((9,),)),
+        ((), ((),)),
+        ((0, 5), ((0, 5),)),
     ],
 )
 def test_a_tensor_is_factored_where_that_is_shorter(shape, expected):
     opt_state = classp_jax.classp(0.1, factored=True).init(jnp.zeros(shape))
-    assert tuple(s.shape for s in state_of(opt_state)) == expected
+    sums = jax.tree.leaves(optax.tree.get(opt_state, "grad_sum"))
+    assert tuple(s.shape for s in sums) == expected
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
@@ -148,7 +158,7 @@ def test_what_is_not_finite_is_as_if_it_had_not_been(bad, power, threshold):
         for x in (bad, 0.0)
     )
     params = random_tree(STEPS)
-    optimizer = classp_jax.classp(0.1, threshold, power, factored=True)
+    optimizer = classp_jax.classp(0.1, threshold, power=power, factored=True)
     chex.assert_trees_all_equal(
         *(run(optimizer, stream, params) for stream in (with_bad, without))
     )
@@ -163,11 +173,11 @@ def test_the_sums_stay_finite_and_never_decrease(power, accumulator_dtype):
     )
     params = random_tree(0)
     opt_state = optimizer.init(params)
-    before = list(state_of(opt_state))
+    before = list(rows_and_columns(opt_state))
     for exponent in (0, 4, 15, 18, 19, 25, 38, -20, -38, 0, 38, 0):
         gradients = jax.tree.map(lambda p, e=exponent: p * 10.0**e, params)
         updates, opt_state = optimizer.update(gradients, opt_state, params)
-        after = list(state_of(opt_state))
+        after = list(rows_and_columns(opt_state))
         chex.assert_tree_all_finite((updates, after))
         jax.tree.map(
             lambda s, t: chex.assert_trees_all_equal(t >= s, s == s), *[before, after]
@@ -183,7 +193,7 @@ def test_the_sums_are_in_float32(dtype):
         params, classp_jax.classp(0.1, factored=True).init(params), params
     )
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
-    assert {s.dtype for s in jax.tree.leaves(list(state_of(opt_state)))} == {
+    assert {s.dtype for s in jax.tree.leaves(list(rows_and_columns(opt_state)))} == {
         jnp.dtype(jnp.float32)
     }
 
@@ -205,14 +215,16 @@ def test_a_large_tensor_is_summed_in_blocks(
     gradients = random_tree(0, shapes)
     gradients = jax.tree.map(lambda g: g.at[..., 1, 2].set(jnp.inf), gradients)
     optimizer = classp_jax.classp(
-        0.1, threshold, power, relative=relative, factored=True
+        0.1, threshold, power=power, relative=relative, factored=True
     )
     init, update = (f if seeds is None else jax.vmap(f) for f in optimizer[:2])
 
     def step(gradients):
         updates, opt_state = update(gradients, init(gradients), gradients)
         # Of its gradient, too, as when learning to learn.
-        return optax.tree.sum(jax.tree.map(jnp.log1p, (updates, *state_of(opt_state))))
+        return optax.tree.sum(
+            jax.tree.map(jnp.log1p, (updates, *rows_and_columns(opt_state)))
+        )
 
     def of_all(gradients):
         opt_state = init(gradients)
@@ -220,16 +232,18 @@ def test_a_large_tensor_is_summed_in_blocks(
 
     expected = jax.jit(of_all)(gradients)
     at_once = jax.jit(of_all).lower(gradients).as_text()
-    monkeypatch.setattr(_factored, "_BLOCK", 16)
+    monkeypatch.setattr(_factored, "BLOCK", 16)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
+    jax.clear_caches()
     in_blocks = jax.jit(lambda gradients: of_all(gradients))
     text = in_blocks.lower(gradients).as_text()
     assert text.count("stablehlo.while") > at_once.count("stablehlo.while")
     chex.assert_trees_all_close(in_blocks(gradients), expected, rtol=1e-5, atol=1e-6)
+    jax.clear_caches()
 
 
 def test_several_devices_exchange_sums_of_columns_alone(monkeypatch):
-    monkeypatch.setattr(_factored, "_BLOCK", 256)  # Which would be gathered.
+    monkeypatch.setattr(_factored, "BLOCK", 256)  # Which would be gathered.
     mesh = jax.make_mesh((8,), ("data",))
     shape = (64, 48)
     place = NamedSharding(mesh, PartitionSpec("data", None))
@@ -255,28 +269,138 @@ def test_several_devices_exchange_sums_of_columns_alone(monkeypatch):
     assert max(sizes) == shape[1]
 
 
-# Spelled as a step of the whole accumulator returns them, which compiles once, too.
-@pytest.mark.parametrize(
-    ("axis_type", "spec"),
-    [
-        *((AxisType.Auto, spec) for spec in ((), ("data",), (None, "data"))),
-        *((AxisType.Explicit, (*spec, None)) for spec in (("data",), (None,))),
-        (AxisType.Explicit, (None, "data")),
-    ],
-)
-def test_a_second_step_does_not_compile_again(axis_type, spec):
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
+WEIGHTS = {
+    "matrix": ((16, 32), ("x", "y")),
+    "columns": ((16, 32), (None, "y")),
+    "rows": ((16, 32), ("x",)),
+    "rows, in full": ((16, 32), ("x", None)),
+    "both": ((16, 32), (("y", "x"),)),
+    "kernel": ((3, 3, 8, 16), (None, None, None, "x")),
+    "middle": ((4, 16, 32), (None, "x", None)),
+    "ends": ((8, 16, 32), ("x", None, "y")),
+    "nowhere": ((16, 32), ()),
+    "nowhere, in full": ((16, 32), (None, None)),
+}
+
+
+def placed_weight(name, axis_type, mesh_shape=(4, 2)):
+    shape, spec = WEIGHTS[name]
+    mesh = jax.make_mesh(mesh_shape, ("x", "y"), axis_types=(axis_type,) * 2)
     place = NamedSharding(mesh, PartitionSpec(*spec))
+    return jax.device_put(jnp.ones(shape), place)
+
+
+def abstract(params):
+    return jax.tree.map(
+        lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=p.sharding), params
+    )
+
+
+def assert_lies_as(s, weight):
+    of_rows, of_columns = s.partition_specs(weight.sharding.spec)
+    for part, spec in ((s.rows, of_rows), (s.columns, of_columns)):
+        expected = NamedSharding(weight.sharding.mesh, spec)
+        assert part.sharding.is_equivalent_to(expected, part.ndim)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("how", ["concrete", "abstract", "compiled"])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_rows_and_columns_lie_where_the_tensor_does(name, how, axis_type):
+    params = placed_weight(name, axis_type)
     optimizer = classp_jax.classp(0.1, factored=True)
-    params = jax.device_put(jnp.ones((16, 24)), place)
+    if how == "compiled":
+        opt_state = jax.jit(optimizer.init)(params)
+    else:
+        opt_state = optimizer.init(params if how == "concrete" else abstract(params))
+    assert_lies_as(optax.tree.get(opt_state, "grad_sum"), params)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_where_the_state_will_lie_is_known_without_making_it(axis_type):
+    params = placed_weight("matrix", axis_type)
+    optimizer = classp_jax.classp(0.1, factored=True)
+    compiled = jax.jit(optimizer.init).lower(abstract(params)).compile()
+    place = optax.tree.get(compiled.output_shardings, "grad_sum")
+    assert (place.rows.spec, place.columns.spec) == (
+        PartitionSpec("x"),
+        PartitionSpec("y"),
+    )
+
+
+def test_a_weight_on_another_device_has_its_sums_there():
+    device = jax.devices()[3]
+    params = jax.device_put(jnp.ones((8, 6)), device)
+    opt_state = classp_jax.classp(0.1, factored=True).init(params)
+    for s in jax.tree.leaves(optax.tree.get(opt_state, "grad_sum")):
+        assert s.devices() == {device}
+
+
+def test_partition_specs_shorter_than_the_tensor_leave_the_columns_whole():
+    s = _factored.FactoredSum(jnp.zeros((4, 8)), jnp.zeros(6))
+    rows, columns = s.partition_specs(PartitionSpec("x"))
+    assert tuple(rows) == ("x", None) and tuple(columns) == (None,)
+
+
+def test_map_params_refuses_what_belongs_to_the_whole_tensor():
+    params = {"w": jnp.ones((16, 32)), "b": jnp.ones(32)}
+    specs = {"w": PartitionSpec("x"), "b": PartitionSpec()}
+    optimizer = classp_jax.classp(0.1, factored=True)
+    abstract_state = jax.eval_shape(optimizer.init, params)
+
+    def spec_of(s, spec):
+        return s.partition_specs(spec) if is_factored(s) else spec
+
+    with pytest.raises(ValueError, match="FactoredSum"):
+        optax.tree.map_params(optimizer, lambda s, spec: spec, abstract_state, specs)
+    mapped = optax.tree.map_params(
+        optimizer, spec_of, abstract_state, specs, is_leaf=is_factored
+    )
+    rows, columns = optax.tree.get(mapped, "grad_sum")["w"]
+    assert tuple(rows) == ("x",) and tuple(columns) == (None,)
+
+
+def cache_size(optimizer, params):
+    """The number of programs of three steps of training."""
 
     @jax.jit
     def step(params, opt_state):
         updates, opt_state = optimizer.update(params, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    step(*step(params, optimizer.init(params)))
-    assert step._cache_size() == 1
+    carry = params, optimizer.init(params)
+    for _ in range(3):
+        carry = step(*carry)
+    return step._cache_size()
+
+
+# The whole sum, too, compiles twice where the parameters come back spelled otherwise:
+# over explicit axes all that are not spelled in full, as these are.
+@pytest.mark.parametrize(
+    ("axis_type", "name"),
+    [
+        *((AxisType.Auto, name) for name in WEIGHTS),
+        *(
+            (AxisType.Explicit, name)
+            for name, (shape, spec) in WEIGHTS.items()
+            if len(shape) == len(spec)
+        ),
+    ],
+)
+@pytest.mark.parametrize("mesh_shape", [(4, 2), (8, 1)])
+def test_a_second_step_does_not_compile_again(axis_type, name, mesh_shape):
+    params = placed_weight(name, axis_type, mesh_shape)
+    assert cache_size(classp_jax.classp(0.1, factored=True), params) == 1
+
+
+def test_a_bias_spelled_in_full_does_not_make_it_compile_again():
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    params = {
+        "bias": jax.device_put(jnp.ones(32), NamedSharding(mesh, PartitionSpec(None))),
+        "kernel": placed_weight("columns", AxisType.Auto),
+    }
+    assert cache_size(classp_jax.classp(0.1), params) == 1
+    assert cache_size(classp_jax.classp(0.1, factored=True), params) == 1
 
 
 def test_vmap_over_seeds_is_each_seed():
@@ -314,3 +438,29 @@ def test_the_share_without_a_gradient_is_the_mean_of_stacked_seeds():
 def test_only_a_bool_says_so(nonsense):
     with pytest.raises(TypeError, match="factored must be True or False"):
         classp_jax.classp(0.1, factored=nonsense)
+
+
+@pytest.mark.parametrize("reading", ["algorithm1", "equation1"])
+def test_a_row_that_saturates_leaves_the_others_their_sums_and_steps(reading):
+    gradient = jnp.full((64, 64), 1e-3).at[0].set(100.0)
+    rows, steps = [], []
+    for dtype in (jnp.float16, jnp.float32):
+        optimizer = helpers.READINGS[reading](
+            0.1, eps=1.0, factored=True, accumulator_dtype=dtype
+        )
+        opt_state, update = optimizer.init(gradient), jax.jit(optimizer.update)
+        for _ in range(100):
+            updates, opt_state = update(gradient, opt_state)
+        rows.append(np.float32(optax.tree.get(opt_state, "grad_sum").rows))
+        steps.append(np.abs(updates))
+    assert rows[0][0] == 65504 and rows[1][0] == pytest.approx(640_000, rel=1e-4)
+    np.testing.assert_allclose(rows[0][1:], rows[1][1:], rtol=0.01)
+    # Not longer than with exact sums, by more than what float16 rounds.
+    assert np.all(steps[0] <= 1.02 * steps[1])
+
+
+def test_sums_whose_total_overflows_say_what_they_are_of():
+    rows, columns = jnp.array([3e38, 1e38]), jnp.full(4, 1e38)
+    of_each = _factored.of_each_weight(_factored.FactoredSum(rows, columns))
+    expected = np.outer([0.75, 0.25], np.full(4, 1e38))
+    np.testing.assert_allclose(of_each, expected, rtol=1e-6)

@@ -30,7 +30,7 @@ def scan(params, gradients, gate, threshold, power, dtype, relative):
         optimizer = classp_jax.classp(
             0.1,
             threshold,
-            power,
+            power=power,
             apply_decay=apply_decay,
             relative=relative,
             accumulator_dtype=dtype,
@@ -167,18 +167,37 @@ def test_what_has_no_finite_power_is_as_if_it_had_not_been(dtype, power, value):
         ("float64", jnp.float32, 1, 1e200),
     ],
 )
-def test_a_sum_that_would_overflow_stays_as_it_is(
-    dtype, accumulator_dtype, power, value
-):
+def test_a_sum_saturates(dtype, accumulator_dtype, power, value):
     gradients = np.full((STEPS, WEIGHTS), value)
     weights, sums = run(gradients, dtype, power, sums=accumulator_dtype)
     assert_sound(weights, sums)
-    np.testing.assert_array_equal(sums[-1], sums[2])
+    largest = jnp.finfo(sums.dtype).max
+    np.testing.assert_array_equal(sums[-1], largest)
     # What fits in goes on to be added.
-    gradients[1:] /= 10
+    gradients /= 10
     _, sums = run(gradients, dtype, power, sums=accumulator_dtype)
-    if value**power < float(jnp.finfo(sums.dtype).max):
+    if value**power < float(largest):
         assert np.all(sums[1].astype(float) > sums[0].astype(float))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "power", "value"),
+    [
+        (dtype, power, value)
+        for dtype in (jnp.float16, jnp.bfloat16, None)
+        for power, value in ((1, 7e4), (2, 300.0), (2, 1e4), (1.5, 2000.0))
+    ],
+)
+def test_a_term_that_fits_no_sum_still_shortens_its_step(dtype, power, value):
+    """The divisor has the present gradient as it is, whatever the sum can hold."""
+    gradients = np.full((3, 2), value)
+    weights, sums = run(gradients, "float32", power, sums=dtype)
+    steps = np.diff(weights, axis=0, prepend=np.float32([[-1, 1]]))
+    before = np.minimum([0.0, *sums[:-1, 0]], float(jnp.finfo(sums.dtype).max))
+    expected = -0.1 * value / (1e-5 + before + value**power) ** (1 / power)
+    np.testing.assert_allclose(steps[:, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(steps[0], -0.1, rtol=1e-5)
+    assert np.all(np.abs(steps) <= 0.1 * (1 + 1e-5))
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import functools
 import pickle
 import subprocess
 import sys
+import zipfile
 
 import chex
 import jax
@@ -192,6 +193,143 @@ def test_tied_weights_must_agree():
         interop.params_to_torch(tied | {"head": jnp.zeros(2)}, layout)
 
 
+def test_tied_tensors_of_one_array_must_agree():
+    layout = {"words": interop.Tensor(("w", "head"))}
+    params = {"words": jnp.zeros(3)}
+    values = torch.tensor([1.0, float("nan"), float("inf")])
+    state_dict = {"w": values, "head": values.clone()}
+    new = interop.params_from_torch(state_dict, layout, params)
+    np.testing.assert_array_equal(new["words"], values)
+    back = interop.params_to_torch(new, layout)
+    assert list(back) == ["w", "head"]
+    for tensor in back.values():
+        torch.testing.assert_close(tensor, values, rtol=0, atol=0, equal_nan=True)
+    for other in (torch.zeros(3), torch.ones(1)):
+        with pytest.raises(ValueError, match="head must equal w, .* words in JAX"):
+            interop.params_from_torch({"w": values, "head": other}, layout, params)
+
+
+BUFFERS = ("norm.running_mean", "norm.running_var", "norm.num_batches_tracked")
+
+
+@pytest.mark.parametrize(
+    "ignore", [BUFFERS, "norm.*_*", ("*.running_*", "*.num_batches_tracked"), "*"]
+)
+def test_buffers_are_left_out_where_that_is_said(ignore):
+    module = torch.nn.ModuleDict({"norm": torch.nn.BatchNorm1d(3)})
+    layout = interop.scale_and_bias("norm")
+    params = {"norm": {"scale": jnp.zeros(3), "bias": jnp.ones(3)}}
+    state_dict = module.state_dict()
+    with pytest.raises(ValueError, match=r"unexpected: \['norm.running_mean'"):
+        interop.params_from_torch(state_dict, layout, params)
+    new = interop.params_from_torch(state_dict, layout, params, ignore=ignore)
+    assert np.all(new["norm"]["scale"] == 1) and not np.any(new["norm"]["bias"])
+    # What the layout has is never left out, nor excused where it is missing.
+    with pytest.raises(ValueError, match=r"missing: \['norm.bias'\]"):
+        interop.params_from_torch(
+            without(state_dict, "norm.bias"), layout, params, ignore=ignore
+        )
+
+
+def test_buffers_of_integers_are_carried():
+    module = torch.nn.BatchNorm1d(3)
+    module(torch.randn(5, 3))
+    keys = ("running_mean", "running_var", "num_batches_tracked")
+    layout = {key: interop.Tensor(key) for key in keys}
+    params = {
+        "running_mean": jnp.zeros(3),
+        "running_var": jnp.zeros(3),
+        "num_batches_tracked": jnp.int32(0),
+    }
+    new = interop.params_from_torch(
+        module.state_dict(), layout, params, ignore=("weight", "bias")
+    )
+    assert new["num_batches_tracked"] == 1 and np.any(new["running_mean"])
+
+
+@pytest.mark.parametrize(
+    ("tensor", "dtype", "value"),
+    [
+        (torch.tensor([0.0, 1 + 2j]), "float32", "complex64"),
+        (torch.tensor([1e300], dtype=torch.float64), "float32", r"1e\+300"),
+        (torch.tensor([-1e300], dtype=torch.float64), "bfloat16", r"-1e\+300"),
+        (torch.tensor([1.0, 1e6]), "float16", "1000000.0"),
+        (torch.tensor([1e3]), "float8_e4m3fn", "1000.0"),
+        (torch.tensor([float("inf")]), "float8_e4m3fn", "inf"),
+        (torch.tensor([0.0, 1.5]), "int32", "1.5"),
+        (torch.tensor([float("nan")]), "int32", "nan"),
+        (torch.tensor([2**31]), "int32", "2147483648"),
+        (torch.tensor([-1]), "uint8", "-1"),
+        (torch.tensor([2.0]), "bool", "2.0"),
+        (torch.tensor([2**24 + 1]), "float32", "16777217"),
+    ],
+)
+def test_a_value_that_the_dtype_cannot_hold_is_named(tensor, dtype, value):
+    params = {"w": jnp.zeros(len(tensor), dtype)}
+    with pytest.raises(ValueError, match=f"^w must be .*{value}"):
+        interop.params_from_torch({"v": tensor}, {"w": interop.Tensor("v")}, params)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "dtype"),
+    [
+        (torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0]), "float16"),
+        (torch.tensor([1 / 3, 1e-300], dtype=torch.float64), "bfloat16"),
+        (torch.tensor([65519.0]), "float16"),
+        (torch.tensor([3.0, -4.0]), "int8"),
+        (torch.tensor([True, False]), "float32"),
+        (torch.tensor([1 + 2j, 3.0]), "complex64"),
+        (torch.tensor([1 - 2j]).conj(), "complex64"),
+        (torch.tensor([1.5, float("nan")]), "complex64"),
+    ],
+)
+def test_values_are_rounded_at_most(tensor, dtype):
+    params = {"w": jnp.zeros(len(tensor), dtype)}
+    layout = {"w": interop.Tensor("v")}
+    new = interop.params_from_torch({"v": tensor}, layout, params)["w"]
+    assert new.dtype == dtype
+    expected = tensor.resolve_conj().numpy().astype(jnp.dtype(dtype))
+    np.testing.assert_array_equal(new, expected)
+
+
+FLOAT8 = ["float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"]
+
+
+@pytest.mark.parametrize("dtype", FLOAT8)
+def test_float8_goes_both_ways_to_the_bit(dtype):
+    tensor = torch.tensor([[0.5, -2.0, 0.0], [3.0, 1e-2, float("nan")]])
+    tensor = tensor.to(getattr(torch, dtype))
+    layout = {"w": interop.Tensor("v", is_kernel=True)}
+    new = interop.params_from_torch(
+        {"v": tensor}, layout, {"w": jnp.zeros((3, 2), dtype)}
+    )
+    np.testing.assert_array_equal(
+        np.asarray(new["w"], np.float32), tensor.float().T.numpy()
+    )
+    back = interop.params_to_torch(new, layout)["v"]
+    assert back.dtype == tensor.dtype
+    assert torch.equal(back.view(torch.uint8), tensor.view(torch.uint8))
+
+
+def test_sparse_tensors_are_read_and_what_has_no_values_is_named():
+    layout, params = {"w": interop.Tensor("v")}, {"w": jnp.zeros((3, 3))}
+    for sparse in (torch.eye(3).to_sparse(), torch.eye(3).to_sparse_csr()):
+        new = interop.params_from_torch({"v": sparse}, layout, params)
+        np.testing.assert_array_equal(new["w"], np.eye(3))
+    quantized = torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8)
+    for other in (torch.zeros(3, 3, device="meta"), quantized, np.eye(3), None):
+        with pytest.raises(ValueError, match="^v"):
+            interop.params_from_torch({"v": other}, layout, params)
+    with pytest.raises(ValueError, match="^v is int4, which PyTorch lacks"):
+        interop.params_to_torch({"w": jnp.zeros(3, "int4")}, layout)
+
+
+def test_python_numbers_are_parameters_too():
+    layout = {"w": interop.Tensor("v")}
+    new = interop.params_from_torch({"v": torch.tensor(2.5)}, layout, {"w": 1.0})
+    assert new["w"] == 2.5 and new["w"].dtype == jnp.float32
+
+
 def test_only_a_kernel_can_be_flattened():
     with pytest.raises(ValueError, match=r"fc.bias is flattened"):
         interop.Tensor("fc.bias", flattened=(3, 2))
@@ -283,9 +421,7 @@ def test_a_factored_accumulator_takes_and_gives_the_sums_of_rows_and_columns():
     new = interop.grad_sum_from_torch(state_dict, NAMES, LAYOUT, opt_state)
     chex.assert_trees_all_equal_shapes_and_dtypes(new, opt_state)
     expected = jax.tree.map(lambda s: s.numpy(), in_jax(sums))
-    rows, columns = (
-        optax.tree.get(new, key)["embedding"] for key in ("grad_sum", "column_sum")
-    )
+    rows, columns = optax.tree.get(new, "grad_sum")["embedding"]
     words = expected["embedding"]
     chex.assert_trees_all_close(rows, words.sum(1), rtol=1e-6)
     chex.assert_trees_all_close(columns, words.sum(0), rtol=1e-6)
@@ -299,7 +435,8 @@ def test_a_factored_accumulator_takes_and_gives_the_sums_of_rows_and_columns():
 
     del state_dict["state"][NAMES.index("fc.weight")]
     new = interop.grad_sum_from_torch(state_dict, NAMES, LAYOUT, opt_state)
-    assert not np.any(optax.tree.get(new, "grad_sum")["dense"]["kernel"])
+    of_kernel = optax.tree.get(new, "grad_sum")["dense"]["kernel"]
+    assert not any(np.any(s) for s in jax.tree.leaves(of_kernel))
     with pytest.raises(
         ValueError, match=r"kernel must have shape \(2, 3\), got \(3, 2\)"
     ):
@@ -391,6 +528,228 @@ def test_grad_sum_from_torch_names_a_wrong_tensor():
         interop.grad_sum_to_torch(partly, NAMES, LAYOUT, state_dict)
 
 
+def named_optimizer(named=True):
+    """An optimizer in two groups, weights first, and the order of its parameters."""
+    module = torch.nn.ModuleDict({k: torch.nn.Linear(3, 3) for k in "ab"})
+    both = [
+        [(n, p) for n, p in module.named_parameters() if n.endswith(end)]
+        for end in ("weight", "bias")
+    ]
+    groups = [
+        {"params": group if named else [p for _, p in group], "lr": 0.1 * (i + 1)}
+        for i, group in enumerate(both)
+    ]
+    optimizer = Classp(groups, threshold=0.0)
+    loss = module["a"](torch.ones(1, 3)).sum() + 9 * module["b"](torch.ones(1, 3)).sum()
+    loss.backward()
+    optimizer.step()
+    return optimizer.state_dict(), [name for group in both for name, _ in group]
+
+
+AB_LAYOUT = interop.kernel_and_bias("a") | interop.kernel_and_bias("b")
+
+
+def ab_state():
+    params = {k: {"kernel": jnp.zeros((3, 3)), "bias": jnp.zeros(3)} for k in "ab"}
+    return classp_jax.classp(0.1).init(params)
+
+
+@pytest.mark.parametrize("give_names", [False, True])
+def test_names_are_those_that_the_optimizer_has_recorded(give_names):
+    state_dict, names = named_optimizer()
+    names = names if give_names else None
+    new = interop.grad_sum_from_torch(state_dict, names, AB_LAYOUT, ab_state())
+    means = classp_jax.average_grad_sum(new, per_tensor=True)
+    expected = {"a.kernel": 1, "a.bias": 1, "b.kernel": 9, "b.bias": 9}
+    assert means == pytest.approx(expected)
+    back = interop.grad_sum_to_torch(new, names, AB_LAYOUT, state_dict)
+    assert back["param_groups"] == state_dict["param_groups"]
+    for number, state in state_dict["state"].items():
+        assert torch.equal(back["state"][number]["grad_sum"], state["grad_sum"])
+
+
+@pytest.mark.parametrize("to_torch", [False, True])
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["b.weight", "a.weight", "a.bias", "b.bias"], r"names\[0\] is 'b.weight'"),
+        (["a.weight", "b.weight", "b.bias", "a.bias"], r"names\[2\] is 'b.bias'"),
+        (["a.weight", "a.bias", "b.weight", "b.bias"], r"names\[1\] is 'a.bias'"),
+    ],
+)
+def test_names_that_contradict_the_recorded_ones_are_refused(names, message, to_torch):
+    state_dict, _ = named_optimizer()
+    with pytest.raises(ValueError, match=message + ".*own param_names"):
+        if to_torch:
+            interop.grad_sum_to_torch(ab_state(), names, AB_LAYOUT, state_dict)
+        else:
+            interop.grad_sum_from_torch(state_dict, names, AB_LAYOUT, ab_state())
+
+
+def test_names_must_be_given_where_none_are_recorded():
+    state_dict, _ = named_optimizer(named=False)
+    with pytest.raises(ValueError, match="names must be given"):
+        interop.grad_sum_from_torch(state_dict, None, AB_LAYOUT, ab_state())
+
+
+def test_a_models_state_dict_is_no_optimizers():
+    with pytest.raises(ValueError, match=r"an optimizer's.*got \['conv.weight'"):
+        interop.grad_sum_from_torch(
+            random_tensors(), NAMES, LAYOUT, classp_jax.classp(0.1).init(zeros())
+        )
+
+
+def test_a_name_twice_is_refused():
+    state_dict, _ = named_optimizer(named=False)
+    layout = {"a": interop.Tensor(("a.weight", "b.weight"))}
+    del state_dict["param_groups"][1]
+    state = classp_jax.classp(0.1).init({"a": jnp.zeros((3, 3))})
+    with pytest.raises(ValueError, match="each tensor once"):
+        interop.grad_sum_from_torch(state_dict, ["a.weight"] * 2, layout, state)
+
+
+def test_grad_sum_to_torch_compares_shapes_with_the_optimizers():
+    state_dict, _ = used_optimizer(random_tensors())
+    state_dict = state_dict.state_dict()
+    state_dict["state"][0]["grad_sum"] = torch.zeros(3, 2, 4, 5)
+    state = classp_jax.classp(0.1).init(zeros())
+    message = r"conv.weight must have shape \(3, 2, 4, 5\), got \(3, 2, 5, 4\)"
+    with pytest.raises(ValueError, match=message):
+        interop.grad_sum_to_torch(state, NAMES, LAYOUT, state_dict)
+
+
+@pytest.mark.parametrize("factored", [False, True])
+def test_sums_of_tied_arrays_go_both_ways(factored):
+    layout = {"words": interop.Tensor("w"), "head": interop.Tensor("w", is_kernel=True)}
+    weight = torch.nn.Parameter(torch.ones(5, 4))
+    optimizer = Classp([("w", weight)], lr=0.1, threshold=0.0)
+    weight.grad = torch.outer(torch.arange(1.0, 6), torch.ones(4))
+    optimizer.step()
+    solver = classp_jax.classp(0.1, factored=factored)
+    state = solver.init({"words": jnp.zeros((5, 4)), "head": jnp.zeros((4, 5))})
+    state_dict = optimizer.state_dict()
+    new = interop.grad_sum_from_torch(state_dict, None, layout, state)
+    means = classp_jax.average_grad_sum(new, per_tensor=True)
+    assert means == {"words": 3.0, "head": 3.0}
+    back = interop.grad_sum_to_torch(new, None, layout, state_dict)["state"]
+    torch.testing.assert_close(back[0]["grad_sum"], weight.grad)
+
+    sums = {"words": np.ones((5, 4)), "head": np.full((4, 5), 2.0)}
+    new = interop.with_grad_sum(state, sums)
+    with pytest.raises(ValueError, match="head must equal words, .* w in PyTorch"):
+        interop.grad_sum_to_torch(new, None, layout, state_dict)
+
+
+def test_sums_of_tied_tensors_go_both_ways():
+    layout = {"words": interop.Tensor(("w", "head"))}
+    weights = [("w", torch.nn.Parameter(torch.ones(2))), ("head", torch.ones(2))]
+    optimizer = Classp(weights, lr=0.1, threshold=0.0)
+    for _, weight in weights:
+        weight.grad = torch.tensor([1.0, 2.0])
+    optimizer.step()
+    state_dict = optimizer.state_dict()
+    state = classp_jax.classp(0.1).init({"words": jnp.zeros(2)})
+    new = interop.grad_sum_from_torch(state_dict, None, layout, state)
+    back = interop.grad_sum_to_torch(new, None, layout, state_dict)["state"]
+    for number in (0, 1):
+        assert back[number]["grad_sum"].tolist() == [1.0, 2.0]
+    state_dict["state"][1]["grad_sum"] += 1
+    with pytest.raises(ValueError, match="head must equal w, .* words in JAX"):
+        interop.grad_sum_from_torch(state_dict, None, layout, state)
+
+
+def adagrad(initial):
+    """PyTorch's AdaGrad with two steps behind it, and what those summed up."""
+    torch.manual_seed(0)
+    module = torch.nn.ModuleDict({"dense": torch.nn.Linear(3, 2)})
+    optimizer = torch.optim.Adagrad(
+        module.named_parameters(), lr=0.1, eps=0, initial_accumulator_value=initial
+    )
+    return module, optimizer
+
+
+@pytest.mark.parametrize("initial", [0.0, 0.25])
+def test_adagrad_goes_on_in_the_other_framework(initial):
+    """With p = 2 and its first sum as ε, CLASSP is AdaGrad."""
+    module, optimizer = adagrad(initial)
+
+    def step(scale):
+        optimizer.zero_grad()
+        (module["dense"](torch.ones(4, 3)) * scale).square().mean().backward()
+        optimizer.step()
+
+    step(1.0), step(2.0)
+    layout = interop.kernel_and_bias("dense")
+    params = {"dense": {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}}
+    params = interop.params_from_torch(module.state_dict(), layout, params)
+    solver = classp_jax.classp(0.1, power=2, eps=initial or 1e-30)
+    middle = optimizer.state_dict()
+    state = interop.grad_sum_from_torch(
+        middle, None, layout, solver.init(params), accumulator="sum"
+    )
+    step(3.0)
+
+    def loss(params):
+        dense = params["dense"]
+        return jnp.mean((3 * (jnp.ones((4, 3)) @ dense["kernel"] + dense["bias"])) ** 2)
+
+    updates, state = solver.update(jax.grad(loss)(params), state, params)
+    params = optax.apply_updates(params, updates)
+    given = interop.params_to_torch(params, layout)
+    for key, tensor in module.state_dict().items():
+        torch.testing.assert_close(given[key], tensor, rtol=1e-5, atol=1e-6)
+
+    _, fresh = adagrad(initial)
+    back = interop.grad_sum_to_torch(
+        state, None, layout, fresh.state_dict(), accumulator="sum"
+    )
+    fresh.load_state_dict(back)
+    after = optimizer.state_dict()["state"]
+    for number, kept in fresh.state_dict()["state"].items():
+        assert kept.keys() == {"step", "sum"} and kept["step"] == 0
+        torch.testing.assert_close(kept["sum"], after[number]["sum"])
+
+
+def test_another_accumulator_is_named():
+    _, optimizer = adagrad(0.0)
+    layout = interop.kernel_and_bias("dense")
+    params = {"dense": {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}}
+    state, state_dict = classp_jax.classp(0.1).init(params), optimizer.state_dict()
+    message = r"dense.weight must have a grad_sum, got \['step', 'sum'\]"
+    with pytest.raises(ValueError, match=message):
+        interop.grad_sum_from_torch(state_dict, None, layout, state)
+    with pytest.raises(ValueError, match=message):
+        interop.grad_sum_to_torch(state, None, layout, state_dict)
+    state_dict["state"][0]["sum"] = torch.full((2, 3), -1.0)
+    with pytest.raises(ValueError, match="dense.kernel .* has values below 0"):
+        interop.grad_sum_from_torch(state_dict, None, layout, state, accumulator="sum")
+
+
+@pytest.mark.parametrize("factored", [False, True])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.tensor(1e6), "^words.* must be float16.*000000"),
+        (torch.tensor(1 + 1j), "^words must be real .* got complex64"),
+        (torch.tensor(float("nan")), None),
+    ],
+)
+def test_sums_that_the_dtype_cannot_hold_are_named(value, message, factored):
+    solver = classp_jax.classp(0.1, factored=factored, accumulator_dtype="float16")
+    state = solver.init({"words": jnp.zeros((4, 3))})
+    state_dict = {
+        "state": {0: {"grad_sum": value.expand(4, 3)}},
+        "param_groups": [{"params": [0]}],
+    }
+    layout = {"words": interop.Tensor("w")}
+    if message is None:
+        new = interop.grad_sum_from_torch(state_dict, ["w"], layout, state)
+        assert np.all(np.isnan(optax.tree.get(new, "grad_sum")["words"]))
+        return
+    with pytest.raises(ValueError, match=message):
+        interop.grad_sum_from_torch(state_dict, ["w"], layout, state)
+
+
 def test_with_grad_sum_takes_any_tree_with_the_paths():
     opt_state = classp_jax.classp(0.1, accumulator_dtype="bfloat16").init(zeros())
     nested = jax.tree.map(lambda z: z + 2, zeros())
@@ -452,6 +811,65 @@ def test_load_reads_tensors_and_refuses_other_objects(tmp_path):
     )
     with pytest.raises(pickle.UnpicklingError, match="Stranger"):
         interop.load(str(tmp_path / "object.pt"))
+
+
+def archive(path):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("readme.txt", "nothing")
+
+
+def cut(path):
+    torch.save({"weight": torch.ones(1000)}, path)
+    path.write_bytes(path.read_bytes()[:700])
+
+
+JUNK = {
+    "text": lambda path: path.write_text("weights, please\n" * 9),
+    "json": lambda path: path.write_text('{"a": 1}'),
+    "empty": lambda path: path.write_bytes(b""),
+    "noise": lambda path: path.write_bytes(bytes(range(256)) * 4),
+    "a pickle": lambda path: path.write_bytes(pickle.dumps({"a": 1})),
+    "an old pickle": lambda path: path.write_bytes(pickle.dumps([1, 2], protocol=2)),
+    "array": lambda path: np.save(path.open("wb"), np.ones(3)),
+    "arrays": lambda path: np.savez(path.open("wb"), a=np.ones(3)),
+    "zip": archive,
+    "cut": cut,
+    "TorchScript": lambda path: torch.jit.save(
+        torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)), path
+    ),
+}
+
+
+@pytest.mark.filterwarnings("error:.*torch.load")
+@pytest.mark.parametrize("name", JUNK)
+def test_load_of_junk_is_one_line(name, tmp_path):
+    path = tmp_path / "weights.pt"
+    JUNK[name](path)
+    with pytest.raises(pickle.UnpicklingError) as info:
+        interop.load(path)
+    message = str(info.value)
+    assert "weights.pt' isn't a whole file of torch.save" in message
+    assert "state_dict()" in message and "\n" not in message
+    assert info.value.__context__ is None
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_load_of_a_whole_model_says_what_to_save(is_zip, tmp_path):
+    path = tmp_path / "model.pt"
+    model = {"model": torch.nn.Linear(2, 2)}
+    torch.save(model, path, _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(pickle.UnpicklingError) as info:
+        interop.load(path)
+    message = str(info.value)
+    assert "holds a torch.nn.modules.linear.Linear" in message
+    assert "model.state_dict()" in message and "\n" not in message
+
+
+def test_load_of_no_file_is_the_systems_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.pt"):
+        interop.load(tmp_path / "none.pt")
+    with pytest.raises(IsADirectoryError):
+        interop.load(tmp_path)
 
 
 def test_import_brings_in_neither_torch_nor_flax():

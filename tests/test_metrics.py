@@ -79,6 +79,40 @@ def test_leading_axes_jit_and_units(measure):
     assert MEASURES[measure](MATRIX.astype(jnp.bfloat16)).dtype == jnp.float32
 
 
+def test_what_was_not_measured_is_left_out_or_missed():
+    half = jnp.where(jnp.tri(3, dtype=bool), MATRIX, jnp.nan)
+    measures = ("average_accuracy", "backward_transfer", "forgetting")
+    for wrap in (lambda f: f, jax.jit):
+        for measure in measures:  # They need none of what lies above the diagonal.
+            actual = wrap(MEASURES[measure])(half)
+            assert actual == MEASURES[measure](MATRIX), measure
+        untrained = jnp.array([jnp.nan, 0.125, 0.25])  # The first isn't read.
+        assert jnp.isnan(wrap(classp_jax.forward_transfer)(half, untrained))
+        assert jnp.isfinite(wrap(classp_jax.forward_transfer)(MATRIX, untrained))
+        for measure in measures:
+            assert jnp.isnan(wrap(MEASURES[measure])(half.at[2, 0].set(jnp.nan)))
+
+
+def test_forgetting_needs_one_measurement_of_each_earlier_task():
+    last_row_alone = MATRIX.at[:2, 1].set(jnp.nan)
+    assert jnp.isnan(classp_jax.forgetting(last_row_alone))
+    once = last_row_alone.at[0, 1].set(0.25)  # Before it was learned.
+    assert classp_jax.forgetting(once) == (0.75 - 0.25) / 2
+    assert classp_jax.forgetting(MATRIX.at[:, 2].set(jnp.nan)) == 0.5
+    seeds = jnp.stack([MATRIX, last_row_alone])
+    assert jnp.isnan(classp_jax.forgetting(seeds)).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("dtype", [bool, np.int8, jnp.float8_e4m3fn])
+def test_short_dtypes_are_computed_in_float32(measure, dtype):
+    matrix = jnp.round(MATRIX).astype(dtype)
+    actual = MEASURES[measure](matrix)
+    assert actual.dtype == jnp.float32
+    if measure != "forward_transfer":
+        assert actual == MEASURES[measure](jnp.round(MATRIX))
+
+
 def test_one_task_has_an_average_alone():
     assert classp_jax.average_accuracy(jnp.array([[0.75]])) == 0.75
     for measure in ("backward_transfer", "forgetting", "forward_transfer"):

@@ -96,7 +96,7 @@ def holds(**strategies):
 
 
 def grad_sum(opt_state):
-    return [optax.tree.get(opt_state, key) for key in ("grad_sum", "column_sum")]
+    return optax.tree.get(opt_state, "grad_sum")
 
 
 def run(optimizer, params, gradients, update=None):

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 import classp_jax
 from tests import helpers
@@ -176,6 +177,170 @@ def test_a_missing_gradient_moves_and_collects_nothing():
     assert updates["frozen"] is None
     chex.assert_trees_all_equal(opt_state.path_integral["frozen"], jnp.zeros(3))
     chex.assert_trees_all_equal(opt_state.path_integral["trained"], jnp.full(2, 0.5))
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize(
+    ("weights", "gradients"),
+    [
+        (jnp.bfloat16, jnp.bfloat16),
+        (jnp.bfloat16, jnp.float32),
+        (jnp.float16, jnp.float16),
+        (jnp.float16, jnp.bfloat16),
+        (jnp.float32, jnp.bfloat16),
+        (jnp.float8_e4m3fn, jnp.float8_e4m3fn),
+        (jnp.float8_e5m2, jnp.float8_e5m2),
+    ],
+)
+def test_the_steps_counted_are_those_that_rounded_weights_make(
+    weights, gradients, wrap
+):
+    rng = np.random.default_rng(5)
+    # Of weights up to 100, many are moved by less than half a unit.
+    params = jnp.asarray(rng.normal(size=1000) * 10.0 ** rng.integers(-2, 3, 1000))
+    params = params.astype(weights)
+    solver = classp_jax.synaptic_intelligence(optax.sgd(0.013), 1.0, 0.013)
+    opt_state = solver.init(params)
+
+    @wrap
+    def step(params, opt_state, grads):
+        updates, opt_state = solver.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    expected, still = np.zeros(1000), np.ones(1000, bool)
+    for _ in range(3):
+        grads = jnp.asarray(rng.normal(size=1000)).astype(gradients)
+        new, opt_state = step(params, opt_state, grads)
+        moved = np.asarray(new, np.float64) - np.asarray(params, np.float64)
+        expected -= np.asarray(grads, np.float64) * moved
+        params, still = new, still & (moved == 0)
+    actual = np.asarray(opt_state.path_integral)
+    chex.assert_trees_all_close(actual, np.float32(expected), rtol=1e-5, atol=1e-5)
+    assert np.all(actual[still] == 0)
+    assert np.any(still) == (weights != jnp.float32)
+
+
+def test_a_float8_weight_may_have_wider_gradients():
+    params = jnp.ones(2).astype(jnp.float8_e4m3fn)
+    solver = classp_jax.synaptic_intelligence(optax.sgd(0.5), 1.0)
+    _, opt_state = solver.update(
+        jnp.array([1.0, 1e-3]), solver.init(params), params
+    )  # To 0.5, and nowhere.
+    chex.assert_trees_all_equal(opt_state.path_integral, jnp.array([0.5, 0.0]))
+    opt_state = classp_jax.consolidate(opt_state, params, 0.25)
+    chex.assert_trees_all_equal(opt_state.penalty.fisher, jnp.array([2.0, 0.0]))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "inner", [classp_jax.classp(0.1), optax.sgd(0.1)], ids=["left out", "made"]
+)
+def test_what_is_not_finite_counts_nothing(inner, bad):
+    solver = classp_jax.synaptic_intelligence(inner, 1.0)
+    params, opt_state = jnp.ones(2), solver.init(jnp.ones(2))
+    for gradient in (0.5, bad, 0.5):
+        grads = jnp.array([gradient, 0.5])
+        _, opt_state = solver.update(grads, opt_state, params)
+    without = solver.init(params)
+    for _ in range(2):
+        _, without = solver.update(jnp.full(2, 0.5), without, params)
+    assert opt_state.path_integral[0] == without.path_integral[0]
+    assert opt_state.path_integral[1] > without.path_integral[1]
+    opt_state = classp_jax.consolidate(opt_state, params - 0.1)
+    updates, _ = solver.update(jnp.full(2, 0.5), opt_state, params)
+    assert np.all(np.isfinite(opt_state.penalty.fisher))
+    assert np.all(np.isfinite(updates))
+
+
+def test_a_weight_that_overflows_counts_nothing():
+    params = jnp.array([65504.0, 1.0], jnp.float16)
+    solver = classp_jax.synaptic_intelligence(optax.sgd(-1.0), 1.0)
+    grads = jnp.array([1e4, 1.0], jnp.float16)
+    updates, opt_state = jax.jit(solver.update)(grads, solver.init(params), params)
+    new = optax.apply_updates(params, updates)
+    assert np.isinf(new).tolist() == [True, False]
+    chex.assert_trees_all_equal(opt_state.path_integral, jnp.array([0.0, -1.0]))
+    opt_state = classp_jax.consolidate(opt_state, new)
+    chex.assert_trees_all_equal(opt_state.penalty.fisher, jnp.zeros(2))
+
+
+def test_path_integral_and_importance_stay_finite():
+    params, largest = jnp.ones(1), np.finfo(np.float32).max
+    solver = classp_jax.synaptic_intelligence(optax.sgd(1.0), 1.0)
+    opt_state = solver.init(params)
+    for _ in range(3):
+        _, opt_state = solver.update(jnp.full(1, 1.5e19), opt_state, params)
+    assert opt_state.path_integral == largest
+    for _ in range(2):
+        opt_state = classp_jax.consolidate(opt_state, params, 1e-3)
+        assert opt_state.penalty.fisher == largest
+    updates, _ = solver.update(jnp.ones(1), opt_state, params)
+    chex.assert_trees_all_equal(updates, -params)  # It stands at its anchor.
+
+
+def test_an_update_that_is_none_moves_and_collects_nothing():
+    def update_fn(updates, state, params=None):
+        return {"a": updates["a"], "b": None}, state
+
+    inner = optax.GradientTransformation(lambda params: (), update_fn)
+    solver = classp_jax.synaptic_intelligence(inner, 1.0)
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    _, opt_state = solver.update(params, solver.init(params), params)
+    expected = {"a": jnp.full(2, -1.0), "b": jnp.zeros(2)}
+    chex.assert_trees_all_equal(opt_state.path_integral, expected)
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan, np.inf, 1e-310])
+def test_the_derivatives_by_its_numbers_are_those_of_finite_differences(bad):
+    def two_tasks(strength, learning_rate, damping):
+        inner = optax.chain(optax.zero_nans(), optax.sgd(0.1))
+        solver = classp_jax.synaptic_intelligence(inner, strength, learning_rate)
+        params = jnp.array([1.0, -2.0, 0.5])
+        opt_state = solver.init(params)
+        for gradient in (0.7, -0.4):
+            for _ in range(2):
+                grads = jnp.array([gradient, 1.0, bad])
+                updates, opt_state = solver.update(grads, opt_state, params)
+                params = optax.apply_updates(params, updates)
+            opt_state = classp_jax.consolidate(opt_state, params, damping)
+        both = jnp.concatenate([params, opt_state.penalty.fisher])
+        return jnp.sum(jnp.where(jnp.isfinite(both), both, 0) * jnp.arange(1.0, 7.0))
+
+    with helpers.enable_x64(True):
+        f = jax.jit(two_tasks)
+        numbers = (
+            [jnp.float64(x) for x in (0.0, 0.1, 0.3)],
+            [jnp.float64(x) for x in (2.0, 0.0, 0.3)],
+        )
+        for point in numbers:
+            for i in range(3):
+                h = [1e-5 * (i == j) for j in range(3)]
+                above, below = (
+                    f(*(x + s * d for x, d in zip(point, h, strict=True)))
+                    for s in (1, -1)
+                )
+                expected = (above - below) / 2e-5
+                for derivative in (jax.grad, jax.jacfwd):
+                    actual = derivative(f, i)(*point)
+                    chex.assert_trees_all_close(actual, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_abstract_parameters_have_an_abstract_anchor():
+    sharding = NamedSharding(jax.make_mesh((8,), ("x",)), PartitionSpec("x"))
+    abstract = jax.ShapeDtypeStruct((8, 2), jnp.bfloat16, sharding=sharding)
+    concrete = jax.device_put(jnp.ones((8, 2), jnp.bfloat16), sharding)
+    solver = classp_jax.synaptic_intelligence(optax.adam(0.1), 1.0)
+    state, expected = solver.init(abstract), solver.init(concrete)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, expected)
+    assert state.penalty.anchor == abstract
+    for of, like in (
+        (state.path_integral, expected.path_integral),
+        (state.penalty.fisher, expected.penalty.fisher),
+    ):
+        assert of.sharding == like.sharding
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        jax.eval_shape(solver.init, abstract), expected
+    )
 
 
 def test_twelve_bytes_a_weight():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -64,9 +64,11 @@ def with_grad_sum(opt_state: optax.OptState, grad_sum: Any) -> optax.OptState:
 
 def grad_sum_from_torch(
     optimizer_state_dict: Mapping[str, Any],
-    names: Sequence[str],
+    names: Sequence[str] | None,
     layout: _layout.Layout,
     opt_state: optax.OptState,
+    *,
+    accumulator: str = "grad_sum",
 ) -> optax.OptState:
     """An Optax state with the accumulators of a PyTorch optimizer.
 
@@ -74,50 +76,54 @@ def grad_sum_from_torch(
     stay those of ``opt_state``.
 
     Args:
-      optimizer_state_dict: the ``state_dict()`` of an optimizer that keeps one tensor
-        ``grad_sum`` a parameter in its state. A parameter without state, which never
-        had a gradient, counts as zeros.
+      optimizer_state_dict: the ``state_dict()`` of an optimizer that keeps one sum for
+        each parameter in its state. A parameter without state, which never had a
+        gradient, counts as zeros.
       names: the names of the parameters, as in the model's ``state_dict``, in the
         order in which the optimizer was given them, one group after the other:
-        ``[name for name, _ in model.named_parameters()]``.
-      layout: which tensor each array is.
+        ``[name for name, _ in model.named_parameters()]``. None takes the optimizer's
+        own ``param_names``, which it has if it was made of named parameters.
+      layout: which tensor each array is; it may have more than ``names``. Of tied
+        weights each array takes the one sum that PyTorch has.
       opt_state: as for :func:`with_grad_sum`, with an accumulator for each of
         ``names`` and no other.
+      accumulator: the sum's key in the state of a parameter, ``"sum"`` in
+        ``torch.optim.Adagrad``. What it begins with there, the group's
+        ``initial_accumulator_value``, is taken off: here it is ``eps``.
 
     Returns:
       As :func:`with_grad_sum`.
 
     Raises:
-      ValueError: if ``names`` doesn't fit the optimizer or the layout, a parameter's
-        state has no ``grad_sum``, or a tensor is missing, unexpected or misshapen; it
-        names the tensor.
+      ValueError: if ``names`` doesn't fit the optimizer, its ``param_names`` or the
+        layout, a parameter's state has no ``accumulator``, or a tensor is missing,
+        unexpected, misshapen or not held by the sum's dtype; it names the tensor.
       ImportError: if PyTorch isn't installed.
     """
     current = _grad_sums(opt_state)
-    indices = _index_by_path(optimizer_state_dict, names, layout)
-    _paths.check_names("accumulator", current, indices)
+    parameters, entries = _match(optimizer_state_dict, names, layout)
+    _paths.check_names("accumulator", current, _paths_of(entries))
     states = optimizer_state_dict["state"]
-    arrays = {}
-    for path, index in indices.items():
-        tensor = layout[path]
-        if index not in states:
-            arrays[path] = np.zeros(_shape(current[path]))
-            continue
-        if "grad_sum" not in states[index]:
-            raise ValueError(
-                f"The state of {tensor.key} must have a grad_sum, got"
-                f" {sorted(states[index])}."
-            )
-        grad_sum = _torch.to_numpy(states[index]["grad_sum"])
-        arrays[path] = _layout.to_jax_axes(tensor, grad_sum)
-    return with_grad_sum(opt_state, arrays)
+    sums = {}
+    for name, (number, start) in parameters.items():
+        if state := states.get(number):
+            array = _torch.to_numpy(name, _kept(name, state, accumulator))
+            sums[name] = array - start.astype(array.dtype)
+    if unused := parameters.keys() - sums.keys():
+        zeros = {path: np.zeros(_shape(s)) for path, s in current.items()}
+        of_unused = [entry for entry in entries if unused & set(entry.keys)]
+        tensors = _layout.to_torch(of_unused, zeros)
+        sums |= {name: tensors[name] for name in unused}
+    return with_grad_sum(opt_state, _layout.to_jax(entries, sums))
 
 
 def grad_sum_to_torch(
     opt_state: optax.OptState,
-    names: Sequence[str],
+    names: Sequence[str] | None,
     layout: _layout.Layout,
     optimizer_state_dict: Mapping[str, Any],
+    *,
+    accumulator: str = "grad_sum",
 ) -> dict[str, Any]:
     """A PyTorch optimizer's ``state_dict`` with an Optax state's accumulators.
 
@@ -127,24 +133,34 @@ def grad_sum_to_torch(
       layout: which tensor each array is.
       optimizer_state_dict: the ``state_dict()`` of the optimizer that is to go on, new
         or used; it is not changed.
+      accumulator: as for :func:`grad_sum_from_torch`.
 
     Returns:
-      A dictionary like ``optimizer_state_dict`` with every parameter's ``grad_sum``
-      replaced; for ``optimizer.load_state_dict``.
+      A dictionary like ``optimizer_state_dict`` with every parameter's ``accumulator``
+      replaced; for ``optimizer.load_state_dict``. All else is kept, such as ``step``.
 
     Raises:
-      ValueError: as :func:`grad_sum_from_torch`.
+      ValueError: as :func:`grad_sum_from_torch`, and if the sums of tied weights
+        differ.
       ImportError: if PyTorch isn't installed.
     """
     current = _grad_sums(opt_state)
-    indices = _index_by_path(optimizer_state_dict, names, layout)
-    _paths.check_names("accumulator", indices, current)
+    parameters, entries = _match(optimizer_state_dict, names, layout)
+    _paths.check_names("accumulator", _paths_of(entries), current)
+    tensors = _layout.to_torch(
+        entries,
+        {path: np.asarray(_factored.of_each_weight(s)) for path, s in current.items()},
+        estimated=any(_factored.is_factored(s) for s in current.values()),
+    )
     states = dict(optimizer_state_dict["state"])
-    for path, index in indices.items():
-        array = np.asarray(_factored.of_each_weight(current[path]))
-        array = _layout.to_torch_axes(layout[path], array)
-        grad_sum = _torch.to_tensor(array)
-        states[index] = {**states.get(index, {}), "grad_sum": grad_sum}
+    for name, (number, start) in parameters.items():
+        array = tensors[name] + start.astype(tensors[name].dtype)
+        state = states.get(number, {})
+        if state:
+            shape = tuple(_kept(name, state, accumulator).shape)
+            if array.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {array.shape}.")
+        states[number] = {**state, accumulator: _torch.to_tensor(name, array)}
     return {**optimizer_state_dict, "state": states}
 
 
@@ -161,34 +177,97 @@ def _grad_sums(opt_state: optax.OptState) -> dict[str, Any]:
 def _shape(s: _factored.Sum) -> tuple[int, ...]:
     """Of the tensor that a sum is of."""
     if isinstance(s, _factored.FactoredSum):
-        return (*s.rows.shape, *s.columns.shape)
+        return (*s.rows.shape, s.columns.shape[-1])
     return s.shape
 
 
 def _as_kept(path: str, array: Any, s: _factored.Sum) -> Any:
     """A full array as a sum is kept."""
+    dtype = np.float64 if isinstance(s, _factored.FactoredSum) else s.dtype
+    array = _paths.cast(path, array, dtype)
+    if np.any(array < 0):
+        raise ValueError(f"{path} must be a sum of powers, but has values below 0.")
     if not isinstance(s, _factored.FactoredSum):
         return array
-    array = np.asarray(array, np.float64)
     if array.shape != _shape(s):
         raise ValueError(f"{path} must have shape {_shape(s)}, got {array.shape}.")
-    return _factored.of_rows_and_columns(array)
+    return _factored.of_rows_and_columns(array, _factored.stacked(s))
 
 
-def _index_by_path(
-    optimizer_state_dict: Mapping[str, Any],
-    names: Sequence[str],
-    layout: _layout.Layout,
-) -> dict[str, int]:
-    """The PyTorch optimizer's number for the parameter at each JAX path."""
-    groups = optimizer_state_dict["param_groups"]
-    indices = [index for group in groups for index in group["params"]]
-    if len(names) != len(indices):
+def _kept(name: str, state: Mapping[str, Any], accumulator: str) -> Any:
+    if accumulator not in state:
         raise ValueError(
-            f"names must list the optimizer's {len(indices)} parameters, got"
+            f"The state of {name} must have a {accumulator}, got {sorted(state)}."
+        )
+    return state[accumulator]
+
+
+class _Parameter(NamedTuple):
+    """One that a PyTorch optimizer has: its number, and what its sum begins with."""
+
+    number: int
+    start: np.ndarray[Any, Any]
+
+
+def _match(
+    optimizer_state_dict: Mapping[str, Any],
+    names: Sequence[str] | None,
+    layout: _layout.Layout,
+) -> tuple[dict[str, _Parameter], list[_layout.Entry]]:
+    """The PyTorch optimizer's parameters by name, and the layout's entries of them."""
+    if "param_groups" not in optimizer_state_dict:
+        raise ValueError(
+            "optimizer_state_dict must be an optimizer's, with param_groups; got"
+            f" {list(optimizer_state_dict)}."
+        )
+    parameters: list[_Parameter] = []
+    recorded: list[Any] = []
+    for group in optimizer_state_dict["param_groups"]:
+        start = np.asarray(group.get("initial_accumulator_value", 0))
+        parameters += [_Parameter(number, start) for number in group["params"]]
+        recorded += group.get("param_names") or [None] * len(group["params"])
+    names = _checked(names, recorded, len(parameters))
+    by_name = dict(zip(names, parameters, strict=True))
+    entries = _layout.entries(layout)
+    known = {key for entry in entries for key in entry.keys}
+    if unknown := [name for name in by_name if name not in known]:
+        raise ValueError(f"The layout has no entry for {', '.join(unknown)}.")
+    of_these = [e for e in entries if not by_name.keys().isdisjoint(e.keys)]
+    if len(by_name) < len(names):
+        missing = _paths_of([entry for entry in entries if entry not in of_these])
+        raise ValueError(
+            f"names must list each tensor once, got {list(names)}; missing: {missing}."
+        )
+    for entry in of_these:
+        if entry.tensor.to_jax is not None:  # It takes the tensors of all its keys.
+            given = [key for key in entry.keys if key in by_name]
+            _paths.check_names(f"tensor of {entry.paths}", entry.keys, given)
+    return by_name, of_these
+
+
+def _checked(
+    names: Sequence[str] | None, recorded: Sequence[Any], number: int
+) -> Sequence[str]:
+    """The parameters' names, those that the optimizer has recorded itself if None."""
+    if names is None:
+        if None in recorded:
+            raise ValueError(
+                "names must be given: the optimizer's state_dict has no param_names."
+            )
+        names = recorded
+    if len(names) != number:
+        raise ValueError(
+            f"names must list the optimizer's {number} parameters, got"
             f" {len(names)}: {list(names)}."
         )
-    paths = {tensor.key: path for path, tensor in layout.items()}
-    if unknown := [name for name in names if name not in paths]:
-        raise ValueError(f"The layout has no entry for {', '.join(unknown)}.")
-    return {paths[name]: index for name, index in zip(names, indices, strict=True)}
+    for i, (name, own) in enumerate(zip(names, recorded, strict=True)):
+        if own not in (None, name):
+            raise ValueError(
+                f"names[{i}] is {name!r}, but the optimizer's own param_names say"
+                f" {own!r}. With None for names, those are taken."
+            )
+    return names
+
+
+def _paths_of(entries: Sequence[_layout.Entry]) -> list[str]:
+    return [path for entry in entries for path in entry.paths]

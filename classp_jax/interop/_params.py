@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def params_from_torch(
-    state_dict: Mapping[str, torch.Tensor], layout: _layout.Layout, params: Any
+    state_dict: Mapping[str, torch.Tensor],
+    layout: _layout.Layout,
+    params: Any,
+    *,
+    ignore: str | Sequence[str] = (),
 ) -> Any:
     """A JAX model's parameters with the values of a PyTorch model's.
 
@@ -23,14 +28,21 @@ def params_from_torch(
       state_dict: the PyTorch model's ``state_dict()``.
       layout: which tensor each array is.
       params: the JAX model's parameters, any pytree of arrays with the layout's paths:
-        nested dictionaries, ``nnx.state(model, nnx.Param)``. Nothing but its
-        structure, shapes, dtypes and placement counts.
+        nested dictionaries, ``nnx.state(model, nnx.Param)``; also with the statistics
+        of batch norm, ``nnx.state(model, (nnx.Param, nnx.BatchStat))``. Nothing but
+        its structure, shapes, dtypes and placement counts.
+      ignore: patterns (of :mod:`fnmatch`) of keys in ``state_dict`` that the layout may
+        lack, such as buffers: ``("*.running_mean", "*.running_var",
+        "*.num_batches_tracked")``.
 
     Returns:
-      A pytree like ``params``, leaf by leaf of the same shape and dtype.
+      A pytree like ``params``, leaf by leaf of the same shape and dtype. Floats are
+      rounded to the leaf's dtype; NaN and Inf are kept.
 
     Raises:
-      ValueError: if a tensor is missing, unexpected or misshapen; it names the tensor.
+      ValueError: if a tensor is missing, unexpected or misshapen, several tensors of
+        one array (tied weights) differ, or a leaf's dtype can't hold a value: a complex
+        or too large one, in integers a fraction; it names the tensor.
       ImportError: if PyTorch isn't installed.
 
     Examples:
@@ -49,14 +61,17 @@ def params_from_torch(
        [2. 5.]
        [3. 6.]]
     """
-    _paths.check_names(
-        "tensor of the PyTorch model", [t.key for t in layout.values()], state_dict
-    )
-    arrays = {
-        path: _layout.to_jax_axes(tensor, _torch.to_numpy(state_dict[tensor.key]))
-        for path, tensor in layout.items()
-    }
-    return _paths.replace_leaves(params, arrays)
+    entries = _layout.entries(layout)
+    keys = dict.fromkeys(key for entry in entries for key in entry.keys)
+    patterns = [ignore] if isinstance(ignore, str) else ignore
+    given = [
+        key
+        for key in state_dict
+        if key in keys or not any(fnmatch.fnmatchcase(key, p) for p in patterns)
+    ]
+    _paths.check_names("tensor of the PyTorch model", keys, given)
+    tensors = {key: _torch.to_numpy(key, state_dict[key]) for key in keys}
+    return _paths.replace_leaves(params, _layout.to_jax(entries, tensors))
 
 
 def params_to_torch(params: Any, layout: _layout.Layout) -> dict[str, torch.Tensor]:
@@ -68,7 +83,8 @@ def params_to_torch(params: Any, layout: _layout.Layout) -> dict[str, torch.Tens
 
     Returns:
       CPU tensors of the arrays' dtypes, copies, in the layout's order; for
-      ``model.load_state_dict``, which checks their shapes.
+      ``model.load_state_dict``, which checks their shapes. Buffers that the layout
+      lacks stay the model's with ``{**model.state_dict(), **tensors}``.
 
     Raises:
       ValueError: if an array is missing, unexpected or, as far as the layout can tell,
@@ -77,13 +93,8 @@ def params_to_torch(params: Any, layout: _layout.Layout) -> dict[str, torch.Tens
       ImportError: if PyTorch isn't installed.
     """
     arrays = _paths.by_path(params)
-    _paths.check_names("array of the JAX model", layout, arrays)
-    converted: dict[str, np.ndarray[Any, Any]] = {}
-    for path, tensor in layout.items():
-        array = _layout.to_torch_axes(tensor, np.asarray(arrays[path]))
-        tied = converted.setdefault(tensor.key, array)
-        if tied is not array and not np.array_equal(tied, array):
-            raise ValueError(
-                f"{path} must equal the other arrays that are {tensor.key} in PyTorch."
-            )
-    return {key: _torch.to_tensor(array) for key, array in converted.items()}
+    entries = _layout.entries(layout)
+    paths = [path for entry in entries for path in entry.paths]
+    _paths.check_names("array of the JAX model", paths, arrays)
+    tensors = _layout.to_torch(entries, {p: np.asarray(a) for p, a in arrays.items()})
+    return {key: _torch.to_tensor(key, array) for key, array in tensors.items()}

@@ -230,7 +230,7 @@ def _write(
 ) -> dict[str, torch.Tensor | None]:
     """Gives PyTorch a step's gradients, at most steps in the same memory as before."""
     tensors = {
-        name: None if g is None else _torch.to_tensor(np.asarray(g))
+        name: None if g is None else _torch.to_tensor(name, np.asarray(g))
         for name, g in gradients.items()
     }
     for name, parameter in parameters.items():

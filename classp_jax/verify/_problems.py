@@ -56,16 +56,18 @@ class Problem(NamedTuple):
 def plain_twin(params: Any) -> Twin:
     """Bare parameters in JAX's names and layout, and a least-squares loss."""
     arrays = _paths.by_path(params)
-    parameters = {k: torch.nn.Parameter(_torch.to_tensor(p)) for k, p in arrays.items()}
+    parameters = {
+        k: torch.nn.Parameter(_torch.to_tensor(k, p)) for k, p in arrays.items()
+    }
 
     def loss(targets: Mapping[str, np.ndarray]) -> torch.Tensor:
         squares = [
-            (p - _torch.to_tensor(targets[k])) ** 2 for k, p in parameters.items()
+            (p - _torch.to_tensor(k, targets[k])) ** 2 for k, p in parameters.items()
         ]
         return torch.stack([square.sum() for square in squares]).sum() / 2
 
     def to_jax(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-        return {name: _torch.to_numpy(tensor) for name, tensor in tensors.items()}
+        return {name: _torch.to_numpy(name, tensor) for name, tensor in tensors.items()}
 
     return Twin(parameters, loss, to_jax)
 
@@ -120,7 +122,7 @@ def cnn_problem(seed: int, dtype: Any) -> Problem:
     twin = _from_checkout("tests.reference.cnn").CNN
 
     def to_torch(inputs: np.ndarray) -> torch.Tensor:
-        return _torch.to_tensor(inputs).permute(0, 3, 1, 2)
+        return _torch.to_tensor("inputs", inputs).permute(0, 3, 1, 2)
 
     return _model_problem(cnn, twin, interop.CNN_LAYOUT, batch, to_torch, seed, dtype)
 
@@ -165,7 +167,7 @@ def _model_problem(
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
     def twin() -> Twin:
-        module = make_twin().to(_torch.to_tensor(np.zeros((), dtype)).dtype)
+        module = make_twin().to(_torch.to_tensor("dtype", np.zeros((), dtype)).dtype)
         module.load_state_dict(interop.params_to_torch(params, layout))
         module.eval()
 

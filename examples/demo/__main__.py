@@ -6,7 +6,13 @@ from typing import Any
 
 import jax
 
-from examples.arguments import natural_int, positive_float, positive_int
+from examples.arguments import (
+    natural_int,
+    positive_float,
+    positive_int,
+    until_stopped,
+)
+from examples.checkpoints import Sigterm
 from examples.demo import report
 from examples.demo.data import TRAIN_SIZE, digits_then_permuted_digits
 from examples.demo.methods import METHODS, TITLES, make_optimizer
@@ -18,6 +24,13 @@ def main(argv: list[str] | None = None) -> None:
     """Trains each method on both tasks, prints the table and saves the figure."""
     parser = _parser()
     args = parser.parse_args(argv)
+    with until_stopped(parser, argv, "begin anew") as sigterm:
+        _run(parser, args, sigterm)
+
+
+def _run(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, sigterm: Sigterm
+) -> None:
     configurations = _configurations(args)
     try:  # All of them before the first is trained.
         for method, hyperparameters in configurations.values():
@@ -44,7 +57,8 @@ def main(argv: list[str] | None = None) -> None:
             )
             for seed in args.seed
         ]
-        text = _write(args, runs)  # So that a sweep cut short has left its rows.
+        with sigterm.held():
+            text = _write(args, runs)  # So that a sweep cut short has left its rows.
     print(f"\n{text}")
     print(f"Table: {args.out / 'demo.md'}\nFigure: {args.out / 'demo.png'}")
 

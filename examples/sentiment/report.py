@@ -1,12 +1,13 @@
 """Tables and figures: ``python -m examples.sentiment.report``."""
 
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from examples import arguments, figures, page
+from examples import arguments, figures, page, tables
 from examples.report import Rows, cell, curve, table
 from examples.sentiment.methods import STUDY, TASKS
 from examples.tables import Found, best
@@ -40,13 +41,15 @@ def write(
     settings: dict[str, Any] | None = None,
     *,
     with_dropout: bool = False,
+    methods: Iterable[str] | None = None,
 ) -> None:
-    """Writes the tables and figures.
+    """Writes the tables and figures, and prints where.
 
     Args:
       folder: holds ``rows.jsonl``.
       settings: of the rows to show; by default those that most rows have.
       with_dropout: whether the figures show accuracies with dropout left on.
+      methods: those whose lines of the tables are printed; by default all.
 
     Raises:
       ValueError: there are no rows, or something else.
@@ -86,9 +89,12 @@ def write(
         return folder / f"{name}{'_with_dropout' * with_dropout}.png"
 
     figures.save_fronts(STUDY, found, file("fronts"), with_dropout=with_dropout)
+    files = [folder / "rows.jsonl", folder / "table.md", file("fronts")]
     if lines:
         save_forgetting(lines, file("forgetting"), with_dropout=with_dropout)
         save_equal_accuracy(lines, file("equal_accuracy"), with_dropout=with_dropout)
+        files += [file("forgetting"), file("equal_accuracy")]
+    page.announce(tables.of_run(STUDY, page.of_methods(found, methods)), files)
 
 
 def at_equal_accuracy(row: dict[str, Any], level: float) -> float:

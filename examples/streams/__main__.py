@@ -60,7 +60,10 @@ def _run(
     arguments.run(parser, args, experiment, methods, mesh, sigterm)
     if sharding.is_first_process():
         report.write(
-            args.out, experiment.settings, with_dropout=args.evaluate_with_dropout
+            args.out,
+            experiment.settings,
+            with_dropout=args.evaluate_with_dropout,
+            methods=methods,
         )
 
 

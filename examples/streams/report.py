@@ -3,6 +3,7 @@
 import collections
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 from examples import arguments, page, rows
@@ -52,13 +53,15 @@ def write(
     settings: dict[str, Any] | None = None,
     *,
     with_dropout: bool = False,
+    methods: Iterable[str] | None = None,
 ) -> None:
-    """Writes the table and figures.
+    """Writes the table and figures, and prints where.
 
     Args:
       folder: holds ``rows.jsonl``.
       settings: of the rows to show; by default those that most have.
       with_dropout: whether the figures show accuracies with dropout left on.
+      methods: those whose lines of the table are printed; by default all.
 
     Raises:
       ValueError: there are no rows, or something else.
@@ -94,11 +97,15 @@ def write(
         if len(found[name][0]["results"]) == len(compared.tasks)
         and not all(fate(compared, row) for row in found[name])
     }
+    files = [folder / "rows.jsonl", folder / "table.md"]
     if lines:
         suffix = "_with_dropout" * with_dropout
         for name, save in (("matrices", save_matrices), ("curves", save_curves)):
             path = folder / f"{name}{suffix}.png"
             save(compared, lines, path, with_dropout=with_dropout)
+            files.append(path)
+    shown = page.of_methods(found, methods)
+    page.announce([stream_table(compared, shown)], files)
 
 
 def _published(stream: Stream) -> list[str]:

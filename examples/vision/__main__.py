@@ -37,9 +37,13 @@ def _run(
     arguments.run(parser, args, experiment, chosen, mesh, sigterm)
     if sharding.is_first_process():
         report.write(
-            args.out, experiment.settings, with_dropout=args.evaluate_with_dropout
+            args.out,
+            experiment.settings,
+            with_dropout=args.evaluate_with_dropout,
+            methods=chosen,
         )
         save_samples(tasks, args.out / "samples.png")
+        print(f"Written: {args.out / 'samples.png'}")
 
 
 def _replayed(method: Method) -> int:

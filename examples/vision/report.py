@@ -2,9 +2,10 @@
 
 import argparse
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
-from examples import arguments, figures, page
+from examples import arguments, figures, page, tables
 from examples.datasets import DatasetError
 from examples.tables import Found, best
 from examples.vision import data
@@ -36,13 +37,15 @@ def write(
     settings: dict[str, Any] | None = None,
     *,
     with_dropout: bool = False,
+    methods: Iterable[str] | None = None,
 ) -> None:
-    """Writes the tables and figures.
+    """Writes the tables and figures, and prints where.
 
     Args:
       folder: holds ``rows.jsonl``.
       settings: of the rows to show; by default those that most rows have.
       with_dropout: whether the figures show accuracies with dropout left on.
+      methods: those whose lines of the tables are printed; by default all.
 
     Raises:
       ValueError: there are no rows, or something else.
@@ -59,7 +62,12 @@ def write(
         *page.provenance(STUDY, found, left_out, folder),
     ]
     (folder / "table.md").write_text("\n\n".join(sections) + "\n")
-    _write_figures(found, lines, folder, with_dropout)
+    figures_of = _write_figures(found, lines, folder, with_dropout)
+    shown = page.of_methods(found, methods)
+    page.announce(
+        [*tables.of_run(STUDY, shown), ablation_table(shown)],
+        [folder / "rows.jsonl", folder / "table.md", *figures_of],
+    )
 
 
 def _names(found: Found) -> list[str]:
@@ -75,15 +83,21 @@ def _names(found: Found) -> list[str]:
 
 def _write_figures(
     found: Found, lines: Found, folder: pathlib.Path, with_dropout: bool
-) -> None:
+) -> list[pathlib.Path]:
+    """Gives the files written."""
+
     def file(name: str) -> pathlib.Path:
         return folder / f"{name}{'_with_dropout' * with_dropout}.png"
 
     figures.save_fronts(STUDY, found, file("fronts"), with_dropout=with_dropout)
+    written = [file("fronts")]
     if lines:
         save_training(lines, file("training"), with_dropout=with_dropout)
+        written.append(file("training"))
     if _ablated(found):
         _write_ablation(found, folder / "ablation.md", file("ablation"), with_dropout)
+        written += [folder / "ablation.md", file("ablation")]
+    return written
 
 
 def _write_ablation(

@@ -17,12 +17,15 @@ def random_split(n, seed):
     return Split(inputs, rng.integers(0, 3, n).astype(np.int32))
 
 
-def assert_sigterm_saves(command, folder, capsys, monkeypatch):
-    """Sends a command SIGTERM while it trains: it saves, and says how to go on."""
+SIGNALS = {"SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT}
+
+
+def assert_sigterm_saves(command, folder, capsys, monkeypatch, name="SIGTERM"):
+    """Sends a command a signal while it trains: it saves, and says how to go on."""
     train_steps = continual._train_steps
 
     def going_away(*arguments):
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), SIGNALS[name])
         return train_steps(*arguments)
 
     monkeypatch.setattr(continual, "_train_steps", going_away)
@@ -30,11 +33,22 @@ def assert_sigterm_saves(command, folder, capsys, monkeypatch):
     with pytest.raises(SystemExit) as info:
         command.main(["--methods", "classp", "--batch-size", "16", "--out", out])
     assert info.value.code == 0
-    assert capsys.readouterr().err.endswith(
-        f"Stopped by SIGTERM; to go on: python -m {command.__package__} --methods"
+    said = capsys.readouterr().err
+    assert ("Ctrl-C: saves and stops when" in said) == (name == "Ctrl-C")
+    assert said.endswith(
+        f"Stopped by {name}; to go on: python -m {command.__package__} --methods"
         f" classp --batch-size 16 --out '{out}'\n"
     )
     assert list(folder.glob("a folder/checkpoints/*/[0-9]*"))
+
+
+def assert_prints_what_it_wrote(text, folder, *files):
+    """What a command ended with: each of the files, which is there, on a line."""
+    lines = text.splitlines()
+    for name in ("rows.jsonl", "table.md", *files):
+        assert f"Written: {folder / name}" in lines
+        assert (folder / name).exists()
+    assert text.count("Written: ") == 2 + len(files)
 
 
 def assert_names_what_is_wrong(command, arguments, message, capsys, folder):

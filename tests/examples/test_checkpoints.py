@@ -20,6 +20,7 @@ from examples import checkpoints, continual, rows
 from examples.checkpoints import CheckpointError, Preempted, Saving, Sigterm, Trail
 from examples.methods import EWC, Method, Phase
 from tests.examples import small_run
+from tests.examples.helpers import SIGNALS
 from tests.examples.test_continual import without_times
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -55,7 +56,7 @@ def saved(tmp_path):
     return tmp_path
 
 
-def stopping_at(monkeypatch, number, raising=True):
+def stopping_at(monkeypatch, number, by=None):
     """Stops in the middle of the block of steps of that number."""
     blocks, train_steps = [], continual._train_steps
 
@@ -63,9 +64,9 @@ def stopping_at(monkeypatch, number, raising=True):
         result = train_steps(*arguments)
         blocks.append(None)
         if len(blocks) == number:
-            if raising:
+            if by is None:
                 raise KeyboardInterrupt
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), by)
         return result
 
     monkeypatch.setattr(continual, "_train_steps", counted)
@@ -235,7 +236,10 @@ def test_a_row_not_written_is_written_later(whole, tmp_path, monkeypatch):
     assert_same_arrays(tmp_path, expected)
 
 
-def test_sigterm_is_held_until_a_block_of_steps_is_saved(whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", SIGNALS.values(), ids=SIGNALS)
+def test_sigterm_is_held_until_a_block_of_steps_is_saved(
+    whole, tmp_path, monkeypatch, number
+):
     runner, expected = whole
     runner.write_to(tmp_path, every=1000)
     for step in (3 * 5, 2 * 5):  # In the first phase, then in the second.
@@ -245,7 +249,7 @@ def test_sigterm_is_held_until_a_block_of_steps_is_saved(whole, tmp_path, monkey
             Sigterm() as sigterm,
         ):
             patch.setattr(runner, "_sigterm", sigterm)
-            stopping_at(patch, 3, raising=False)
+            stopping_at(patch, 3, number)
             runner.run("classp", METHOD, small_run.SEEDS)
         (checkpoint,) = tmp_path.glob("checkpoints/*/[0-9]*")
         assert int(checkpoint.name) == step
@@ -254,12 +258,55 @@ def test_sigterm_is_held_until_a_block_of_steps_is_saved(whole, tmp_path, monkey
     assert_same_arrays(tmp_path, expected)
 
 
-def test_sigterm_stops_at_once_where_nothing_is_lost():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Preempted), Sigterm():
-        os.kill(os.getpid(), signal.SIGTERM)
+@pytest.mark.parametrize(("name", "number"), SIGNALS.items())
+def test_sigterm_stops_at_once_where_nothing_is_lost(name, number):
+    before = signal.getsignal(number)
+    with pytest.raises(Preempted) as info, Sigterm():
+        os.kill(os.getpid(), number)
         pytest.fail("it went on")
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+    assert str(info.value) == name and not info.value.at_once
+
+
+def test_a_second_ctrl_c_stops_at_once_where_the_first_is_held():
+    reached = []
+    with pytest.raises(Preempted) as info, Sigterm() as sigterm, sigterm.held():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append(sigterm.came)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("it went on")
+    assert reached == [True]
+    assert info.value.at_once
+
+
+ENDLESS = """
+import jax
+from examples.checkpoints import Sigterm
+endless = jax.jit(lambda x: jax.lax.while_loop(lambda y: y < 9, lambda y: y % 7, x))
+compiled = endless.lower(1).compile()
+with Sigterm() as sigterm, sigterm.held():
+    print("computing", flush=True)
+    compiled(1).block_until_ready()
+"""
+
+
+def test_a_second_ctrl_c_ends_what_is_compiled():
+    """Python itself calls no handler until it returns, which here is never."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "computing\n"
+    process.send_signal(signal.SIGINT)
+    said = [process.stderr.readline() for _ in range(2)]
+    assert said[1].startswith("Ctrl-C: saves and stops when the steps at hand are done")
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1] == "Stopped at once by Ctrl-C.\n"
+    assert process.returncode == 130
 
 
 def test_a_checkpoint_comes_back_to_the_bit(saved):

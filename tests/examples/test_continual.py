@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import nnx
 
-from classp_jax import consolidate, fisher_diagonal
+from classp_jax import consolidate, fisher_diagonal, set_penalty
 from examples import continual, rows
 from examples.continual import Experiment, Runner, Task
 from examples.methods import (
@@ -426,7 +426,7 @@ def test_an_explicit_penalty_counts_for_the_stop_loss(experiment, tmp_path):
     before = final_state(runner, (collect,))
     trainer = runner._trainer(last)
     fresh = trainer.init(0).opt_state
-    opt_state = optax.tree.set(fresh, fisher=fisher, anchor=anchor)
+    opt_state = set_penalty(fresh, fisher, anchor)
     batches = batches_of(runner, last, 1, 0)
     _, losses = trainer.train_steps(
         before._replace(opt_state=opt_state), *runner._data, batches

@@ -1,3 +1,6 @@
+import os
+import signal
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -108,6 +111,24 @@ def test_a_sweep_cut_short_leaves_its_rows(tmp_path, monkeypatch):
         main(["--methods", "sgd", "adam", "--out", str(tmp_path)])
     assert "| SGD | 0.0 " in (tmp_path / "demo.md").read_text()
     assert (tmp_path / "demo.png").exists()
+
+
+def test_ctrl_c_is_one_line_and_leaves_the_rows(tmp_path, monkeypatch, capsys):
+    def train(method, *args):
+        if method == "adam":
+            os.kill(os.getpid(), signal.SIGINT)
+        return Run(np.array([0, 5, 9]), np.zeros((3, 2)), 5, 7.0, 0.0)
+
+    monkeypatch.setattr("examples.demo.__main__.train", train)
+    with pytest.raises(SystemExit) as info:
+        main(["--methods", "sgd", "adam", "--out", str(tmp_path)])
+    assert info.value.code == 0
+    assert capsys.readouterr().err == (
+        "Stopped by Ctrl-C; to begin anew: python -m examples.demo --methods sgd adam"
+        f" --out {tmp_path}\n"
+    )
+    assert "| SGD | 0.0 " in (tmp_path / "demo.md").read_text()
+    assert "| Adam |" not in (tmp_path / "demo.md").read_text()
 
 
 def test_table_means_over_seeds():

@@ -12,8 +12,10 @@ from examples.sentiment import report
 from examples.sentiment.methods import STUDY
 from examples.transformer import Transformer
 from tests.examples.helpers import (
+    SIGNALS,
     assert_names_what_cannot_be_written,
     assert_names_what_is_wrong,
+    assert_prints_what_it_wrote,
     assert_sigterm_saves,
 )
 from tests.helpers import Network
@@ -67,7 +69,7 @@ def tiny(monkeypatch):
 
 
 @pytest.mark.parametrize("vmap_seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_one_command_makes_rows_tables_and_figures(tiny, tmp_path, vmap_seeds):
+def test_one_command_makes_rows_tables_and_figures(tiny, tmp_path, vmap_seeds, capsys):
     out = tmp_path / "new"
     arguments = ["--seeds", "2", "--batch-size", "20", "--out", str(out)]
     arguments += ["--vmap-seeds", str(vmap_seeds), "--label-map", "released"]
@@ -92,6 +94,9 @@ def test_one_command_makes_rows_tables_and_figures(tiny, tmp_path, vmap_seeds):
     assert first["update_density"] == 0
     assert set(second["accuracy"]["phrase_bank"]) == {"train"}
     assert set(second["accuracy"]["imdb"]) == {"train", "test"}
+    text = capsys.readouterr().out
+    assert_prints_what_it_wrote(text, out, "forgetting.png", "equal_accuracy.png")
+    assert "| CLASSP, Algorithm 1, θ 0.99 | " in text
     text = (out / "table.md").read_text()
     assert "CLASSP, Algorithm 1, θ 0.99" in text
     assert "66.04 ± 3.85" in text
@@ -221,9 +226,10 @@ def test_missing_data_is_one_clear_line(monkeypatch, capsys, tmp_path):
     assert "put it there" in capsys.readouterr().err
 
 
-def test_sigterm_saves_and_says_how_to_go_on(tiny, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("name", SIGNALS)
+def test_sigterm_saves_and_says_how_to_go_on(tiny, tmp_path, capsys, monkeypatch, name):
     monkeypatch.setattr(sentiment, "Transformer", lambda rngs, **kwargs: Network(rngs))
-    assert_sigterm_saves(sentiment, tmp_path, capsys, monkeypatch)
+    assert_sigterm_saves(sentiment, tmp_path, capsys, monkeypatch, name)
 
 
 def test_what_cannot_be_written_is_one_clear_line(tiny, tmp_path, capsys):

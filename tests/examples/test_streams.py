@@ -19,8 +19,10 @@ from examples.streams import report, tables
 from examples.streams.data import BENCHMARKS, Stream
 from examples.streams.methods import study
 from tests.examples.helpers import (
+    SIGNALS,
     assert_names_what_cannot_be_written,
     assert_names_what_is_wrong,
+    assert_prints_what_it_wrote,
     assert_sigterm_saves,
 )
 
@@ -224,6 +226,24 @@ def test_one_command_makes_rows_a_table_and_figures(tiny, tmp_path, monkeypatch)
     assert len(rows.read(folder / "rows.jsonl")) == len(names)
 
 
+def test_it_ends_with_its_rows_of_the_table_and_the_files(tiny, tmp_path, capsys):
+    run(tmp_path, "--methods", "sgd_0.1", "sgd_0.2")
+    capsys.readouterr()
+    run(tmp_path, "--methods", "sgd_0.2", "adam_0.001")
+    text = capsys.readouterr().out
+    table = (tmp_path / "table.md").read_text().splitlines()
+    printed = [line for line in text.splitlines() if line[:1] == "|"]
+    assert printed[:2] == table[2:4]
+    titles = [line.split(" | ")[0] for line in printed[2:]]
+    assert titles == ["| SGD, α 0.2", "| Adam, α 0.001"]
+    assert printed[3] in table and any("| SGD, α 0.1 |" in line for line in table)
+    assert_prints_what_it_wrote(text, tmp_path, "matrices.png", "curves.png")
+    # The report alone: all of the table.
+    report.main([str(tmp_path)])
+    text = capsys.readouterr().out
+    assert [line for line in text.splitlines() if line[:1] == "|"] == table[2:7]
+
+
 @pytest.mark.slow
 def test_seeds_side_by_side_are_those_one_after_another(tiny, tmp_path):
     names = ["classp_self_0.1", "ewc_online_10", "si_1", "replay_0.1"]
@@ -366,8 +386,9 @@ def test_help_lists_options_and_groups(capsys):
         assert name in text
 
 
-def test_sigterm_saves_and_says_how_to_go_on(tiny, tmp_path, capsys, monkeypatch):
-    assert_sigterm_saves(streams, tmp_path, capsys, monkeypatch)
+@pytest.mark.parametrize("name", SIGNALS)
+def test_sigterm_saves_and_says_how_to_go_on(tiny, tmp_path, capsys, monkeypatch, name):
+    assert_sigterm_saves(streams, tmp_path, capsys, monkeypatch, name)
 
 
 def test_what_cannot_be_written_is_one_clear_line(tiny, tmp_path, capsys):

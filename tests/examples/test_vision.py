@@ -16,8 +16,10 @@ from examples.training import Trainer
 from examples.vision import __main__ as vision
 from examples.vision.methods import ABLATION, COLLECT, STUDY
 from tests.examples.helpers import (
+    SIGNALS,
     assert_names_what_cannot_be_written,
     assert_names_what_is_wrong,
+    assert_prints_what_it_wrote,
     assert_sigterm_saves,
 )
 from tests.helpers import Network
@@ -106,8 +108,18 @@ def test_one_command_makes_rows_tables_and_figures(tiny, tmp_path, capsys):
     for name in ("fronts", "samples"):
         figure = tmp_path / "new" / f"{name}.png"
         assert figure.read_bytes().startswith(b"\x89PNG")
-    # A second call finds all done.
+    text = capsys.readouterr().out
+    assert_prints_what_it_wrote(text, tmp_path / "new", "fronts.png", "samples.png")
+    titles = [line.split(" | ")[0] for line in text.splitlines() if line[:1] == "|"]
+    assert titles[2:] == [
+        "| CLASSP, Algorithm 1, no θ",
+        "| SGD",
+        "| CLASSP, α 0.1 (best of 1)",
+    ]
+    # A second call finds all done, and shows its own alone.
     vision.main([*arguments, "--methods", "classp"])
+    text = capsys.readouterr().out
+    assert "| CLASSP, Algorithm 1, no θ |" in text and "| SGD |" not in text
     assert len(rows.read(tmp_path / "new" / "rows.jsonl")) == 3
 
 
@@ -163,9 +175,10 @@ class Linear(nnx.Module):
         return self.out(x.reshape(len(x), -1))
 
 
-def test_sigterm_saves_and_says_how_to_go_on(tiny, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("name", SIGNALS)
+def test_sigterm_saves_and_says_how_to_go_on(tiny, tmp_path, capsys, monkeypatch, name):
     monkeypatch.setattr(vision, "CNN", Linear)
-    assert_sigterm_saves(vision, tmp_path, capsys, monkeypatch)
+    assert_sigterm_saves(vision, tmp_path, capsys, monkeypatch, name)
 
 
 def test_what_cannot_be_written_is_one_clear_line(tiny, tmp_path, capsys):

@@ -1,0 +1,91 @@
+"""Layers stacked in one tensor, each treated as a tensor of its own."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from classp_jax import _hyperparameters
+
+
+def per_layer(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Applies a transformation to each layer of a stack by itself.
+
+    Layers that a scan runs through, as with Linen's ``nn.scan`` or ``nnx.vmap`` and
+    ``nnx.scan``, are stacked: the first axis of each tensor counts them. What depends
+    on a tensor as a whole takes the stack for one tensor: a ``relative`` threshold, the
+    scope ``"tensor"``, ``factored`` sums (which would even factor the biases).
+    ``per_layer(classp(0.1, 10.0, relative=True))`` treats every layer as it would be
+    treated alone.
+
+    All tensors must be stacks of as many layers. Where others are not, as those of an
+    embedding, tell them apart by :func:`optax.partition`.
+
+    Args:
+      inner: the transformation for one layer. Its extra arguments are the same for all
+        layers.
+
+    Returns:
+      The corresponding :class:`optax.GradientTransformationExtraArgs`. Its state is
+      that of ``inner`` with the axis of the layers in front of each array.
+
+    Raises:
+      TypeError: if ``inner`` is not a transformation.
+      ValueError: in ``init`` and ``update``, if a tensor has no axis, or another number
+        of layers than the others.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from classp_jax import classp, per_layer
+      >>> relative = classp(1.0, threshold=1.0, eps=1.0, relative=True)
+      >>> optimizer = optax.partition(
+      ...     {"stacked": per_layer(relative), "single": relative},
+      ...     {"layers": "stacked", "head": "single"})
+      >>> layers = jnp.array([[1.0, 3.0], [10.0, 30.0]])
+      >>> params = {"layers": layers, "head": jnp.ones(2)}
+      >>> updates, _ = optimizer.update(params, optimizer.init(params))
+      >>> print(updates["layers"] != 0)  # as one stack, only the 30 would pass
+      [[False  True]
+       [False  True]]
+    """
+    _hyperparameters.check_transformation("inner", inner)
+    inner = optax.with_extra_args_support(inner)
+
+    def init_fn(params: optax.Params) -> optax.OptState:
+        if not jax.tree.leaves(params):  # A mask has left no tensor.
+            return inner.init(params)
+        params = jax.tree.map(
+            lambda p: jnp.zeros_like(p) if isinstance(p, jax.ShapeDtypeStruct) else p,
+            params,
+        )
+        # Compiled, as this puts the state where the parameters are.
+        return jax.jit(jax.vmap(init_layer))(params)
+
+    def init_layer(params: optax.Params) -> optax.OptState:
+        # Over explicit mesh axes vmap wants all that it maps cut alike, counters too.
+        tie = jnp.any(jnp.where(False, jax.tree.leaves(params)[0], 0))
+        return jax.tree.map(
+            lambda x: x if jnp.ndim(x) else jnp.where(tie, x, x), inner.init(params)
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        update = functools.partial(inner.update, **extra_args)
+        is_stacked = any(jnp.ndim(x) for x in jax.tree.leaves((updates, state)))
+        result: tuple[optax.Updates, optax.OptState] = (
+            jax.vmap(update) if is_stacked else update
+        )(updates, state, params)
+        return result
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

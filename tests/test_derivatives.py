@@ -1,0 +1,156 @@
+"""Derivatives through the optimizers, against finite differences in float64."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import classp_jax
+from tests import helpers
+
+# Of ordinary gradients and of those that are left out, or that squares lose.
+GRADIENTS = np.array(
+    [
+        [0.3, -0.7, 0.0, np.nan, np.inf, 5e-310, -1e-200, 2.0],
+        [0.0, 0.4, 0.0, 0.5, -0.2, 0.1, 0.3, -np.inf],
+        [-0.5, 0.2, 0.0, 0.3, 0.6, -0.4, np.nan, 1.5],
+    ]
+)
+NUMBERS = dict(learning_rate=0.1, eps=1e-3, power=1.0)
+READINGS = [classp_jax.classp, classp_jax.classp_equation1]
+
+
+@pytest.fixture(autouse=True)
+def with_float64():
+    with helpers.enable_x64(True):
+        yield
+
+
+def weights(make, numbers, gradients=GRADIENTS):
+    """The weights after a step for each row of gradients."""
+    optimizer = make(**numbers)
+    params = jnp.linspace(-1, 1, gradients.shape[-1]).reshape(2, -1)
+    opt_state = optimizer.init(params)
+    for gradient in gradients:
+        gradient = jnp.asarray(gradient).reshape(params.shape)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def assert_derivative(function, x, step=1e-6, rtol=1e-6):
+    """Both modes agree with central differences, element by element."""
+    x = jnp.asarray(x, jnp.float64)
+    step = step * max(abs(float(x)), 1e-6)
+    expected = (function(x + step) - function(x - step)) / (2 * step)
+    actual = jax.jvp(function, (x,), (jnp.ones_like(x),))[1]
+    scale = float(jnp.max(jnp.abs(expected)))
+    chex.assert_trees_all_close(actual, expected, rtol=rtol, atol=rtol * scale)
+    backward = jax.grad(lambda x: jnp.sum(function(x)))(x)
+    chex.assert_trees_all_close(backward, jnp.sum(actual), rtol=1e-12, atol=1e-300)
+
+
+@pytest.mark.parametrize("gate", [True, False, "opens"])
+@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize("power", [0.5, 1.0, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("factored", [False, True])
+@pytest.mark.parametrize("reading", READINGS)
+def test_by_every_number(reading, factored, power, static, gate):
+    apply_decay = (lambda step: step >= 1) if gate == "opens" else gate
+    fixed = dict(apply_decay=apply_decay, factored=factored)
+    for name in NUMBERS:
+        if name == "power" and static:
+            continue
+
+        def function(x, name=name):
+            numbers = NUMBERS | dict(power=power if static else jnp.float64(power))
+            return weights(functools.partial(reading, **fixed), numbers | {name: x})
+
+        assert_derivative(function, power if name == "power" else NUMBERS[name])
+
+
+@pytest.mark.parametrize("eps", [1e-5, 1e-20, 1e-30, 1e-37])
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_by_eps_where_its_square_underflows(dtype, power, eps):
+    def step(eps, gradient):
+        optimizer = classp_jax.classp(0.1, power=power, eps=eps)
+        return optimizer.update(gradient, optimizer.init(gradient))[0]
+
+    gradient = jnp.array([0.0, 1.0, -1e-30, np.nan, np.inf], dtype)
+    jacobian = jax.jacobian(step)(jnp.asarray(eps, dtype), gradient)
+    g, e = np.float64([1.0, -1e-30]), np.float64(eps)
+    expected = 0.1 * g / power * (e + np.abs(g) ** power) ** (-1 / power - 1)
+    chex.assert_trees_all_close(
+        np.float64(jacobian[1:3]), expected, rtol=1e-4, atol=1e-30
+    )
+    chex.assert_trees_all_equal(jacobian[np.array([0, 3, 4])], jnp.zeros(3, dtype))
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 1.5, 2.0])
+@pytest.mark.parametrize("factored", [False, True])
+@pytest.mark.parametrize("reading", READINGS)
+def test_by_the_gradients(reading, factored, power):
+    gradients = GRADIENTS.copy()
+    gradients[0, 5:7] = 1e-3, -1e-2
+    finite = np.isfinite(gradients)
+
+    def function(scale):
+        scaled = jnp.where(finite, scale * np.where(finite, gradients, 0), gradients)
+        make = functools.partial(reading, factored=factored, power=power)
+        return weights(make, dict(learning_rate=0.1, eps=1e-3), scaled)
+
+    assert_derivative(function, 1.3)
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0, 3.0])
+def test_by_a_gradient_of_0_it_is_the_scale_of_the_step(power):
+    optimizer = classp_jax.classp(0.1, power=power, eps=1e-3)
+    state = optimizer.init(jnp.zeros(1))
+    slope = jax.grad(lambda g: optimizer.update(g, state)[0][0])(jnp.zeros(1))
+    chex.assert_trees_all_close(slope, jnp.full(1, -0.1 / 1e-3 ** (1 / power)))
+
+
+@pytest.mark.parametrize("threshold", [0.01, 0.5])
+@pytest.mark.parametrize("relative", [False, True])
+def test_behind_a_threshold(relative, threshold):
+    def function(eps):
+        make = functools.partial(
+            classp_jax.classp, threshold=threshold, relative=relative
+        )
+        return weights(make, dict(learning_rate=0.1, eps=eps))
+
+    assert_derivative(function, 1e-3)
+    by_threshold = jax.jacobian(
+        lambda theta: weights(
+            functools.partial(classp_jax.classp, threshold=theta, relative=relative),
+            dict(learning_rate=0.1, eps=1e-3),
+        )
+    )(threshold)
+    chex.assert_trees_all_equal(by_threshold, jnp.zeros_like(by_threshold))
+
+
+@pytest.mark.parametrize("gate", [True, False])
+def test_of_the_released_reading(gate):
+    gradients = np.where(np.isfinite(GRADIENTS), GRADIENTS, 0.1)
+    for name in ("learning_rate", "eps"):
+
+        def function(x, name=name):
+            make = functools.partial(classp_jax.classp_released, apply_decay=gate)
+            return weights(
+                make, dict(learning_rate=0.1, eps=1e-3) | {name: x}, gradients
+            )
+
+        assert_derivative(function, dict(learning_rate=0.1, eps=1e-3)[name])
+
+
+def test_of_second_order():
+    def function(eps):
+        make = functools.partial(classp_jax.classp, power=2.0)
+        return jnp.sum(weights(make, dict(learning_rate=0.1, eps=eps)))
+
+    assert_derivative(jax.grad(function), 1e-3, rtol=1e-5)
