@@ -399,7 +399,6 @@ def _select(
     mask: jax.Array, x: jax.Array, otherwise: jax.typing.ArrayLike
 ) -> jax.Array:
     """``jnp.where``, without the function call that it adds to the program."""
-    mask = jnp.broadcast_to(mask, x.shape)
     return jax.lax.select(mask, x, jnp.full_like(x, otherwise))
 
 

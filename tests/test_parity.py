@@ -104,7 +104,7 @@ def relative_trajectory_in_jax(reading, power):
         optimizer = helpers.READINGS[reading](
             0.1,
             threshold,
-            power,
+            power=power,
             apply_decay=lambda step: step >= RELATIVE_STEPS // 2,
             relative=True,
         )
