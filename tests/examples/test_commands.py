@@ -38,7 +38,7 @@ OPTIONS = {
     sentiment_report: "--evaluate-with-dropout",
     verify: "--reading --problem --mode --steps --decay-from --dtype --seed --power"
     " --learning-rate --threshold --eps --tolerance --torch-optimizer --torch-args"
-    " --torch-step-args --torch-accumulator --json --plot",
+    " --torch-step-args --torch-accumulator --json --plot --relative --factored",
 }
 WORDS = [
     *("0", "1", "2", "-1", "16", "1e-5", "0.1", "1e39", "1e999", "nan", "-inf", "1_0"),
