@@ -484,17 +484,10 @@ def accumulate_and_scale(
 
         # A None among the gradients is a weight without one: Algorithm 1, line 7.
         def sum_of(g: Any, s: _factored.Sum, bound: Any) -> _factored.Sum:
-            return (
-                s
-                if g is None
-                else accumulate(
-                    g,
-                    s,
-                    bound,
-                    infinity,
-                    power=sum_power,
-                    keeps_nonfinite=keeps_nonfinite,
-                )
+            if g is None:
+                return s
+            return accumulate(
+                g, s, bound, infinity, power=sum_power, keeps_nonfinite=keeps_nonfinite
             )
 
         def update_of(g: Any, before: _factored.Sum, after: _factored.Sum) -> Any:
