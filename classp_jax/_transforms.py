@@ -486,9 +486,10 @@ def accumulate_and_scale(
         def sum_of(g: Any, s: _factored.Sum, bound: Any) -> _factored.Sum:
             if g is None:
                 return s
-            return accumulate(
+            after: _factored.Sum = accumulate(
                 g, s, bound, infinity, power=sum_power, keeps_nonfinite=keeps_nonfinite
             )
+            return after
 
         def update_of(g: Any, before: _factored.Sum, after: _factored.Sum) -> Any:
             if g is None:
