@@ -15,19 +15,18 @@ extensions = [
 html_theme = "furo"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 2
-# The README links to files of the repository, which are no pages here.
-suppress_warnings = ["myst.xref_missing"]
 autodoc_typehints = "none"  # The docstrings say more.
 
 
-def _download_tables(app, *where_and_text):
-    """Has links to the results' tables, which are no pages here, download them."""
+def _mend_links(app, *where_and_text):
+    """Has links to the results' tables download them, and those to README lead here."""
     text = where_and_text[-1]
+    text[0] = text[0].replace("](../README.md", "](index.md")
     link = r"\[([^]]+)\]\((?:\.\./)?(results/[^)]+\.md)\)"
     text[0] = re.sub(link, r"{download}`\1 <../\2>`", text[0])
 
 
 def setup(app):
     """What Sphinx calls first."""
-    app.connect("source-read", _download_tables)
-    app.connect("include-read", _download_tables)
+    app.connect("source-read", _mend_links)
+    app.connect("include-read", _mend_links)
