@@ -687,10 +687,11 @@ def _by_static_power_jvp(power: float, primals: Any, tangents: Any) -> Any:
 
 @_by_traced_power.defjvp
 def _by_traced_power_jvp(primals: Any, tangents: Any) -> Any:
-    *_, power = primals
+    *_, x, power = primals
     *others, power_dot = tangents
+    largest = _factored.largest(x.dtype)
     u, u_dot = _quotient_and_change(*primals, *others)
-    by_power = u * jnp.log(primals[1]) / jnp.square(power)
+    by_power = jnp.clip(u * jnp.log(x) / jnp.square(power), -largest, largest)
     return u, u_dot + by_power * power_dot
 
 
