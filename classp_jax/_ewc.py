@@ -180,7 +180,9 @@ def _beside(p: Any, x: Any) -> Any:
     A jitted step would leave it there, and a second call compile again.
     """
     if isinstance(p, jax.core.Tracer):
-        return x
+        x = jnp.asarray(x)
+        # The select tells the compiler, as in _factored.
+        return jnp.where(False, p.astype(x.dtype), x)
     is_placed = isinstance(p, jax.ShapeDtypeStruct) or getattr(p, "committed", False)
     return jax.device_put(x, p.sharding) if is_placed else x
 

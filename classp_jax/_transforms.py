@@ -708,9 +708,10 @@ def at_least_float32(dtype: jax.typing.DTypeLike) -> Any:
 
 
 def wide_zeros(params: optax.Params) -> Any:
-    """Zeros shaped like the parameters, in at least float32."""
+    """Zeros that lie as the parameters do, in at least float32."""
     return jax.tree.map(
-        lambda p: jnp.zeros_like(p, dtype=at_least_float32(jnp.result_type(p))), params
+        lambda p: _factored.zeros(p, at_least_float32(jnp.result_type(p)), False),
+        params,
     )
 
 
