@@ -180,7 +180,9 @@ def _beside(p: Any, x: Any) -> Any:
     A jitted step would leave it there, and a second call compile again.
     """
     if isinstance(p, jax.core.Tracer):
-        return x
+        x = jnp.asarray(x)
+        # The select tells the compiler, as in _factored.
+        return jnp.where(False, p.astype(x.dtype), x)
     is_placed = isinstance(p, jax.ShapeDtypeStruct) or getattr(p, "committed", False)
     return jax.device_put(x, p.sharding) if is_placed else x
 
@@ -294,7 +296,9 @@ def fisher_diagonal(
     Where the examples are cut over devices along their leading axis, each device takes
     the gradients of its own, and all sum up once at the end. Inside a program the cut
     is known only where the mesh has explicit axes. Where it hasn't, let ``batch_size``
-    divide the number of examples and be a multiple of the number of devices.
+    divide the number of examples and be a multiple of the number of devices. Inside
+    :func:`jax.shard_map` it is the mean over a device's own examples, of which
+    :func:`jax.lax.pmean` makes that over all.
 
     Args:
       loss_fn: the loss :math:`\ell` of one example, such as its negative log
@@ -363,6 +367,7 @@ def _mean_squared_gradient(
     examples: tuple[Any, ...],
 ) -> optax.Params:
     number = len(jax.tree.leaves(examples)[0])
+    params = _each_devices_own(params, examples)
     # A device has a share of each batch, out of its own examples, and a sum.
     own = number // shards
     steps = -(-own // max(batch_size // shards, 1))
@@ -396,6 +401,24 @@ def _mean_squared_gradient(
     return jax.tree.map(lambda s: jnp.sum(s, axis=0) / number, total)
 
 
+def _each_devices_own(params: optax.Params, examples: tuple[Any, ...]) -> optax.Params:
+    """Parameters that differ among devices, to JAX, wherever the examples do.
+
+    Inside :func:`jax.shard_map` a gradient by what all devices share is their sum, and
+    would be squared as such.
+    """
+    types = [x.aval for x in jax.tree.leaves(examples)]
+    # JAX calls it so, and called it vma before 0.10.
+    types = [getattr(t, "manual_axis_type", None) or t for t in types]
+    axes = {
+        axis for t in types for axis in getattr(t, "varying", getattr(t, "vma", ()))
+    }
+    if not axes:
+        return params
+    differs = jax.lax.axis_index(tuple(axes)) < 0  # Never, which JAX doesn't know.
+    return jax.tree.map(lambda p: jnp.where(differs, p, p), params)
+
+
 def _parts(examples: tuple[Any, ...]) -> int:
     """Into how many parts devices have cut the axis of examples, as far as is known."""
     leaves = jax.tree.leaves(examples)
@@ -413,7 +436,12 @@ def _shardings(examples: tuple[Any, ...]) -> list[jax.sharding.Sharding]:
         x.aval if isinstance(x, jax.core.Tracer) else x
         for x in jax.tree.leaves(examples)
     )
-    return [getattr(x, "sharding", None) or somewhere for x in known]
+    shardings = (getattr(x, "sharding", None) or somewhere for x in known)
+    # Inside jax.shard_map an array is all that there is to see.
+    return [
+        somewhere if getattr(getattr(s, "mesh", None), "manual_axes", ()) else s
+        for s in shardings
+    ]
 
 
 def _with_cut_axes_automatic(

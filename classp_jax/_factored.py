@@ -125,6 +125,24 @@ def smallest(dtype: jax.typing.DTypeLike) -> float:
     return float(jnp.finfo(dtype).tiny)  # type: ignore[no-untyped-call]
 
 
+@jax.custom_jvp
+def quotient(x: jax.Array, y: jax.Array) -> jax.Array:
+    """``x / y``; its derivatives don't overflow where the square of y underflows."""
+    return x / y
+
+
+@quotient.defjvp
+def _quotient_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
+    x, y = primals
+    x_dot, y_dot = tangents
+    u, bound = quotient(x, y), largest(y.dtype)
+    # Finite, as they may meet tangents of 0, and tangents first for the same reason.
+    inverse = jnp.minimum(quotient(jnp.ones_like(y), y), bound)
+    return u, x_dot * inverse - y_dot * inverse * jnp.clip(u, -bound, bound)
+
+
 def add(
     s: FactoredSum, term: Callable[[jax.Array], jax.Array], g: jax.Array
 ) -> FactoredSum:
@@ -198,7 +216,7 @@ def of_each_weight(s: Sum, dtype: Any = None) -> jax.Array:
     is_sound = jnp.sum(rows, leading, keepdims=True) < largest(dtype) / 8
     rows = jnp.where(is_sound, rows, rows / (8 * rows.size))
     of_all = jnp.sum(rows, leading)[..., None]
-    share = columns / jnp.where(of_all > 0, of_all, 1)
+    share = quotient(columns, jnp.where(of_all > 0, of_all, 1))
     return rows[..., None] * jnp.expand_dims(share, leading)
 
 

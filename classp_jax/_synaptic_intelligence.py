@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from classp_jax import _hyperparameters
+from classp_jax import _factored, _hyperparameters
 from classp_jax._ewc import EwcPenaltyState, penalized, penalty_state, shaped_like
 from classp_jax._transforms import at_least_float32, refuse_complex, wide_zeros
 
@@ -215,7 +215,8 @@ def consolidate(
             distance = jnp.asarray(w, f.dtype) - jnp.asarray(w_star, f.dtype)
             known = jnp.isfinite(omega) & jnp.isfinite(distance)
             omega, distance = (jnp.where(known, x, 0) for x in (omega, distance))
-            new = jnp.maximum(omega, 0) / (jnp.square(distance) + damping)
+            xi = jnp.asarray(damping, distance.dtype)
+            new = _factored.quotient(jnp.maximum(omega, 0), jnp.square(distance) + xi)
             return _bounded(f + new.astype(f.dtype))
 
         importance = jax.tree.map(

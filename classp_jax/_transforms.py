@@ -687,10 +687,11 @@ def _by_static_power_jvp(power: float, primals: Any, tangents: Any) -> Any:
 
 @_by_traced_power.defjvp
 def _by_traced_power_jvp(primals: Any, tangents: Any) -> Any:
-    *_, power = primals
+    *_, x, power = primals
     *others, power_dot = tangents
+    largest = _factored.largest(x.dtype)
     u, u_dot = _quotient_and_change(*primals, *others)
-    by_power = u * jnp.log(primals[1]) / jnp.square(power)
+    by_power = jnp.clip(u * jnp.log(x) / jnp.square(power), -largest, largest)
     return u, u_dot + by_power * power_dot
 
 
@@ -707,9 +708,10 @@ def at_least_float32(dtype: jax.typing.DTypeLike) -> Any:
 
 
 def wide_zeros(params: optax.Params) -> Any:
-    """Zeros shaped like the parameters, in at least float32."""
+    """Zeros that lie as the parameters do, in at least float32."""
     return jax.tree.map(
-        lambda p: jnp.zeros_like(p, dtype=at_least_float32(jnp.result_type(p))), params
+        lambda p: _factored.zeros(p, at_least_float32(jnp.result_type(p)), False),
+        params,
     )
 
 

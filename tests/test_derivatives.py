@@ -91,6 +91,49 @@ def test_by_eps_where_its_square_underflows(dtype, power, eps):
     chex.assert_trees_all_equal(jacobian[np.array([0, 3, 4])], jnp.zeros(3, dtype))
 
 
+@pytest.mark.parametrize("power", [0.25, 1.0])
+@pytest.mark.parametrize("name", ["learning_rate", "eps", "power"])
+@pytest.mark.parametrize("make", [*READINGS, classp_jax.classp_released])
+def test_behind_a_closed_gate_a_step_that_would_overflow_has_none(make, name, power):
+    gradient = jnp.array([0.0, 1.0, -2.0], jnp.float32)
+
+    def step(x):
+        numbers = dict(learning_rate=0.1, eps=1e-37, power=power) | {name: x}
+        optimizer = make(apply_decay=lambda count: count < 0, **numbers)
+        return jnp.sum(optimizer.update(gradient, optimizer.init(gradient))[0])
+
+    x = jnp.float32(dict(learning_rate=0.1, eps=1e-37, power=power)[name])
+    expected = -jnp.sum(gradient) if name == "learning_rate" else jnp.float32(0)
+    for derivative in (jax.grad(step), jax.jit(jax.grad(step)), jax.jacfwd(step)):
+        chex.assert_trees_all_equal(derivative(x), expected)
+
+
+@pytest.mark.parametrize(("power", "size"), [(1.0, 1e-20), (1.5, 1e-15), (2.0, 1e-12)])
+@pytest.mark.parametrize(
+    ("reading", "eps"),
+    [(classp_jax.classp, 1e-30), (classp_jax.classp_equation1, 1e-5)],
+)
+def test_by_gradients_whose_total_has_no_square(reading, eps, power, size):
+    gradients = size * np.random.default_rng(0).normal(size=(3, 3, 4))
+    gradients[0, 0, 0] = 0
+
+    def weight(x):
+        dtype = jnp.result_type(x)
+        optimizer = reading(1.0, power=power, eps=eps, factored=True)
+        weight = jnp.zeros((3, 4), dtype)
+        opt_state = optimizer.init(weight)
+        for gradient in gradients:
+            gradient, x = x * jnp.asarray(gradient, dtype), x**2
+            updates, opt_state = optimizer.update(gradient, opt_state, weight)
+            weight = optax.apply_updates(weight, updates)
+        return jnp.sum(weight[0] * jnp.arange(4))
+
+    expected = jax.grad(weight)(jnp.float64(1.3))
+    for derivative in (jax.grad(weight), jax.jit(jax.jacfwd(weight))):
+        actual = derivative(jnp.float32(1.3))
+        chex.assert_trees_all_close(actual, np.float32(expected), rtol=1e-4)
+
+
 @pytest.mark.parametrize("power", [0.5, 1.0, 1.5, 2.0])
 @pytest.mark.parametrize("factored", [False, True])
 @pytest.mark.parametrize("reading", READINGS)

@@ -716,6 +716,34 @@ def test_fisher_of_what_is_cut_is_that_of_the_whole(
         assert actual["w"].sharding.is_equivalent_to(placed["w"].sharding, 2)
 
 
+@pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="newer than the lowest JAX")
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+@pytest.mark.parametrize("check_vma", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+def test_inside_shard_map_fisher_is_that_of_each_devices_examples(
+    given, check_vma, batch_size
+):
+    params = {"w": jnp.linspace(-1, 1, 32).reshape(8, 4)}
+    keys = jax.random.split(jax.random.key(0), 48)
+    everywhere, cut = PartitionSpec(), PartitionSpec("x")
+
+    def mean(params, *examples):
+        fisher = classp_jax.fisher_diagonal(
+            tanh_loss, params, *examples, batch_size=batch_size
+        )
+        return jax.lax.pmean(fisher, "x")
+
+    actual = jax.shard_map(
+        mean if given else lambda _, *examples: mean(params, *examples),
+        mesh=make_mesh({"x": 8}),
+        in_specs=(everywhere, cut, cut),
+        out_specs=everywhere,
+        check_vma=check_vma,
+    )(params, CUT, keys)
+    expected = classp_jax.fisher_diagonal(tanh_loss, params, CUT, keys)
+    chex.assert_trees_all_close(jax.device_get(actual), expected, rtol=2e-5)
+
+
 @pytest.mark.parametrize("batch_size", [32, 20, 3])
 def test_each_device_has_its_own_examples_and_all_send_once(batch_size):
     def program(shards, *trees):

@@ -399,6 +399,44 @@ def test_a_compiled_program_makes_the_state_where_its_parameters_are(reading):
         assert actual[name].sharding.is_equivalent_to(p.sharding, p.ndim)
 
 
+PENALTIES = {
+    "ewc_penalty": lambda like: classp_jax.ewc_penalty(
+        jax.tree.map(np.ones_like, like), jax.tree.map(np.ones_like, like), 1.0, 0.1
+    ),
+    "synaptic_intelligence": lambda like: classp_jax.synaptic_intelligence(
+        classp_jax.classp(0.1), 1.0
+    ),
+    "per layer": lambda like: classp_jax.per_layer(
+        classp_jax.synaptic_intelligence(optax.sgd(0.1), 1.0)
+    ),
+}
+
+
+@pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="newer than the lowest JAX")
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("name", PENALTIES)
+def test_a_compiled_init_makes_a_penalty_where_the_parameters_are(name, axis_type):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+    like = {"kernel": np.ones((8, 6), np.float32)}
+    sharding = NamedSharding(mesh, PartitionSpec("data", "model"))
+    params, solver = jax.device_put(like, sharding), PENALTIES[name](like)
+
+    @jax.jit
+    def step(params, opt_state):
+        updates, opt_state = solver.update(params, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    with jax.set_mesh(mesh):
+        opt_state = jax.jit(solver.init)(params)
+        trees = [x for x in jax.tree.leaves(opt_state) if x.ndim == 2]
+        assert len(trees) >= 2
+        for x in trees:
+            assert x.sharding.is_equivalent_to(sharding, 2)
+        for _ in range(2):
+            params, opt_state = step(params, opt_state)
+    assert step._cache_size() == 1
+
+
 # What depends on a tensor as a whole.
 WHOLE_TENSORS = {
     "relative": dict(threshold=1.0, relative=True),

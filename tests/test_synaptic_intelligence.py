@@ -325,6 +325,25 @@ def test_the_derivatives_by_its_numbers_are_those_of_finite_differences(bad):
                     chex.assert_trees_all_close(actual, expected, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("path_integral", [0.0, 1e-30])
+@pytest.mark.parametrize("damping", [0.1, 1e-20, 1e-25])
+def test_by_a_damping_whose_square_underflows(damping, path_integral):
+    solver = classp_jax.synaptic_intelligence(optax.sgd(0.1), 1.0)
+    params = jnp.array([1.0, 2.0])
+    opt_state = solver.init(params)
+    opt_state = opt_state._replace(path_integral=jnp.full(2, path_integral))
+
+    def importance(damping):
+        moved = params + jnp.array([0.0, 0.5])
+        return classp_jax.consolidate(opt_state, moved, damping).penalty.fisher
+
+    numbers = np.float64(np.float32([damping, path_integral]))
+    exact = -numbers[1] / (numbers[0] + np.array([0, 0.25])) ** 2
+    for derivative in (jax.jacrev(importance), jax.jit(jax.jacfwd(importance))):
+        actual = derivative(jnp.float32(damping))
+        chex.assert_trees_all_close(actual, np.float32(exact), rtol=1e-6)
+
+
 def test_abstract_parameters_have_an_abstract_anchor():
     sharding = NamedSharding(jax.make_mesh((8,), ("x",)), PartitionSpec("x"))
     abstract = jax.ShapeDtypeStruct((8, 2), jnp.bfloat16, sharding=sharding)
