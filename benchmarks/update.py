@@ -26,6 +26,7 @@ from flax import nnx
 import classp_jax
 from benchmarks.pytorch import torch_device, wait_for_torch
 from benchmarks.timing import LEAST, VOCABULARY, in_turns, machine, spread
+from classp_jax import baselines
 from examples.cnn import CNN
 from examples.transformer import Transformer
 from tests.reference.optimizer import Classp
@@ -154,7 +155,7 @@ def contender(name, shapes):
         return of_jax(OPTAX[name](RATE), shapes)
     if name == PENALTY:
         zeros = [np.zeros(shape, np.float32) for shape in shapes]
-        penalty = classp_jax.ewc_penalty(zeros, zeros, 1000, RATE)
+        penalty = baselines.ewc_penalty(zeros, zeros, 1000, RATE)
         return of_jax(optax.chain(penalty, optax.sgd(RATE)), shapes)
     if name in TORCH:
         optimizer, form = TORCH[name]

@@ -6,13 +6,13 @@ they sit in a chained, masked, partitioned or injected state.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from classp_jax import _factored, _hyperparameters, _paths, _transforms
+from classp_jax import _paths, _placement, _states, _sums
 
 
 class CountNonfiniteState(NamedTuple):
@@ -55,7 +55,7 @@ def average_grad_sum(
     """
     sums = _grad_sums(opt_state)
     return _mean(
-        {path: (_factored.total(s), _factored.size(s)) for path, s in sums.items()},
+        {path: (_sums.total(s), _sums.size(s)) for path, s in sums.items()},
         per_tensor,
     )
 
@@ -96,7 +96,7 @@ def unassigned_share(
     """
     sums = _grad_sums(opt_state)
     return _mean(
-        {path: (_factored.untouched(s), _factored.size(s)) for path, s in sums.items()},
+        {path: (_sums.untouched(s), _sums.size(s)) for path, s in sums.items()},
         per_tensor,
     )
 
@@ -159,7 +159,7 @@ def count_nonfinite() -> optax.GradientTransformation:
     """
 
     def init_fn(params: optax.Params) -> CountNonfiniteState:
-        return CountNonfiniteState(_hyperparameters.initial_count(params))
+        return CountNonfiniteState(_placement.initial_count(params))
 
     def update_fn(
         updates: optax.Updates,
@@ -176,40 +176,10 @@ def count_nonfinite() -> optax.GradientTransformation:
     return optax.GradientTransformation(init_fn, update_fn)
 
 
-def accumulators(
-    opt_state: optax.OptState,
-) -> list[_transforms.ScaleByAccumulatedPowerNormState]:
-    """Every accumulator in a state; a ``ValueError`` where there is none."""
-    found = [
-        node
-        for node in jax.tree.leaves(opt_state, is_leaf=is_accumulator)
-        if is_accumulator(node)
-    ]
-    if not found:
-        raise ValueError(
-            "There is no CLASSP accumulator (ScaleByAccumulatedPowerNormState) in"
-            f" this optimizer state: {jax.tree.structure(opt_state)}."
-        )
-    return found
-
-
-def is_accumulator(node: Any) -> bool:
-    """Whether a node of a state is an accumulator."""
-    return isinstance(node, _transforms.ScaleByAccumulatedPowerNormState)
-
-
-def sums_by_path(
-    state: _transforms.ScaleByAccumulatedPowerNormState,
-) -> dict[str, _factored.Sum]:
-    """Each tensor's sum, by the tensor's path."""
-    sums = _transforms.sums_of(state)
-    return _paths.by_path(sums, is_leaf=_factored.is_factored)
-
-
-def _grad_sums(opt_state: optax.OptState) -> dict[str, _factored.Sum]:
-    sums: dict[str, _factored.Sum] = {}
-    for number, state in enumerate(accumulators(opt_state)):
-        for path, s in sums_by_path(state).items():
+def _grad_sums(opt_state: optax.OptState) -> dict[str, _sums.Sum]:
+    sums: dict[str, _sums.Sum] = {}
+    for number, state in enumerate(_states.accumulators(opt_state)):
+        for path, s in _states.sums_by_path(state).items():
             # optax.partition keeps disjoint paths; a chain of two accumulators not.
             sums[f"{path}#{number}" if path in sums else path] = s
     return sums

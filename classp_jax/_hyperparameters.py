@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 LARGEST = float(np.finfo(np.float32).max)
 SMALLEST = float(np.finfo(np.float32).tiny)
@@ -24,27 +23,6 @@ def at_step(name: str, value: bool | optax.ScalarOrSchedule, count: jax.Array) -
     scheduled = value(count)
     check_scalar(name, scheduled)
     return scheduled
-
-
-def initial_count(params: optax.Params) -> jax.Array:
-    """Step 0, placed as :func:`beside` has it."""
-    count: jax.Array = beside(params, jnp.zeros([], jnp.int32))
-    return count
-
-
-def beside(params: optax.Params, scalars: Any) -> Any:
-    """A tree of scalars, on all devices of the parameters' mesh if they have one.
-
-    A jitted step would leave them there, and a second call compile again.
-    """
-    for leaf in jax.tree.leaves(params):
-        sharding = getattr(leaf, "sharding", None)
-        if isinstance(leaf, jax.core.Tracer) or not isinstance(sharding, NamedSharding):
-            continue
-        if isinstance(sharding.mesh, Mesh):  # Not an abstract one.
-            everywhere = PartitionSpec()  # type: ignore[no-untyped-call]
-            return jax.device_put(scalars, NamedSharding(sharding.mesh, everywhere))
-    return scalars
 
 
 def check_number(name: str, value: Any) -> None:

@@ -247,7 +247,8 @@ def loss_jump(
     ) -> tuple[jax.Array, LossJumpState]:
         def follow(mean: jax.Array, weight: jax.Array, decay: float) -> Any:
             weight = decay * weight + (1 - decay)
-            return mean + (1 - decay) / weight * (loss - mean), weight
+            share = (1 - decay) / weight  # Not times a difference, which may overflow.
+            return (1 - share) * mean + share * loss, weight
 
         new_fast, weight_fast = follow(state.fast, state.weight_fast, fast)
         new_slow, weight_slow = follow(state.slow, state.weight_slow, slow)

@@ -16,13 +16,12 @@ import optax
 from flax import nnx
 from tqdm import tqdm
 
-from classp_jax import (
+from classp_jax import ScaleByAccumulatedPowerNormState, unassigned_share
+from classp_jax.baselines import (
     EwcPenaltyState,
-    ScaleByAccumulatedPowerNormState,
     consolidate,
     fisher_diagonal,
     set_penalty,
-    unassigned_share,
 )
 from examples import checkpoints, checks, rows, sharding
 from examples.boundaries import carry_over as _carry_over

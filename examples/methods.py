@@ -13,6 +13,7 @@ import optax
 import optax.contrib
 
 import classp_jax
+from classp_jax import baselines
 from examples.storage import classp_stored
 
 
@@ -365,9 +366,9 @@ def make_optimizer(
             " implicitly."
         )
     if phase.si:
-        optimizer = classp_jax.synaptic_intelligence(optimizer, phase.si.strength, rate)
+        optimizer = baselines.synaptic_intelligence(optimizer, phase.si.strength, rate)
     if phase.ewc is None:
         return optimizer
     rate = rate if phase.ewc.implicit else 0.0
-    penalty = classp_jax.ewc_penalty(fisher, anchor, phase.ewc.strength, rate)
+    penalty = baselines.ewc_penalty(fisher, anchor, phase.ewc.strength, rate)
     return optax.chain(penalty, optimizer)

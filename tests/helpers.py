@@ -13,7 +13,7 @@ import pytest
 import torch
 from flax import nnx
 
-from classp_jax import _diagnostics, _factored, _transforms
+from classp_jax import _states, _sums
 from classp_jax.verify._compare import READINGS
 from tests.reference.optimizer import Classp
 
@@ -25,11 +25,11 @@ FACTORED = {
 
 def sum_of_each_weight(opt_state):
     """What a state's accumulator says of each weight, a tree like the parameters."""
-    (state,) = _diagnostics.accumulators(opt_state)
+    (state,) = _states.accumulators(opt_state)
     return jax.tree.map(
-        _factored.of_each_weight,
-        _transforms.sums_of(state),
-        is_leaf=_factored.is_factored,
+        _sums.of_each_weight,
+        _states.sums_of(state),
+        is_leaf=_sums.is_factored,
     )
 
 

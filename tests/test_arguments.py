@@ -12,6 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 import classp_jax
+from classp_jax import baselines
 
 NUMBER, SWITCH, FLAG, POWER, DTYPE, SCOPE, PART, TREE = range(8)
 KINDS = {
@@ -46,8 +47,8 @@ CONSTRUCTORS = [
     classp_jax.threshold_mask,
     classp_jax.scale_by_accumulated_power_norm,
     classp_jax.decay_gate,
-    classp_jax.ewc_penalty,
-    classp_jax.synaptic_intelligence,
+    baselines.ewc_penalty,
+    baselines.synaptic_intelligence,
 ]
 CASES = [
     (constructor, name)
@@ -132,7 +133,7 @@ def test_nonsense_is_refused_by_name(constructor, name, examples):
 @pytest.mark.parametrize("value", [None, "text", 3, {}, {"w": np.ones(2)}, np.ones(3)])
 def test_a_tree_of_another_kind_is_refused_where_it_meets_the_parameters(name, value):
     trees = {"fisher": jnp.ones(2), "anchor": jnp.ones(2)} | {name: value}
-    penalty = classp_jax.ewc_penalty(**trees, strength=1.0, learning_rate=0.1)
+    penalty = baselines.ewc_penalty(**trees, strength=1.0, learning_rate=0.1)
     with pytest.raises((TypeError, ValueError)):
         penalty.init(jnp.ones(2))
 
@@ -140,7 +141,7 @@ def test_a_tree_of_another_kind_is_refused_where_it_meets_the_parameters(name, v
 @pytest.mark.parametrize("batch_size", [0, -1, 1.5, "2", None, True, jnp.int32(2)])
 def test_batch_size_is_refused_by_name(batch_size):
     with pytest.raises((TypeError, ValueError), match="batch_size"):
-        classp_jax.fisher_diagonal(
+        baselines.fisher_diagonal(
             lambda w, x: w * x, jnp.ones([]), jnp.ones(3), batch_size=batch_size
         )
 

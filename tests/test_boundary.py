@@ -11,7 +11,8 @@ from flax.training.train_state import TrainState
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 import classp_jax
-from classp_jax import set_hyperparameters, set_penalty
+from classp_jax import baselines, set_hyperparameters
+from classp_jax.baselines import set_penalty
 
 NAMES = ("learning_rate", "threshold", "eps", "apply_decay", "hyperparams", "count")
 PARAMS = {"lif": {name: jnp.array([1.0, -2.0]) for name in NAMES}}
@@ -53,7 +54,7 @@ WRAPPERS = {
     ),
     "nested": lambda solver: optax.chain(optax.trace(0.9), optax.chain(solver)),
     "gate": lambda solver: classp_jax.decay_gate(solver, True),
-    "si": lambda solver: classp_jax.synaptic_intelligence(solver, 1.0),
+    "si": lambda solver: baselines.synaptic_intelligence(solver, 1.0),
     "injected": lambda solver: optax.inject_hyperparams(
         lambda max_norm: optax.chain(optax.clip_by_global_norm(max_norm), solver)
     )(max_norm=1.0),
@@ -366,12 +367,12 @@ ZEROS = jax.tree.map(jnp.zeros_like, WEIGHTS)
 
 class TestPenalty:
     def penalty(self):
-        return classp_jax.ewc_penalty(ZEROS, WEIGHTS, 2.0, learning_rate=0.0)
+        return baselines.ewc_penalty(ZEROS, WEIGHTS, 2.0, learning_rate=0.0)
 
     @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
     def test_it_is_set_wherever_it_stands_and_nothing_else(self, wrap):
         def is_penalty(node):
-            return isinstance(node, classp_jax.EwcPenaltyState)
+            return isinstance(node, baselines.EwcPenaltyState)
 
         opt_state = wrap(self.penalty()).init(WEIGHTS)
         after = set_penalty(opt_state, FISHER, ANCHOR)
@@ -412,14 +413,14 @@ class TestPenalty:
         assert opt_state.inner_state.anchor["fisher"].tolist() == [-1.0, 0.0]
 
     def test_synaptic_intelligence_keeps_its_own(self):
-        solver = classp_jax.synaptic_intelligence(
+        solver = baselines.synaptic_intelligence(
             optax.chain(self.penalty(), optax.sgd(0.1)), 1.0
         )
         before = solver.init(WEIGHTS)
         after = set_penalty(before, FISHER, ANCHOR)
         chex.assert_trees_all_equal(after.penalty, before.penalty)
         chex.assert_trees_all_equal(after.inner_state[0].fisher, FISHER)
-        alone = classp_jax.synaptic_intelligence(optax.sgd(0.1), 1.0)
+        alone = baselines.synaptic_intelligence(optax.sgd(0.1), 1.0)
         with pytest.raises(ValueError, match="no EwcPenaltyState"):
             set_penalty(alone.init(WEIGHTS), FISHER, ANCHOR)
 
@@ -427,7 +428,7 @@ class TestPenalty:
         mesh = jax.make_mesh((8,), ("data",))
         cut = NamedSharding(mesh, PartitionSpec("data"))
         params = jax.device_put(jnp.ones(8, jnp.bfloat16), cut)
-        penalty = classp_jax.ewc_penalty(jnp.ones(8), params, 1.0, 0.1)
+        penalty = baselines.ewc_penalty(jnp.ones(8), params, 1.0, 0.1)
         update = jax.jit(lambda s: penalty.update(params, s, params)[1])
         before = update(penalty.init(params))
         after = set_penalty(before, np.full(8, 2.0), jnp.full(8, 3.0))
@@ -441,7 +442,7 @@ class TestPenalty:
         params = nnx.state(model, nnx.Param)
         zeros = jax.tree.map(jnp.zeros_like, params)
         solver = optax.chain(
-            classp_jax.ewc_penalty(zeros, params, 1.0, 0.0), optax.sgd(1.0)
+            baselines.ewc_penalty(zeros, params, 1.0, 0.0), optax.sgd(1.0)
         )
         optimizer = nnx.Optimizer(model, solver, wrt=nnx.Param)
         ones = jax.tree.map(jnp.ones_like, params)

@@ -18,7 +18,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import classp_jax
-from classp_jax import _ewc
+from classp_jax import _ewc, baselines
 from tests import helpers
 
 # The loss is 1/2 sum of a (w - c)^2, of task B; the anchor is task A's solution.
@@ -48,7 +48,7 @@ def minimum(strength):
 
 def ewc_sgd(strength, learning_rate=RATE, fisher=FISHER, anchor=ANCHOR):
     return optax.chain(
-        classp_jax.ewc_penalty(fisher, anchor, strength, learning_rate),
+        baselines.ewc_penalty(fisher, anchor, strength, learning_rate),
         optax.sgd(RATE),
     )
 
@@ -105,7 +105,7 @@ class EwcPenaltyTest(chex.TestCase):
         for dtype in (np.float32, np.float64):
             with helpers.enable_x64(dtype == np.float64):
                 arrays = [jnp.asarray(x, dtype) for x in (g, w, anchor, fisher)]
-                penalty = classp_jax.ewc_penalty(arrays[3], arrays[2], 3.0, RATE)
+                penalty = baselines.ewc_penalty(arrays[3], arrays[2], 3.0, RATE)
                 actual = self.gradient(penalty, *arrays[:2])
                 g_, w_, anchor_, k = (np.asarray(x, np.longdouble) for x in arrays)
                 k, alpha = 3 * k, np.longdouble(dtype(RATE))
@@ -134,7 +134,7 @@ class EwcPenaltyTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_without_a_learning_rate_it_is_the_gradient_of_the_penalty(self):
         for strength in (0.3, 1.0, 1e4):
-            penalized = classp_jax.ewc_penalty(FISHER, ANCHOR, strength, 0.0)
+            penalized = baselines.ewc_penalty(FISHER, ANCHOR, strength, 0.0)
             expected = self.GRADIENT + jax.grad(penalty)(START, strength)
             chex.assert_trees_all_close(self.gradient(penalized), expected, rtol=1e-6)
 
@@ -168,14 +168,14 @@ class EwcPenaltyTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_strength_and_learning_rate_may_be_schedules(self):
         strengths, rates = jnp.array([0.0, 5.0, 1.0]), jnp.array([0.1, 0.2, 0.0])
-        scheduled = classp_jax.ewc_penalty(
+        scheduled = baselines.ewc_penalty(
             FISHER, ANCHOR, lambda step: strengths[step], lambda step: rates[step]
         )
         update, state = self.variant(scheduled.update), scheduled.init(START)
         for step in range(3):
             assert state.count == step
             updates, state = update(self.GRADIENT, state, START)
-            fixed = classp_jax.ewc_penalty(
+            fixed = baselines.ewc_penalty(
                 FISHER, ANCHOR, float(strengths[step]), float(rates[step])
             )
             chex.assert_trees_all_close(updates, self.gradient(fixed), rtol=1e-6)
@@ -185,11 +185,11 @@ class EwcPenaltyTest(chex.TestCase):
         for dtype in (jnp.bfloat16, jnp.float16):
             half = [x.astype(dtype) for x in (self.GRADIENT, START, ANCHOR)]
             wide = [x.astype(jnp.float32) for x in half]
-            penalized = classp_jax.ewc_penalty(FISHER, half[2], 3.0, RATE)
+            penalized = baselines.ewc_penalty(FISHER, half[2], 3.0, RATE)
             assert penalized.init(half[1]).anchor.dtype == dtype
             actual = self.gradient(penalized, *half[:2])
             expected = self.gradient(
-                classp_jax.ewc_penalty(FISHER, wide[2], 3.0, RATE), *wide[:2]
+                baselines.ewc_penalty(FISHER, wide[2], 3.0, RATE), *wide[:2]
             )
             assert actual.dtype == dtype
             chex.assert_trees_all_equal(actual, expected.astype(dtype))
@@ -198,7 +198,7 @@ class EwcPenaltyTest(chex.TestCase):
     def test_half_gradients_of_single_parameters(self):
         # In bfloat16 the weight and its anchor would be the same.
         w, anchor = jnp.array(1.001), jnp.array(1.0)
-        penalized = classp_jax.ewc_penalty(jnp.array(1.0), anchor, 1.0, 0.0)
+        penalized = baselines.ewc_penalty(jnp.array(1.0), anchor, 1.0, 0.0)
         actual = self.gradient(penalized, jnp.array(0.0, jnp.bfloat16), w)
         assert actual.dtype == jnp.bfloat16
         chex.assert_trees_all_equal(actual, (w - anchor).astype(jnp.bfloat16))
@@ -206,7 +206,7 @@ class EwcPenaltyTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_any_pytree_and_missing_gradients(self):
         tree = helpers.tree_of_everything()
-        penalized = classp_jax.ewc_penalty(tree, tree, 1.0, RATE)
+        penalized = baselines.ewc_penalty(tree, tree, 1.0, RATE)
         state = penalized.init(tree)
         update = self.variant(penalized.update)
         updates, new_state = update(tree, state, tree)
@@ -214,7 +214,7 @@ class EwcPenaltyTest(chex.TestCase):
         chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
 
         params = {"trained": jnp.ones(2), "integer": jnp.arange(3)}
-        penalized = classp_jax.ewc_penalty(params, params, 1.0, RATE)
+        penalized = baselines.ewc_penalty(params, params, 1.0, RATE)
         updates, _ = self.variant(penalized.update)(
             {"trained": jnp.ones(2), "integer": None}, penalized.init(params), params
         )
@@ -239,7 +239,7 @@ class EwcPenaltyTest(chex.TestCase):
 
 def test_the_state_is_eight_bytes_a_weight():
     params = {"kernel": jnp.ones((30, 20)), "bias": jnp.ones(20)}
-    state = classp_jax.ewc_penalty(params, params, 1.0, RATE).init(params)
+    state = baselines.ewc_penalty(params, params, 1.0, RATE).init(params)
     sizes = [x.nbytes for x in jax.tree.leaves(state)]
     assert sum(sizes) - state.count.nbytes == 8 * 620
 
@@ -276,7 +276,7 @@ def test_a_new_task_does_not_recompile():
     optimizer = ewc_sgd(1e8)
     update, opt_state = jax.jit(optimizer.update), optimizer.init(START)
     update(START, opt_state, START)
-    opt_state = classp_jax.set_penalty(opt_state, jnp.ones(4), 2 * ANCHOR)
+    opt_state = baselines.set_penalty(opt_state, jnp.ones(4), 2 * ANCHOR)
     updates, _ = update(START, opt_state, START)
     chex.assert_trees_all_close(START + updates, 2 * ANCHOR, rtol=1e-6)
     assert update._cache_size() == 1
@@ -290,7 +290,7 @@ def test_fisher_and_anchor_are_no_constants_of_the_compiled_step():
 
 def test_injected_values():
     make = optax.inject_hyperparams(
-        classp_jax.ewc_penalty, static_args=("fisher", "anchor")
+        baselines.ewc_penalty, static_args=("fisher", "anchor")
     )
     injected = make(FISHER, ANCHOR, strength=1.0, learning_rate=RATE)
     update, opt_state = jax.jit(injected.update), injected.init(START)
@@ -299,7 +299,7 @@ def test_injected_values():
             opt_state, strength=strength, learning_rate=rate
         )
         actual, opt_state = update(START, opt_state, START)
-        plain = classp_jax.ewc_penalty(FISHER, ANCHOR, strength, rate)
+        plain = baselines.ewc_penalty(FISHER, ANCHOR, strength, rate)
         expected, _ = plain.update(START, plain.init(START), START)
         chex.assert_trees_all_close(actual, expected, rtol=1e-6)
     assert update._cache_size() == 1
@@ -319,7 +319,7 @@ NUMBERS = ("gradient", "param", "strength", "learning_rate", "fisher", "anchor")
 
 def update_of(gradient, param, strength, learning_rate, fisher, anchor):
     """An update as a function of every number in it."""
-    penalized = classp_jax.ewc_penalty(anchor, anchor, strength, learning_rate)
+    penalized = baselines.ewc_penalty(anchor, anchor, strength, learning_rate)
     state = penalized.init(param)._replace(fisher=fisher)
     return penalized.update(gradient, state, param)[0]
 
@@ -402,7 +402,7 @@ def test_an_infinite_importance_pins_unless_there_is_no_strength():
 )
 def test_short_weights_and_gradients_are_computed_in_float32(weights, gradients):
     g, w = jnp.array([1.0, -0.5]).astype(gradients), jnp.ones(2).astype(weights)
-    penalized = classp_jax.ewc_penalty(jnp.array([1.0, 3.0]), w * 0, 2.0, 0.25)
+    penalized = baselines.ewc_penalty(jnp.array([1.0, 3.0]), w * 0, 2.0, 0.25)
     actual, state = jax.jit(penalized.update)(g, penalized.init(w), w)
     assert (actual.dtype, state.anchor.dtype) == (gradients, weights)
     expected = jnp.array([(1 + 2) / 1.5, (-0.5 + 6) / 2.5]).astype(gradients)
@@ -416,7 +416,7 @@ def test_short_weights_and_gradients_are_computed_in_float32(weights, gradients)
 )
 def test_gradients_that_are_not_real_are_refused_by_name(gradient, error):
     params = {"w": jnp.ones(2)}
-    penalized = classp_jax.ewc_penalty(params, params, 1.0, RATE)
+    penalized = baselines.ewc_penalty(params, params, 1.0, RATE)
     with pytest.raises(error, match=r"w'?\]? is (int32|complex)"):
         penalized.update({"w": gradient}, penalized.init(params), params)
 
@@ -425,13 +425,13 @@ def test_abstract_parameters_have_an_abstract_anchor():
     sharding = NamedSharding(jax.make_mesh((8,), ("x",)), PartitionSpec("x"))
     abstract = jax.ShapeDtypeStruct((8, 2), jnp.bfloat16, sharding=sharding)
     concrete = jax.device_put(jnp.ones((8, 2), jnp.bfloat16), sharding)
-    of_numbers = classp_jax.ewc_penalty(np.ones((8, 2)), concrete, 1.0, RATE)
+    of_numbers = baselines.ewc_penalty(np.ones((8, 2)), concrete, 1.0, RATE)
     state = of_numbers.init(abstract)
     expected = of_numbers.init(concrete)
     chex.assert_trees_all_equal(state.fisher, expected.fisher)
     for of, like in zip(state[1:], expected[1:], strict=True):
         assert of.sharding == like.sharding
-    of_nothing = classp_jax.ewc_penalty(abstract, abstract, 1.0, RATE)
+    of_nothing = baselines.ewc_penalty(abstract, abstract, 1.0, RATE)
     assert of_nothing.init(abstract).anchor == abstract
     shapes = jax.eval_shape(of_nothing.init, abstract)
     chex.assert_trees_all_equal_shapes_and_dtypes(shapes, of_nothing.init(abstract))
@@ -490,7 +490,7 @@ def test_the_state_keeps_the_parameters_sharding_over_eight_devices():
 )
 def test_wrong_hyperparameters_are_named(name, value, error):
     with pytest.raises(error, match=name):
-        classp_jax.ewc_penalty(
+        baselines.ewc_penalty(
             **{
                 "fisher": FISHER,
                 "anchor": ANCHOR,
@@ -504,7 +504,7 @@ def test_wrong_hyperparameters_are_named(name, value, error):
 @pytest.mark.parametrize("name", ["strength", "learning_rate"])
 def test_a_schedule_must_give_a_scalar(name):
     arguments = {"strength": 1.0, "learning_rate": RATE, name: lambda step: START}
-    penalized = classp_jax.ewc_penalty(FISHER, ANCHOR, **arguments)
+    penalized = baselines.ewc_penalty(FISHER, ANCHOR, **arguments)
     with pytest.raises(ValueError, match=f"{name} must be a scalar"):
         penalized.update(START, penalized.init(START), START)
 
@@ -512,7 +512,7 @@ def test_a_schedule_must_give_a_scalar(name):
 @pytest.mark.parametrize("value", [-1e-9, np.nan, np.inf])
 def test_a_fisher_below_zero_or_not_finite_is_named(value):
     fisher = {"a": jnp.ones(2), "b": jnp.array([1.0, value])}
-    optimizer = classp_jax.ewc_penalty(fisher, fisher, 1.0, 0.1)
+    optimizer = baselines.ewc_penalty(fisher, fisher, 1.0, 0.1)
     with pytest.raises(ValueError, match="fisher must be finite and at least 0; b"):
         optimizer.init(fisher)
 
@@ -540,20 +540,20 @@ def test_a_fisher_below_zero_or_not_finite_is_named(value):
 def test_fisher_and_anchor_must_be_shaped_like_the_parameters(name, value, message):
     params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
     trees = {"fisher": params, "anchor": params, name: value}
-    penalized = classp_jax.ewc_penalty(**trees, strength=1.0, learning_rate=RATE)
+    penalized = baselines.ewc_penalty(**trees, strength=1.0, learning_rate=RATE)
     with pytest.raises(ValueError, match=f"{name}.*{message}"):
         penalized.init(params)
 
 
 def test_update_requires_params():
-    penalized = classp_jax.ewc_penalty(FISHER, ANCHOR, 1.0, RATE)
+    penalized = baselines.ewc_penalty(FISHER, ANCHOR, 1.0, RATE)
     with pytest.raises(ValueError, match="params"):
         penalized.update(START, penalized.init(START))
 
 
 def test_complex_parameters_are_refused_by_name():
     params = {"spectrum": jnp.ones(2, jnp.complex64)}
-    penalized = classp_jax.ewc_penalty(params, params, 1.0, RATE)
+    penalized = baselines.ewc_penalty(params, params, 1.0, RATE)
     with pytest.raises(ValueError, match="'spectrum'.*complex64"):
         penalized.init(params)
 
@@ -574,7 +574,7 @@ def cross_entropy(params, x, label):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 11, 32])
 def test_fisher_of_softmax_regression_is_the_closed_form_and_a_loops(batch_size):
-    actual = classp_jax.fisher_diagonal(
+    actual = baselines.fisher_diagonal(
         cross_entropy, SOFTMAX, INPUTS, LABELS, batch_size=batch_size
     )
     residual = jax.nn.softmax(INPUTS @ SOFTMAX["kernel"] + SOFTMAX["bias"])
@@ -603,7 +603,7 @@ def test_fisher_of_linear_regression_approaches_the_moments_of_the_inputs():
     def negative_log_likelihood(params, x, y):
         return 0.5 * (x @ params - y) ** 2
 
-    fisher = classp_jax.fisher_diagonal(
+    fisher = baselines.fisher_diagonal(
         negative_log_likelihood, params, inputs, targets, batch_size=999
     )
     chex.assert_trees_all_close(np.asarray(fisher), np.float32(scales**2), rtol=0.1)
@@ -617,10 +617,10 @@ def test_fisher_takes_pytrees_and_in_a_program_is_compiled_once():
         return cross_entropy(params, example["x"], example["label"])
 
     examples = {"x": INPUTS, "label": LABELS}
-    expected = classp_jax.fisher_diagonal(cross_entropy, SOFTMAX, INPUTS, LABELS)
-    actual = classp_jax.fisher_diagonal(loss, SOFTMAX, examples)
+    expected = baselines.fisher_diagonal(cross_entropy, SOFTMAX, INPUTS, LABELS)
+    actual = baselines.fisher_diagonal(loss, SOFTMAX, examples)
     chex.assert_trees_all_close(actual, expected, rtol=1e-6)
-    program = jax.jit(functools.partial(classp_jax.fisher_diagonal, loss))
+    program = jax.jit(functools.partial(baselines.fisher_diagonal, loss))
     chex.assert_trees_all_close(program(SOFTMAX, examples), expected, rtol=1e-6)
     before = len(traces)
     program(jax.tree.map(jnp.zeros_like, SOFTMAX), examples)
@@ -644,7 +644,7 @@ def test_fisher_is_of_the_loss_as_it_is_at_each_call():
 
     for mask in (jnp.array([1.0, 0.0]), jnp.array([0.0, 3.0])):
         for loss_fn in (loss, Learner(mask)):
-            fisher = classp_jax.fisher_diagonal(loss_fn, jnp.ones(2), x)
+            fisher = baselines.fisher_diagonal(loss_fn, jnp.ones(2), x)
             chex.assert_trees_all_equal(fisher, mask**2)
 
 
@@ -656,7 +656,7 @@ def test_nothing_that_a_loss_reads_is_kept_after_the_call():
         def loss(params, x):
             return learner(params, x)
 
-        classp_jax.fisher_diagonal(loss, jnp.ones(2), jnp.ones((4, 2)))
+        baselines.fisher_diagonal(loss, jnp.ones(2), jnp.ones((4, 2)))
         return arrays, functions, weakref.ref(loss)
 
     kept = [ref for _ in range(2) for ref in of_a_task()]
@@ -701,7 +701,7 @@ def test_fisher_of_what_is_cut_is_that_of_the_whole(
     params = {"w": np.float32(np.linspace(-1, 1, 32).reshape(8, 4))}
     keys = jax.random.split(jax.random.key(0), 48)
     fisher = jit(
-        functools.partial(classp_jax.fisher_diagonal, tanh_loss, batch_size=batch_size)
+        functools.partial(baselines.fisher_diagonal, tanh_loss, batch_size=batch_size)
     )
     expected = fisher(params, CUT, keys)
     mesh = make_mesh({"x": 4, "m": 2}, explicit)
@@ -728,7 +728,7 @@ def test_inside_shard_map_fisher_is_that_of_each_devices_examples(
     everywhere, cut = PartitionSpec(), PartitionSpec("x")
 
     def mean(params, *examples):
-        fisher = classp_jax.fisher_diagonal(
+        fisher = baselines.fisher_diagonal(
             tanh_loss, params, *examples, batch_size=batch_size
         )
         return jax.lax.pmean(fisher, "x")
@@ -740,7 +740,7 @@ def test_inside_shard_map_fisher_is_that_of_each_devices_examples(
         out_specs=everywhere,
         check_vma=check_vma,
     )(params, CUT, keys)
-    expected = classp_jax.fisher_diagonal(tanh_loss, params, CUT, keys)
+    expected = baselines.fisher_diagonal(tanh_loss, params, CUT, keys)
     chex.assert_trees_all_close(jax.device_get(actual), expected, rtol=2e-5)
 
 
@@ -780,7 +780,7 @@ def test_fisher_holds_one_batch_of_gradients_at_once():
 
     def largest(batch_size):
         jaxpr = jax.make_jaxpr(
-            lambda params: classp_jax.fisher_diagonal(
+            lambda params: baselines.fisher_diagonal(
                 cross_entropy, params, *examples, batch_size=batch_size
             )
         )(SOFTMAX)
@@ -793,7 +793,7 @@ def test_fisher_holds_one_batch_of_gradients_at_once():
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
 def test_fisher_accumulates_in_at_least_float32(dtype):
     with helpers.enable_x64(dtype == jnp.float64):
-        fisher = classp_jax.fisher_diagonal(
+        fisher = baselines.fisher_diagonal(
             lambda w, x: w * x, jnp.ones((), dtype), jnp.ones(1000, dtype), batch_size=1
         )
         assert fisher.dtype == (jnp.float64 if dtype == jnp.float64 else jnp.float32)
@@ -813,7 +813,7 @@ def test_fisher_accumulates_in_at_least_float32(dtype):
 )
 def test_wrong_examples_are_named(examples, batch_size, message):
     with pytest.raises(ValueError, match=message):
-        classp_jax.fisher_diagonal(
+        baselines.fisher_diagonal(
             cross_entropy, SOFTMAX, *examples, batch_size=batch_size
         )
 
@@ -841,11 +841,11 @@ def test_fisher_and_penalty_keep_the_first_task():
     task_a, task_b = (INPUTS, LABELS), (INPUTS[::-1], LABELS)
     sgd = optax.sgd(0.5)
     anchor = learn(sgd, SOFTMAX, *task_a)
-    fisher = classp_jax.fisher_diagonal(cross_entropy, anchor, *task_a)
+    fisher = baselines.fisher_diagonal(cross_entropy, anchor, *task_a)
     losses = [
         mean_loss(
             learn(
-                optax.chain(classp_jax.ewc_penalty(fisher, anchor, strength, 0.5), sgd),
+                optax.chain(baselines.ewc_penalty(fisher, anchor, strength, 0.5), sgd),
                 anchor,
                 *task_b,
             ),
@@ -862,7 +862,7 @@ def test_masked_it_takes_the_trees_of_all_parameters(wrap):
     params = {"w": jnp.ones(2), "frozen": {"v": jnp.ones(3)}}
     fisher = {"w": jnp.full(2, 2.0), "frozen": {"v": jnp.full(3, -1.0)}}  # Unread.
     anchor = jax.tree.map(jnp.zeros_like, params)
-    solver = classp_jax.ewc_penalty(fisher, anchor, 3.0, 0.0)
+    solver = baselines.ewc_penalty(fisher, anchor, 3.0, 0.0)
     if wrap == "masked":
         solver = optax.masked(solver, {"w": True, "frozen": False})
     else:
@@ -875,7 +875,7 @@ def test_masked_it_takes_the_trees_of_all_parameters(wrap):
 
 def test_masked_it_names_what_does_not_fit():
     params = {"w": jnp.ones(2), "frozen": jnp.ones(3)}
-    solver = classp_jax.ewc_penalty({"v": jnp.ones(2)}, params, 1.0, 0.0)
+    solver = baselines.ewc_penalty({"v": jnp.ones(2)}, params, 1.0, 0.0)
     with pytest.raises(ValueError, match=r"missing: \['w'\], unexpected: \['v'\]"):
         optax.masked(solver, {"w": True, "frozen": False}).init(params)
 
@@ -893,4 +893,4 @@ def test_masked_it_names_what_does_not_fit():
 )
 def test_what_has_no_fisher_is_refused(loss_fn, params, error):
     with pytest.raises(error):
-        classp_jax.fisher_diagonal(loss_fn, params, jnp.ones((3, 2)))
+        baselines.fisher_diagonal(loss_fn, params, jnp.ones((3, 2)))

@@ -11,8 +11,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import classp_jax
-from classp_jax import _factored
-from classp_jax._factored import is_factored
+from classp_jax import _sums
+from classp_jax._sums import is_factored
 from tests import helpers
 
 SHAPES = {"matrix": (5, 7), "kernel": (3, 3, 2, 4), "bias": (4,), "scalar": ()}
@@ -232,7 +232,7 @@ def test_a_large_tensor_is_summed_in_blocks(
 
     expected = jax.jit(of_all)(gradients)
     at_once = jax.jit(of_all).lower(gradients).as_text()
-    monkeypatch.setattr(_factored, "BLOCK", 16)
+    monkeypatch.setattr(_sums, "BLOCK", 16)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     jax.clear_caches()
     in_blocks = jax.jit(lambda gradients: of_all(gradients))
@@ -243,7 +243,7 @@ def test_a_large_tensor_is_summed_in_blocks(
 
 
 def test_several_devices_exchange_sums_of_columns_alone(monkeypatch):
-    monkeypatch.setattr(_factored, "BLOCK", 256)  # Which would be gathered.
+    monkeypatch.setattr(_sums, "BLOCK", 256)  # Which would be gathered.
     mesh = jax.make_mesh((8,), ("data",))
     shape = (64, 48)
     place = NamedSharding(mesh, PartitionSpec("data", None))
@@ -337,7 +337,7 @@ def test_a_weight_on_another_device_has_its_sums_there():
 
 
 def test_partition_specs_shorter_than_the_tensor_leave_the_columns_whole():
-    s = _factored.FactoredSum(jnp.zeros((4, 8)), jnp.zeros(6))
+    s = _sums.FactoredSum(jnp.zeros((4, 8)), jnp.zeros(6))
     rows, columns = s.partition_specs(PartitionSpec("x"))
     assert tuple(rows) == ("x", None) and tuple(columns) == (None,)
 
@@ -461,6 +461,6 @@ def test_a_row_that_saturates_leaves_the_others_their_sums_and_steps(reading):
 
 def test_sums_whose_total_overflows_say_what_they_are_of():
     rows, columns = jnp.array([3e38, 1e38]), jnp.full(4, 1e38)
-    of_each = _factored.of_each_weight(_factored.FactoredSum(rows, columns))
+    of_each = _sums.of_each_weight(_sums.FactoredSum(rows, columns))
     expected = np.outer([0.75, 0.25], np.full(4, 1e38))
     np.testing.assert_allclose(of_each, expected, rtol=1e-6)

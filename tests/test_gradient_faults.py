@@ -233,3 +233,17 @@ def test_one_nan_in_28_million(dtype):
 def test_the_sums_error_is_what_the_docs_say(additions, dtype, equal, normal):
     (errors,) = accumulation.errors(dtype, [additions]).values()
     np.testing.assert_allclose(errors, (equal, normal), rtol=0.01, atol=1e-6)
+
+
+@pytest.mark.parametrize("sums", ["float16", "bfloat16", None])
+def test_the_released_reading_divides_infinity_by_infinity_in_any_sum(sums):
+    solver = classp_jax.classp_released(1.0, accumulator_dtype=sums)
+    gradient = jnp.asarray([jnp.inf, jnp.nan, 1e6, -2.0], jnp.float32)
+    updates, opt_state = solver.update(gradient, solver.init(gradient))
+    largest = min(float(jnp.finfo(sums or jnp.float32).max), 1e6)
+    np.testing.assert_array_equal(np.isnan(updates), [True, True, False, False])
+    np.testing.assert_allclose(updates[2:], [-1, 1], rtol=1e-5)
+    (of_each,) = jax.tree.leaves(helpers.sum_of_each_weight(opt_state))
+    np.testing.assert_allclose(
+        of_each.astype(jnp.float32), [np.inf, np.nan, largest, 2], rtol=1e-2
+    )

@@ -6,17 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import classp_jax
+from classp_jax import metrics
 
 # Three tasks; in eighths, so that every mean of four or two is exact.
 MATRIX = jnp.array([[1.0, 0.25, 0.125], [0.5, 0.75, 0.5], [0.25, 0.5, 1.0]])
 UNTRAINED = jnp.array([0.125, 0.125, 0.25])
 SAVED = jnp.array([[0.25, 0.5], [0.75, 0.5]])  # The second task helps the first.
 MEASURES = {
-    "average_accuracy": classp_jax.average_accuracy,
-    "backward_transfer": classp_jax.backward_transfer,
-    "forgetting": classp_jax.forgetting,
-    "forward_transfer": lambda r: classp_jax.forward_transfer(r, r.mean(-2)),
+    "average_accuracy": metrics.average_accuracy,
+    "backward_transfer": metrics.backward_transfer,
+    "forgetting": metrics.forgetting,
+    "forward_transfer": lambda r: metrics.forward_transfer(r, r.mean(-2)),
 }
 
 
@@ -33,21 +33,21 @@ def test_three_tasks(measure, expected):
 
 
 def test_forward_transfer_of_three_tasks():
-    actual = classp_jax.forward_transfer(MATRIX, UNTRAINED)
+    actual = metrics.forward_transfer(MATRIX, UNTRAINED)
     assert actual == pytest.approx(((0.25 - 0.125) + (0.5 - 0.25)) / 2)
 
 
 def test_where_a_later_task_helps():
-    assert classp_jax.backward_transfer(SAVED) == 0.5
-    assert classp_jax.forgetting(SAVED) == -0.5
+    assert metrics.backward_transfer(SAVED) == 0.5
+    assert metrics.forgetting(SAVED) == -0.5
 
 
 def test_the_best_may_stand_anywhere_before_the_last_task():
     # Task 2 was at its best before it was learned, task 1 after task 2.
     matrix = jnp.array([[0.5, 0.9, 0.1], [0.7, 0.6, 0.1], [0.4, 0.3, 0.8]])
-    assert classp_jax.forgetting(matrix) == pytest.approx((0.3 + 0.6) / 2)
+    assert metrics.forgetting(matrix) == pytest.approx((0.3 + 0.6) / 2)
     # The last row isn't among them: what it gains counts.
-    assert classp_jax.forgetting(matrix.at[2, 0].set(1.0)) == pytest.approx(
+    assert metrics.forgetting(matrix.at[2, 0].set(1.0)) == pytest.approx(
         (-0.3 + 0.6) / 2
     )
 
@@ -55,7 +55,7 @@ def test_the_best_may_stand_anywhere_before_the_last_task():
 def test_forgetting_is_what_backward_transfer_lacks_where_accuracy_only_falls():
     falling = jnp.array([[0.9, 0.0, 0.0], [0.8, 0.9, 0.0], [0.5, 0.7, 0.9]])
     chex.assert_trees_all_close(
-        classp_jax.forgetting(falling), -classp_jax.backward_transfer(falling)
+        metrics.forgetting(falling), -metrics.backward_transfer(falling)
     )
 
 
@@ -87,20 +87,20 @@ def test_what_was_not_measured_is_left_out_or_missed():
             actual = wrap(MEASURES[measure])(half)
             assert actual == MEASURES[measure](MATRIX), measure
         untrained = jnp.array([jnp.nan, 0.125, 0.25])  # The first isn't read.
-        assert jnp.isnan(wrap(classp_jax.forward_transfer)(half, untrained))
-        assert jnp.isfinite(wrap(classp_jax.forward_transfer)(MATRIX, untrained))
+        assert jnp.isnan(wrap(metrics.forward_transfer)(half, untrained))
+        assert jnp.isfinite(wrap(metrics.forward_transfer)(MATRIX, untrained))
         for measure in measures:
             assert jnp.isnan(wrap(MEASURES[measure])(half.at[2, 0].set(jnp.nan)))
 
 
 def test_forgetting_needs_one_measurement_of_each_earlier_task():
     last_row_alone = MATRIX.at[:2, 1].set(jnp.nan)
-    assert jnp.isnan(classp_jax.forgetting(last_row_alone))
+    assert jnp.isnan(metrics.forgetting(last_row_alone))
     once = last_row_alone.at[0, 1].set(0.25)  # Before it was learned.
-    assert classp_jax.forgetting(once) == (0.75 - 0.25) / 2
-    assert classp_jax.forgetting(MATRIX.at[:, 2].set(jnp.nan)) == 0.5
+    assert metrics.forgetting(once) == (0.75 - 0.25) / 2
+    assert metrics.forgetting(MATRIX.at[:, 2].set(jnp.nan)) == 0.5
     seeds = jnp.stack([MATRIX, last_row_alone])
-    assert jnp.isnan(classp_jax.forgetting(seeds)).tolist() == [False, True]
+    assert jnp.isnan(metrics.forgetting(seeds)).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -114,7 +114,7 @@ def test_short_dtypes_are_computed_in_float32(measure, dtype):
 
 
 def test_one_task_has_an_average_alone():
-    assert classp_jax.average_accuracy(jnp.array([[0.75]])) == 0.75
+    assert metrics.average_accuracy(jnp.array([[0.75]])) == 0.75
     for measure in ("backward_transfer", "forgetting", "forward_transfer"):
         with pytest.raises(ValueError, match=r"at least 2 tasks, got shape \(1, 1\)"):
             MEASURES[measure](jnp.ones((1, 1)))
@@ -130,12 +130,12 @@ def test_what_is_not_square_is_refused(measure, shape):
 def test_untrained_must_have_as_many_tasks():
     for untrained in (jnp.ones(2), jnp.ones([]), jnp.ones((3, 4))):
         with pytest.raises(ValueError, match="untrained must have 3 tasks"):
-            classp_jax.forward_transfer(MATRIX, untrained)
+            metrics.forward_transfer(MATRIX, untrained)
 
 
 @pytest.mark.parametrize("wrong", ["text", None, {"a": 1}, 1j * jnp.ones((2, 2))])
 def test_what_is_no_array_of_real_numbers_is_refused(wrong):
     with pytest.raises(TypeError, match="accuracy must be an array of real numbers"):
-        classp_jax.average_accuracy(wrong)
+        metrics.average_accuracy(wrong)
     with pytest.raises(TypeError, match="untrained must be an array of real numbers"):
-        classp_jax.forward_transfer(MATRIX, wrong)
+        metrics.forward_transfer(MATRIX, wrong)

@@ -16,6 +16,7 @@ from flax.training import train_state
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import classp_jax
+from classp_jax import baselines
 from tests import helpers
 
 PARAMS = {"kernel": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "bias": jnp.ones(4)}
@@ -400,14 +401,14 @@ def test_a_compiled_program_makes_the_state_where_its_parameters_are(reading):
 
 
 PENALTIES = {
-    "ewc_penalty": lambda like: classp_jax.ewc_penalty(
+    "ewc_penalty": lambda like: baselines.ewc_penalty(
         jax.tree.map(np.ones_like, like), jax.tree.map(np.ones_like, like), 1.0, 0.1
     ),
-    "synaptic_intelligence": lambda like: classp_jax.synaptic_intelligence(
+    "synaptic_intelligence": lambda like: baselines.synaptic_intelligence(
         classp_jax.classp(0.1), 1.0
     ),
     "per layer": lambda like: classp_jax.per_layer(
-        classp_jax.synaptic_intelligence(optax.sgd(0.1), 1.0)
+        baselines.synaptic_intelligence(optax.sgd(0.1), 1.0)
     ),
 }
 
@@ -571,7 +572,7 @@ def test_devices_send_each_other_nothing(reading):
     [
         lambda inner: classp_jax.decay_gate(inner, True),
         lambda inner: classp_jax.threshold_mask(0.0, inner=inner),
-        lambda inner: classp_jax.synaptic_intelligence(inner, 0.0),
+        lambda inner: baselines.synaptic_intelligence(inner, 0.0),
     ],
     ids=["decay_gate", "threshold_mask", "synaptic_intelligence"],
 )

@@ -77,6 +77,14 @@ def test_a_loss_that_is_not_finite_is_left_out():
     assert opened_at(bad) == opened_at(losses) == []
 
 
+def test_the_largest_losses_leave_the_means_finite():
+    jump = classp_jax.loss_jump()
+    state = jump.init()
+    for loss in (3e38, -3e38, 3e38, 0.1):
+        state = jump.update(state, value=loss)
+    assert all(map(np.isfinite, state.signal_state))
+
+
 def test_a_loss_below_zero_jumps_by_its_size():
     assert opened_at(falling(300) - 5) == opened_at(np.full(300, -5.0)) == []
     # The slow mean is -5: by its size, and the margin, above it.

@@ -10,6 +10,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 import classp_jax
+from classp_jax import baselines
 from tests import helpers
 
 # The loss of a task is 1/2 sum of a (w - c)^2: its curvatures a and its minimum c.
@@ -59,7 +60,7 @@ def run(solver, wrap=lambda f: f, damping=DAMPING):
         curvature, centre = (jnp.asarray(x, jnp.float32) for x in task)
         for _ in range(STEPS):
             params, opt_state = step(params, opt_state, curvature, centre)
-        opt_state = classp_jax.consolidate(opt_state, params, damping)
+        opt_state = baselines.consolidate(opt_state, params, damping)
         weights.append(params)
     return jnp.stack(weights), opt_state
 
@@ -72,7 +73,7 @@ def run(solver, wrap=lambda f: f, damping=DAMPING):
 def test_three_quadratics_are_those_of_a_loop(strength, implicit, momentum, wrap):
     sgd = optax.sgd(RATE, momentum=momentum or None)
     rate = RATE if implicit else 0.0
-    solver = classp_jax.synaptic_intelligence(sgd, strength, rate)
+    solver = baselines.synaptic_intelligence(sgd, strength, rate)
     weights, opt_state = run(solver, wrap)
     expected, importance = loop(strength, implicit, momentum)
     chex.assert_trees_all_close(weights, np.float32(expected), rtol=2e-5, atol=2e-5)
@@ -85,7 +86,7 @@ def test_three_quadratics_are_those_of_a_loop(strength, implicit, momentum, wrap
 
 def test_the_strength_may_be_a_schedule():
     strengths, params = jnp.array([0.0, 5.0]), jnp.ones(2)
-    solver = classp_jax.synaptic_intelligence(
+    solver = baselines.synaptic_intelligence(
         optax.sgd(0.1), lambda step: strengths[step]
     )
     state = solver.init(params)
@@ -99,7 +100,7 @@ def test_the_strength_may_be_a_schedule():
 def test_the_path_integral_is_the_fall_of_the_loss():
     """In the limit of small steps, by the paper's Equation 3."""
     curvature, centre = (jnp.asarray(x, jnp.float32) for x in TASKS[0])
-    solver = classp_jax.synaptic_intelligence(optax.sgd(1e-3), 1.0)
+    solver = baselines.synaptic_intelligence(optax.sgd(1e-3), 1.0)
     params = jnp.asarray(START, jnp.float32)
 
     def losses(w):
@@ -121,15 +122,15 @@ def test_without_strength_it_is_the_optimizer_to_the_bit():
     params = jnp.asarray(START, jnp.float32)
     grads = jnp.array([0.3, -2.0, 1e-8, 5.0])
     for inner in (optax.sgd(0.1), optax.adam(0.1), classp_jax.classp(0.1)):
-        solver = classp_jax.synaptic_intelligence(inner, 0.0)
-        opt_state = classp_jax.consolidate(solver.init(params), params - 1)
+        solver = baselines.synaptic_intelligence(inner, 0.0)
+        opt_state = baselines.consolidate(solver.init(params), params - 1)
         actual, _ = solver.update(grads, opt_state, params)
         expected, _ = inner.update(grads, inner.init(params), params)
         chex.assert_trees_all_equal(actual, expected)
 
 
 def test_a_huge_strength_taken_implicitly_pins_what_was_important():
-    solver = classp_jax.synaptic_intelligence(optax.sgd(RATE), 1e12, RATE)
+    solver = baselines.synaptic_intelligence(optax.sgd(RATE), 1e12, RATE)
     weights, _ = run(solver, jax.jit)
     moved = TASKS[0][0] > 0  # By the first task, which needs them.
     chex.assert_trees_all_close(weights[2][moved], weights[0][moved], rtol=1e-5)
@@ -137,22 +138,22 @@ def test_a_huge_strength_taken_implicitly_pins_what_was_important():
 
 
 def test_a_path_that_rose_counts_as_none():
-    solver = classp_jax.synaptic_intelligence(optax.sgd(-0.1), 1.0)  # Uphill.
+    solver = baselines.synaptic_intelligence(optax.sgd(-0.1), 1.0)  # Uphill.
     params = jnp.ones(2)
     updates, opt_state = solver.update(jnp.ones(2), solver.init(params), params)
     assert np.all(opt_state.path_integral < 0)
-    opt_state = classp_jax.consolidate(opt_state, params + updates)
+    opt_state = baselines.consolidate(opt_state, params + updates)
     chex.assert_trees_all_equal(opt_state.penalty.fisher, jnp.zeros(2))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_trees_of_everything_and_what_is_float32(dtype):
     tree = helpers.tree_of_everything(dtype)
-    solver = classp_jax.synaptic_intelligence(optax.sgd(0.5), 1.0)
+    solver = baselines.synaptic_intelligence(optax.sgd(0.5), 1.0)
     opt_state = solver.init(tree)
     updates, after = jax.jit(solver.update)(tree, opt_state, tree)
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, tree)
-    after = classp_jax.consolidate(after, tree)
+    after = baselines.consolidate(after, tree)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, opt_state)
     for part in (after.path_integral, after.penalty.fisher):
         assert {x.dtype for x in jax.tree.leaves(part)} == {jnp.dtype(jnp.float32)}
@@ -164,14 +165,14 @@ def test_trees_of_everything_and_what_is_float32(dtype):
 def test_float64_weights_have_float64_integrals():
     with helpers.enable_x64(True):
         params = jnp.ones(2, jnp.float64)
-        solver = classp_jax.synaptic_intelligence(optax.sgd(0.5), 1.0)
+        solver = baselines.synaptic_intelligence(optax.sgd(0.5), 1.0)
         _, opt_state = solver.update(params, solver.init(params), params)
         assert opt_state.path_integral.dtype == jnp.float64
 
 
 def test_a_missing_gradient_moves_and_collects_nothing():
     params = {"trained": jnp.ones(2), "frozen": jnp.arange(3)}
-    solver = classp_jax.synaptic_intelligence(optax.sgd(0.5), 1.0)
+    solver = baselines.synaptic_intelligence(optax.sgd(0.5), 1.0)
     grads = {"trained": jnp.ones(2), "frozen": None}
     updates, opt_state = solver.update(grads, solver.init(params), params)
     assert updates["frozen"] is None
@@ -199,7 +200,7 @@ def test_the_steps_counted_are_those_that_rounded_weights_make(
     # Of weights up to 100, many are moved by less than half a unit.
     params = jnp.asarray(rng.normal(size=1000) * 10.0 ** rng.integers(-2, 3, 1000))
     params = params.astype(weights)
-    solver = classp_jax.synaptic_intelligence(optax.sgd(0.013), 1.0, 0.013)
+    solver = baselines.synaptic_intelligence(optax.sgd(0.013), 1.0, 0.013)
     opt_state = solver.init(params)
 
     @wrap
@@ -222,12 +223,12 @@ def test_the_steps_counted_are_those_that_rounded_weights_make(
 
 def test_a_float8_weight_may_have_wider_gradients():
     params = jnp.ones(2).astype(jnp.float8_e4m3fn)
-    solver = classp_jax.synaptic_intelligence(optax.sgd(0.5), 1.0)
+    solver = baselines.synaptic_intelligence(optax.sgd(0.5), 1.0)
     _, opt_state = solver.update(
         jnp.array([1.0, 1e-3]), solver.init(params), params
     )  # To 0.5, and nowhere.
     chex.assert_trees_all_equal(opt_state.path_integral, jnp.array([0.5, 0.0]))
-    opt_state = classp_jax.consolidate(opt_state, params, 0.25)
+    opt_state = baselines.consolidate(opt_state, params, 0.25)
     chex.assert_trees_all_equal(opt_state.penalty.fisher, jnp.array([2.0, 0.0]))
 
 
@@ -236,7 +237,7 @@ def test_a_float8_weight_may_have_wider_gradients():
     "inner", [classp_jax.classp(0.1), optax.sgd(0.1)], ids=["left out", "made"]
 )
 def test_what_is_not_finite_counts_nothing(inner, bad):
-    solver = classp_jax.synaptic_intelligence(inner, 1.0)
+    solver = baselines.synaptic_intelligence(inner, 1.0)
     params, opt_state = jnp.ones(2), solver.init(jnp.ones(2))
     for gradient in (0.5, bad, 0.5):
         grads = jnp.array([gradient, 0.5])
@@ -246,7 +247,7 @@ def test_what_is_not_finite_counts_nothing(inner, bad):
         _, without = solver.update(jnp.full(2, 0.5), without, params)
     assert opt_state.path_integral[0] == without.path_integral[0]
     assert opt_state.path_integral[1] > without.path_integral[1]
-    opt_state = classp_jax.consolidate(opt_state, params - 0.1)
+    opt_state = baselines.consolidate(opt_state, params - 0.1)
     updates, _ = solver.update(jnp.full(2, 0.5), opt_state, params)
     assert np.all(np.isfinite(opt_state.penalty.fisher))
     assert np.all(np.isfinite(updates))
@@ -254,25 +255,25 @@ def test_what_is_not_finite_counts_nothing(inner, bad):
 
 def test_a_weight_that_overflows_counts_nothing():
     params = jnp.array([65504.0, 1.0], jnp.float16)
-    solver = classp_jax.synaptic_intelligence(optax.sgd(-1.0), 1.0)
+    solver = baselines.synaptic_intelligence(optax.sgd(-1.0), 1.0)
     grads = jnp.array([1e4, 1.0], jnp.float16)
     updates, opt_state = jax.jit(solver.update)(grads, solver.init(params), params)
     new = optax.apply_updates(params, updates)
     assert np.isinf(new).tolist() == [True, False]
     chex.assert_trees_all_equal(opt_state.path_integral, jnp.array([0.0, -1.0]))
-    opt_state = classp_jax.consolidate(opt_state, new)
+    opt_state = baselines.consolidate(opt_state, new)
     chex.assert_trees_all_equal(opt_state.penalty.fisher, jnp.zeros(2))
 
 
 def test_path_integral_and_importance_stay_finite():
     params, largest = jnp.ones(1), np.finfo(np.float32).max
-    solver = classp_jax.synaptic_intelligence(optax.sgd(1.0), 1.0)
+    solver = baselines.synaptic_intelligence(optax.sgd(1.0), 1.0)
     opt_state = solver.init(params)
     for _ in range(3):
         _, opt_state = solver.update(jnp.full(1, 1.5e19), opt_state, params)
     assert opt_state.path_integral == largest
     for _ in range(2):
-        opt_state = classp_jax.consolidate(opt_state, params, 1e-3)
+        opt_state = baselines.consolidate(opt_state, params, 1e-3)
         assert opt_state.penalty.fisher == largest
     updates, _ = solver.update(jnp.ones(1), opt_state, params)
     chex.assert_trees_all_equal(updates, -params)  # It stands at its anchor.
@@ -283,7 +284,7 @@ def test_an_update_that_is_none_moves_and_collects_nothing():
         return {"a": updates["a"], "b": None}, state
 
     inner = optax.GradientTransformation(lambda params: (), update_fn)
-    solver = classp_jax.synaptic_intelligence(inner, 1.0)
+    solver = baselines.synaptic_intelligence(inner, 1.0)
     params = {"a": jnp.ones(2), "b": jnp.ones(2)}
     _, opt_state = solver.update(params, solver.init(params), params)
     expected = {"a": jnp.full(2, -1.0), "b": jnp.zeros(2)}
@@ -294,7 +295,7 @@ def test_an_update_that_is_none_moves_and_collects_nothing():
 def test_the_derivatives_by_its_numbers_are_those_of_finite_differences(bad):
     def two_tasks(strength, learning_rate, damping):
         inner = optax.chain(optax.zero_nans(), optax.sgd(0.1))
-        solver = classp_jax.synaptic_intelligence(inner, strength, learning_rate)
+        solver = baselines.synaptic_intelligence(inner, strength, learning_rate)
         params = jnp.array([1.0, -2.0, 0.5])
         opt_state = solver.init(params)
         for gradient in (0.7, -0.4):
@@ -302,7 +303,7 @@ def test_the_derivatives_by_its_numbers_are_those_of_finite_differences(bad):
                 grads = jnp.array([gradient, 1.0, bad])
                 updates, opt_state = solver.update(grads, opt_state, params)
                 params = optax.apply_updates(params, updates)
-            opt_state = classp_jax.consolidate(opt_state, params, damping)
+            opt_state = baselines.consolidate(opt_state, params, damping)
         both = jnp.concatenate([params, opt_state.penalty.fisher])
         return jnp.sum(jnp.where(jnp.isfinite(both), both, 0) * jnp.arange(1.0, 7.0))
 
@@ -328,14 +329,14 @@ def test_the_derivatives_by_its_numbers_are_those_of_finite_differences(bad):
 @pytest.mark.parametrize("path_integral", [0.0, 1e-30])
 @pytest.mark.parametrize("damping", [0.1, 1e-20, 1e-25])
 def test_by_a_damping_whose_square_underflows(damping, path_integral):
-    solver = classp_jax.synaptic_intelligence(optax.sgd(0.1), 1.0)
+    solver = baselines.synaptic_intelligence(optax.sgd(0.1), 1.0)
     params = jnp.array([1.0, 2.0])
     opt_state = solver.init(params)
     opt_state = opt_state._replace(path_integral=jnp.full(2, path_integral))
 
     def importance(damping):
         moved = params + jnp.array([0.0, 0.5])
-        return classp_jax.consolidate(opt_state, moved, damping).penalty.fisher
+        return baselines.consolidate(opt_state, moved, damping).penalty.fisher
 
     numbers = np.float64(np.float32([damping, path_integral]))
     exact = -numbers[1] / (numbers[0] + np.array([0, 0.25])) ** 2
@@ -348,7 +349,7 @@ def test_abstract_parameters_have_an_abstract_anchor():
     sharding = NamedSharding(jax.make_mesh((8,), ("x",)), PartitionSpec("x"))
     abstract = jax.ShapeDtypeStruct((8, 2), jnp.bfloat16, sharding=sharding)
     concrete = jax.device_put(jnp.ones((8, 2), jnp.bfloat16), sharding)
-    solver = classp_jax.synaptic_intelligence(optax.adam(0.1), 1.0)
+    solver = baselines.synaptic_intelligence(optax.adam(0.1), 1.0)
     state, expected = solver.init(abstract), solver.init(concrete)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, expected)
     assert state.penalty.anchor == abstract
@@ -364,13 +365,13 @@ def test_abstract_parameters_have_an_abstract_anchor():
 
 def test_twelve_bytes_a_weight():
     params = {"kernel": jnp.ones((30, 20)), "bias": jnp.ones(20)}
-    state = classp_jax.synaptic_intelligence(optax.sgd(0.1), 1.0).init(params)
+    state = baselines.synaptic_intelligence(optax.sgd(0.1), 1.0).init(params)
     sizes = sum(x.nbytes for x in jax.tree.leaves(state))
     assert sizes - state.penalty.count.nbytes == 12 * 620
 
 
 def test_seeds_side_by_side_and_no_further_compilation_at_a_boundary():
-    solver = classp_jax.synaptic_intelligence(optax.sgd(RATE), 1.0, RATE)
+    solver = baselines.synaptic_intelligence(optax.sgd(RATE), 1.0, RATE)
     update = jax.jit(jax.vmap(solver.update))
 
     def two_tasks(params, init, update, consolidate):
@@ -382,11 +383,11 @@ def test_seeds_side_by_side_and_no_further_compilation_at_a_boundary():
         return params, opt_state
 
     seeds = jnp.stack([jnp.asarray(START, jnp.float32) * s for s in (1, 2)])
-    init, consolidate = map(jax.vmap, (solver.init, classp_jax.consolidate))
+    init, consolidate = map(jax.vmap, (solver.init, baselines.consolidate))
     side_by_side = two_tasks(seeds, init, update, consolidate)
     assert update._cache_size() == 1
     for i, params in enumerate(seeds):
-        alone = two_tasks(params, solver.init, solver.update, classp_jax.consolidate)
+        alone = two_tasks(params, solver.init, solver.update, baselines.consolidate)
         of_seed = jax.tree.map(lambda x, i=i: x[i], side_by_side)
         chex.assert_trees_all_close(of_seed, alone, rtol=1e-6)
 
@@ -394,10 +395,10 @@ def test_seeds_side_by_side_and_no_further_compilation_at_a_boundary():
 def test_found_inside_any_state():
     solver = optax.chain(
         optax.clip_by_global_norm(1.0),
-        classp_jax.synaptic_intelligence(optax.sgd(0.1), 1.0),
+        baselines.synaptic_intelligence(optax.sgd(0.1), 1.0),
     )
     params = {"w": jnp.ones(2)}
-    opt_state = classp_jax.consolidate(
+    opt_state = baselines.consolidate(
         solver.init(params), jax.tree.map(lambda p: p + 1, params)
     )
     chex.assert_trees_all_equal(
@@ -407,9 +408,9 @@ def test_found_inside_any_state():
 
 def test_a_masked_state_is_consolidated_where_it_is():
     params = {"w": jnp.ones(2), "frozen": {"v": jnp.ones(3)}}
-    solver = classp_jax.synaptic_intelligence(optax.sgd(0.1), 1.0)
+    solver = baselines.synaptic_intelligence(optax.sgd(0.1), 1.0)
     masked = optax.masked(solver, {"w": True, "frozen": False})
-    opt_state = classp_jax.consolidate(
+    opt_state = baselines.consolidate(
         masked.init(params), jax.tree.map(lambda p: p + 1, params)
     )
     chex.assert_trees_all_equal(
@@ -420,7 +421,7 @@ def test_a_masked_state_is_consolidated_where_it_is():
 
 def test_the_state_of_an_nnx_optimizer_is_consolidated():
     model = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
-    solver = classp_jax.synaptic_intelligence(optax.sgd(0.1), 1.0)
+    solver = baselines.synaptic_intelligence(optax.sgd(0.1), 1.0)
     optimizer = nnx.Optimizer(model, solver, wrt=nnx.Param)
 
     def step():
@@ -429,7 +430,7 @@ def test_the_state_of_an_nnx_optimizer_is_consolidated():
 
     step()
     params = nnx.state(model, nnx.Param)
-    optimizer.opt_state = classp_jax.consolidate(optimizer.opt_state, params)
+    optimizer.opt_state = baselines.consolidate(optimizer.opt_state, params)
     anchor = jax.tree.leaves(optimizer.opt_state.penalty.anchor)
     chex.assert_trees_all_equal(anchor, jax.tree.leaves(params))
     step()
@@ -437,7 +438,7 @@ def test_the_state_of_an_nnx_optimizer_is_consolidated():
 
 def test_optax_wrappers_that_are_objects_may_be_inside():
     # The updates are right; what it collects isn't, hence the next test.
-    solver = classp_jax.synaptic_intelligence(optax.MultiSteps(optax.sgd(0.1), 2), 0.0)
+    solver = baselines.synaptic_intelligence(optax.MultiSteps(optax.sgd(0.1), 2), 0.0)
     params, opt_state = jnp.ones(2), solver.init(jnp.ones(2))
     for expected in (jnp.zeros(2), jnp.full(2, -0.1)):
         updates, opt_state = solver.update(params, opt_state, params)
@@ -446,7 +447,7 @@ def test_optax_wrappers_that_are_objects_may_be_inside():
 
 def test_gradients_are_accumulated_around_it():
     solver = optax.MultiSteps(
-        classp_jax.synaptic_intelligence(optax.sgd(0.5), 0.0), every_k_schedule=2
+        baselines.synaptic_intelligence(optax.sgd(0.5), 0.0), every_k_schedule=2
     )
     params = jnp.zeros(2)
     opt_state = solver.init(params)
@@ -458,16 +459,16 @@ def test_gradients_are_accumulated_around_it():
 
 
 def test_what_a_step_donates_is_no_part_of_the_state():
-    solver = classp_jax.synaptic_intelligence(optax.sgd(0.1), 1.0)
+    solver = baselines.synaptic_intelligence(optax.sgd(0.1), 1.0)
     params = jnp.ones(3)
-    opt_state = classp_jax.consolidate(solver.init(params), params)
+    opt_state = baselines.consolidate(solver.init(params), params)
     step = jax.jit(solver.update, donate_argnums=(1, 2))
     _, opt_state = step(jnp.ones(3), opt_state, params)
     assert not any(x.is_deleted() for x in jax.tree.leaves(opt_state))
 
 
 def test_map_params():
-    solver = classp_jax.synaptic_intelligence(optax.adam(0.1), 1.0)
+    solver = baselines.synaptic_intelligence(optax.adam(0.1), 1.0)
     opt_state = optax.tree.map_params(
         solver, lambda s: s + 2, solver.init(jnp.ones(2)), transform_non_params=str
     )
@@ -475,7 +476,7 @@ def test_map_params():
 
 
 def test_what_is_wrong_is_named():
-    solver = classp_jax.synaptic_intelligence(optax.sgd(0.1), 1.0)
+    solver = baselines.synaptic_intelligence(optax.sgd(0.1), 1.0)
     params = jnp.ones(2)
     opt_state = solver.init(params)
     with pytest.raises(ValueError, match="params"):
@@ -483,14 +484,14 @@ def test_what_is_wrong_is_named():
     with pytest.raises(ValueError, match="complex64"):
         solver.init(jnp.ones(2, jnp.complex64))
     with pytest.raises(ValueError, match="no SynapticIntelligenceState"):
-        classp_jax.consolidate(optax.sgd(0.1).init(params), params)
+        baselines.consolidate(optax.sgd(0.1).init(params), params)
     with pytest.raises(ValueError, match=r"it must have shape \(2,\), got \(\)"):
-        classp_jax.consolidate(opt_state, jnp.float32(1))
+        baselines.consolidate(opt_state, jnp.float32(1))
     with pytest.raises(ValueError, match=r"missing: \['a'\], unexpected: \['b'\]"):
-        classp_jax.consolidate(solver.init({"a": params}), {"b": params})
+        baselines.consolidate(solver.init({"a": params}), {"b": params})
     for wrong in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="damping"):
-            classp_jax.consolidate(opt_state, params, wrong)
+            baselines.consolidate(opt_state, params, wrong)
     for wrong in ("1", None, lambda step: 1.0):
         with pytest.raises(TypeError, match="damping"):
-            classp_jax.consolidate(opt_state, params, wrong)
+            baselines.consolidate(opt_state, params, wrong)

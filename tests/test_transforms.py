@@ -310,7 +310,14 @@ def test_powers_one_and_two_never_call_pow(reading, power, calls):
 class DecayGateTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_collects_while_closed(self):
-        for apply_decay in (False, 0, 0.0, jnp.asarray(False), lambda step: step < 0):
+        for apply_decay in (
+            False,
+            0,
+            0.0,
+            jnp.asarray(False),
+            lambda step: step < 0,
+            lambda step: step * jnp.nan,
+        ):
             gate = classp_jax.decay_gate(
                 classp_jax.scale_by_accumulated_power_norm(), apply_decay
             )

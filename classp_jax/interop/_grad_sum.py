@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from classp_jax import _diagnostics, _factored, _paths, _transforms
+from classp_jax import _paths, _states, _sums
 from classp_jax.interop import _layout, _torch
 
 
@@ -44,22 +44,20 @@ def with_grad_sum(opt_state: optax.OptState, grad_sum: Any) -> optax.OptState:
     _paths.check_names("accumulator", _grad_sums(opt_state), arrays)
 
     def replace(node: Any) -> Any:
-        if not _diagnostics.is_accumulator(node):
+        if not _states.is_accumulator(node):
             return node
-        sums = _transforms.sums_of(node)
-        leaves, structure = jax.tree.flatten(sums, _factored.is_factored)
+        sums = _states.sums_of(node)
+        leaves, structure = jax.tree.flatten(sums, _sums.is_factored)
         new = jax.tree.unflatten(
             structure,
             [
                 _as_kept(path, arrays[path], s)
-                for path, s in zip(_diagnostics.sums_by_path(node), leaves, strict=True)
+                for path, s in zip(_states.sums_by_path(node), leaves, strict=True)
             ],
         )
-        return _transforms.with_sums(
-            node, _paths.replace_leaves(sums, _paths.by_path(new))
-        )
+        return _states.with_sums(node, _paths.replace_leaves(sums, _paths.by_path(new)))
 
-    return jax.tree.map(replace, opt_state, is_leaf=_diagnostics.is_accumulator)
+    return jax.tree.map(replace, opt_state, is_leaf=_states.is_accumulator)
 
 
 def grad_sum_from_torch(
@@ -149,8 +147,8 @@ def grad_sum_to_torch(
     _paths.check_names("accumulator", _paths_of(entries), current)
     tensors = _layout.to_torch(
         entries,
-        {path: np.asarray(_factored.of_each_weight(s)) for path, s in current.items()},
-        estimated=any(_factored.is_factored(s) for s in current.values()),
+        {path: np.asarray(_sums.of_each_weight(s)) for path, s in current.items()},
+        estimated=any(_sums.is_factored(s) for s in current.values()),
     )
     states = dict(optimizer_state_dict["state"])
     for name, (number, start) in parameters.items():
@@ -166,32 +164,32 @@ def grad_sum_to_torch(
 
 def _grad_sums(opt_state: optax.OptState) -> dict[str, Any]:
     grad_sums: dict[str, Any] = {}
-    for state in _diagnostics.accumulators(opt_state):
-        by_path = _diagnostics.sums_by_path(state)
+    for state in _states.accumulators(opt_state):
+        by_path = _states.sums_by_path(state)
         if twice := sorted(grad_sums.keys() & by_path):
             raise ValueError(f"There are two accumulators of {', '.join(twice)}.")
         grad_sums |= by_path
     return grad_sums
 
 
-def _shape(s: _factored.Sum) -> tuple[int, ...]:
+def _shape(s: _sums.Sum) -> tuple[int, ...]:
     """Of the tensor that a sum is of."""
-    if isinstance(s, _factored.FactoredSum):
+    if isinstance(s, _sums.FactoredSum):
         return (*s.rows.shape, s.columns.shape[-1])
     return s.shape
 
 
-def _as_kept(path: str, array: Any, s: _factored.Sum) -> Any:
+def _as_kept(path: str, array: Any, s: _sums.Sum) -> Any:
     """A full array as a sum is kept."""
-    dtype = np.float64 if isinstance(s, _factored.FactoredSum) else s.dtype
+    dtype = np.float64 if isinstance(s, _sums.FactoredSum) else s.dtype
     array = _paths.cast(path, array, dtype)
     if np.any(array < 0):
         raise ValueError(f"{path} must be a sum of powers, but has values below 0.")
-    if not isinstance(s, _factored.FactoredSum):
+    if not isinstance(s, _sums.FactoredSum):
         return array
     if array.shape != _shape(s):
         raise ValueError(f"{path} must have shape {_shape(s)}, got {array.shape}.")
-    return _factored.of_rows_and_columns(array, _factored.stacked(s))
+    return _sums.of_rows_and_columns(array, _sums.stacked(s))
 
 
 def _kept(name: str, state: Mapping[str, Any], accumulator: str) -> Any:

@@ -11,7 +11,8 @@ import numpy as np
 import optax
 import torch
 
-from classp_jax import _alias, _diagnostics, _factored, _paths
+import classp_jax
+from classp_jax import _paths, _states, _sums
 from classp_jax.interop import _torch
 from classp_jax.verify._distance import Distance
 from classp_jax.verify._problems import Problem, Twin
@@ -19,9 +20,9 @@ from classp_jax.verify._schedule import Schedule
 from classp_jax.verify._torch_optimizer import InputError, ScheduledOptimizer
 
 READINGS = {
-    "algorithm1": _alias.classp,
-    "equation1": _alias.classp_equation1,
-    "released": _alias.classp_released,
+    "algorithm1": classp_jax.classp,
+    "equation1": classp_jax.classp_equation1,
+    "released": classp_jax.classp_released,
 }
 # Of most steps: PyTorch reuses a gradient's memory, unless told to let it go.
 _FRESH_EVERY = 5
@@ -214,9 +215,9 @@ def _jax_optimizer(
     ) -> tuple[Any, Any, dict[str, jax.Array]]:
         updates, opt_state = make(hyperparameters).update(grads, opt_state, params)
         sums = {
-            name: _factored.of_each_weight(s)
-            for state in _diagnostics.accumulators(opt_state)
-            for name, s in _diagnostics.sums_by_path(state).items()
+            name: _sums.of_each_weight(s)
+            for state in _states.accumulators(opt_state)
+            for name, s in _states.sums_by_path(state).items()
         }
         return optax.apply_updates(params, updates), opt_state, sums
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-import classp_jax
+from classp_jax import metrics
 from examples.report import Rows, accuracy, cell, table
 from examples.streams.data import BENCHMARKS, Stream
 from examples.study import Study
@@ -112,17 +112,17 @@ def _average(study: Study, row: dict[str, Any]) -> float:
 
 
 def _backward(study: Study, row: dict[str, Any]) -> float:
-    return _of_square(classp_jax.backward_transfer, study, row)
+    return _of_square(metrics.backward_transfer, study, row)
 
 
 def _forgetting(study: Study, row: dict[str, Any]) -> float:
-    return _of_square(classp_jax.forgetting, study, row)
+    return _of_square(metrics.forgetting, study, row)
 
 
 def _forward(study: Study, row: dict[str, Any]) -> float:
     before = row["results"][0]["untrained"]
     untrained = np.array([100 * before[task]["test"][0] for task in study.tasks])
-    return _of_square(lambda r: classp_jax.forward_transfer(r, untrained), study, row)
+    return _of_square(lambda r: metrics.forward_transfer(r, untrained), study, row)
 
 
 def _of_square(measure: Any, study: Study, row: dict[str, Any]) -> float:

@@ -15,9 +15,8 @@ from classp_jax import (
     classp,
     classp_equation1,
     classp_released,
-    ewc_penalty,
-    synaptic_intelligence,
 )
+from classp_jax.baselines import ewc_penalty, synaptic_intelligence
 from examples.boundaries import carry_over, replaced, sums
 from examples.continual import Experiment, Runner, Split, Task
 from examples.methods import EWC, Method, Phase, kind_of_sum

@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import nnx
 
-from classp_jax import consolidate, fisher_diagonal, set_penalty
+from classp_jax.baselines import consolidate, fisher_diagonal, set_penalty
 from examples import continual, rows
 from examples.continual import Experiment, Runner, Task
 from examples.methods import (

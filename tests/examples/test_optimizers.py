@@ -101,7 +101,7 @@ def capturing(b1):
         ("frobnicate", RATE, ValueError, "classp_released.* of Optax .*lion.*rmsprop"),
         ("schedule_free_sgd", RATE, ValueError, "no optimizer"),
         ("scale_by_adam", RATE, ValueError, "no optimizer"),
-        ("_alias", RATE, ValueError, "no optimizer"),
+        ("_classp", RATE, ValueError, "no optimizer"),
         ("adam", dict(lr=0.1), TypeError, "adam: .*; it takes learning_rate, b1, b2"),
         (
             clipped,

@@ -1,4 +1,4 @@
-"""What is set in an optimizer's state where a task ends and the next begins."""
+"""The setting of injected hyperparameters, where a task ends and the next begins."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-
-from classp_jax import _ewc
-from classp_jax._synaptic_intelligence import SynapticIntelligenceState
 
 
 def set_hyperparameters(opt_state: optax.OptState, /, **values: Any) -> optax.OptState:
@@ -54,7 +51,8 @@ def set_hyperparameters(opt_state: optax.OptState, /, **values: Any) -> optax.Op
       >>> opt_state.hyperparams["threshold"], opt_state.hyperparams["apply_decay"]
       (Array(4., dtype=float32), Array(1., dtype=float32))
 
-    .. seealso:: :func:`set_penalty`, :func:`consolidate`
+    .. seealso:: :func:`classp_jax.baselines.set_penalty`,
+      :func:`classp_jax.baselines.consolidate`
     """
     values = {name: _as_number(name, value) for name, value in values.items()}
     known: set[str] = set()
@@ -92,70 +90,6 @@ def set_hyperparameters(opt_state: optax.OptState, /, **values: Any) -> optax.Op
             f"{', '.join(unknown)}: no injected hyperparameter of this state; these"
             f" are {', '.join(sorted(known))}. optax.inject_hyperparams keeps Python"
             " bools, None and static_args fixed: begin with 0.0 in place of False."
-        )
-    return new_state
-
-
-def set_penalty(
-    opt_state: optax.OptState, fisher: optax.Params, anchor: optax.Params
-) -> optax.OptState:
-    """Sets what :func:`ewc_penalty` draws to, for a further task.
-
-    Every :class:`EwcPenaltyState` is set, at any depth of wrappers, but that of
-    :func:`synaptic_intelligence`, for which there is :func:`consolidate`. Copies are
-    set, as a step that donates the parameters would take the anchor along, in the
-    dtypes and places that are there: a compiled step goes on without compiling again.
-
-    Args:
-      opt_state: any optimizer state that holds an :class:`EwcPenaltyState`.
-      fisher: as for :func:`ewc_penalty`; it may have more than a masked or partitioned
-        penalty reads.
-      anchor: likewise.
-
-    Returns:
-      The state with which the next task begins.
-
-    Raises:
-      ValueError: if there is no :class:`EwcPenaltyState` in ``opt_state``, ``fisher``
-        or ``anchor`` isn't shaped like the parameters it is of, or ``fisher`` has a
-        value below 0 or one that isn't finite.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> from classp_jax import ewc_penalty, set_penalty
-      >>> params = jnp.array([2.0])
-      >>> penalty = ewc_penalty(params, params, strength=1.0, learning_rate=0.0)
-      >>> opt_state = penalty.init(params)
-      >>> opt_state = set_penalty(opt_state, fisher=jnp.array([3.0]), anchor=params - 1)
-      >>> updates, opt_state = penalty.update(jnp.zeros(1), opt_state, params)
-      >>> print(updates)
-      [3.]
-
-    .. seealso:: :func:`set_hyperparameters`, :func:`consolidate`
-    """
-    found = False
-
-    def is_state(node: Any) -> bool:
-        return isinstance(node, (_ewc.EwcPenaltyState, SynapticIntelligenceState))
-
-    def set_in(node: Any) -> Any:
-        nonlocal found
-        if isinstance(node, SynapticIntelligenceState):
-            return node._replace(inner_state=everywhere(node.inner_state))
-        if not is_state(node):
-            return node
-        found = True
-        return _ewc.replaced(node, fisher, anchor)
-
-    def everywhere(tree: Any) -> Any:
-        return jax.tree.map(set_in, tree, is_leaf=is_state)
-
-    new_state = everywhere(opt_state)
-    if not found:
-        raise ValueError(
-            "There is no EwcPenaltyState in this optimizer state:"
-            f" {jax.tree.structure(opt_state)}."
         )
     return new_state
 

@@ -1,6 +1,4 @@
-"""The three readings of CLASSP, chains of the parts."""
-
-from __future__ import annotations
+"""CLASSP as the paper prints it, twice: chains of the parts."""
 
 from typing import Any
 
@@ -8,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from classp_jax import _hyperparameters, _transforms
+from classp_jax import _hyperparameters, _mask, _transforms
+from classp_jax._arrays import at_least_float32, in_dtype_of
 
 
 def classp(
@@ -39,6 +38,14 @@ def classp(
     is collected. On the next, turn it on: weights with a large sum, those that the
     first task used most, move least. A schedule or :func:`optax.inject_hyperparams`
     changes any hyperparameter but ``power`` without a new optimizer or compilation.
+
+    It is this chain of the parts, to the bit in float32, in one pass over the weights::
+
+      optax.chain(
+        threshold_mask(threshold, relative=relative),
+        decay_gate(scale_by_accumulated_power_norm(power, eps), apply_decay),
+        optax.scale_by_learning_rate(learning_rate),
+      )
 
     An element of the gradient that isn't finite touches neither weight nor sum
     (:func:`count_nonfinite` counts the steps that have one); while the decay is
@@ -106,18 +113,17 @@ def classp(
 
     .. seealso:: :func:`classp_equation1`, :func:`classp_released`
     """
-    scale = _transforms.scale_by_accumulated_power_norm(
-        power, eps, factored=factored, accumulator_dtype=accumulator_dtype
-    )
-    # The chain of mask and gated scaling, less the masked gradient between them.
-    mask = _transforms.mask_updates(
-        _transforms.absolute_or_relative(relative),
-        _transforms.passes,
+    return _classp(
+        learning_rate,
         threshold,
-        _transforms.decay_gate(scale, apply_decay),
-        tells_inner=True,
+        power,
+        eps,
+        apply_decay,
+        relative,
+        factored,
+        accumulator_dtype,
+        only_what_passes=True,
     )
-    return _chain(learning_rate, mask)
 
 
 def classp_equation1(
@@ -184,108 +190,53 @@ def classp_equation1(
     References:
       Ludwig, `CLASSP <https://arxiv.org/abs/2405.09637>`_, 2024: Equation 1.
     """
+    return _classp(
+        learning_rate,
+        threshold,
+        power,
+        eps,
+        apply_decay,
+        relative,
+        factored,
+        accumulator_dtype,
+        only_what_passes=False,
+    )
+
+
+def _classp(
+    learning_rate: optax.ScalarOrSchedule,
+    threshold: optax.ScalarOrSchedule,
+    power: float | jax.Array,
+    eps: optax.ScalarOrSchedule,
+    apply_decay: bool | optax.ScalarOrSchedule,
+    relative: bool,
+    factored: bool,
+    accumulator_dtype: jax.typing.DTypeLike | None,
+    only_what_passes: bool,
+) -> optax.GradientTransformationExtraArgs:
+    """Algorithm 1 if sum and divisor take in only what passes, else Equation 1.
+
+    Of Algorithm 1 the chain in its docstring, less the masked gradient between its
+    parts, which would be stored: the scaling is told the bounds instead.
+    """
     scale = _transforms.scale_by_accumulated_power_norm(
         power,
         eps,
-        include_current=False,
+        include_current=only_what_passes,
         factored=factored,
         accumulator_dtype=accumulator_dtype,
     )
-    gated = _transforms.decay_gate(scale, apply_decay)
-    mask = _transforms.threshold_mask(threshold, relative=relative, inner=gated)
-    return _chain(learning_rate, mask)
-
-
-def classp_released(
-    learning_rate: optax.ScalarOrSchedule,
-    threshold: optax.ScalarOrSchedule = 0.0,
-    *,
-    power: float | jax.Array = 1.0,
-    eps: optax.ScalarOrSchedule = 1e-5,
-    apply_decay: bool | optax.ScalarOrSchedule = 1.0,
-    accumulator_dtype: jax.typing.DTypeLike | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    r"""CLASSP as the author's released PyTorch class computes it.
-
-    With one mask a tensor, :math:`m_t = [\,b_t > \theta\,]`, where :math:`b_t` is 1 if
-    any squared gradient of the tensor is non-zero and 0 otherwise:
-
-    .. math::
-
-      s_t = s_{t-1} + m_t |g_t|, \qquad
-      w_{t+1} = w_t - \alpha\, m_t \begin{cases}
-        g_t / (\varepsilon + s_t)^{1/p} & \text{while the decay is applied} \\
-        g_t & \text{while it is not} \end{cases}
-
-    So the threshold is inert below 1 and stops all learning from 1 on, and ``power``
-    changes the root but not the sum. The paper's published numbers were made with
-    this arithmetic.
-
-    A gradient that isn't finite reaches weight and sum, as it does there; the other
-    readings leave such elements out. Where the hardware flushes denormals to zero, as
-    XLA does on a CPU, a tensor whose gradients are all below 1e-19 counts as zero.
-
-    Args:
-      learning_rate: as for :func:`classp`.
-      threshold: as for :func:`classp`, but compared with :math:`b_t`.
-      power: as for :func:`classp`, but used for the root alone.
-      eps: as for :func:`classp`.
-      apply_decay: as for :func:`classp`; ``apply_scaling`` in the released class.
-      accumulator_dtype: as for :func:`classp`.
-
-    Returns:
-      The corresponding :class:`optax.GradientTransformationExtraArgs`. Its state is
-      one accumulator a weight, 4 bytes by default.
-
-    Raises:
-      ValueError: as :func:`classp`.
-      TypeError: as :func:`classp`.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> from classp_jax import classp_released
-      >>> gradient = jnp.array([0.5, 2.0])
-      >>> for threshold in (0.9, 1.0):
-      ...     solver = classp_released(0.5, threshold, apply_decay=False)
-      ...     updates, _ = solver.update(gradient, solver.init(gradient))
-      ...     print(updates)
-      [-0.25 -1.  ]
-      [-0. -0.]
-
-    References:
-      Ludwig, `CLASSP's released code <https://github.com/oswaldoludwig/CLASSP>`_.
-    """
-    _hyperparameters.check_power("power", power)
-
-    mask = _transforms.mask_updates(
-        lambda g, theta: theta, _any_square_is_not_zero, threshold
+    mask = _mask.mask_updates(
+        _mask.absolute_or_relative(relative),
+        _mask.passes,
+        threshold,
+        _transforms.decay_gate(scale, apply_decay),
+        bounds_for_inner=only_what_passes,
     )
-    scale = _transforms.accumulate_and_scale(
-        sum_power=1.0,
-        root_power=power,
-        eps=eps,
-        include_current=True,
-        factored=False,
-        accumulator_dtype=accumulator_dtype,
-        keeps_nonfinite=True,
-    )
-    gated = _transforms.decay_gate(scale, apply_decay)
-    return optax.chain(mask, _chain(learning_rate, gated))
+    return chain_in_float32(learning_rate, mask)
 
 
-def _any_square_is_not_zero(g: jax.Array, theta: jax.typing.ArrayLike) -> jax.Array:
-    """Whether a tensor passes the threshold of the released class."""
-    # In the gradient's own dtype, a square of half the least number, or of less,
-    # rounds to 0; the compiler may compute it in another.
-    g = g if jnp.issubdtype(g.dtype, jnp.floating) else g.astype(jnp.float32)
-    info = jnp.finfo(g.dtype)  # type: ignore[no-untyped-call]
-    least_exponent = int(info.minexp) - int(info.nmant)
-    wide = jnp.abs(g.astype(_transforms.at_least_float32(g.dtype)))
-    squares_to_0 = wide <= 2.0 ** ((least_exponent - 1) / 2)
-    return jnp.any(~squares_to_0).astype(jnp.float32) > theta
-
-
-def _chain(
+def chain_in_float32(
     learning_rate: optax.ScalarOrSchedule, transformation: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
     """Chains it with the learning rate, in at least float32 from end to end.
@@ -303,10 +254,8 @@ def _chain(
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
         gradients = jax.tree.map(jnp.asarray, updates)
-        wide = jax.tree.map(
-            lambda g: g.astype(_transforms.at_least_float32(g.dtype)), gradients
-        )
+        wide = jax.tree.map(lambda g: g.astype(at_least_float32(g.dtype)), gradients)
         wide, state = chained.update(wide, state, params, **extra_args)
-        return jax.tree.map(_transforms.in_dtype_of, gradients, wide), state
+        return jax.tree.map(in_dtype_of, gradients, wide), state
 
     return optax.GradientTransformationExtraArgs(chained.init, update_fn)

@@ -1,7 +1,5 @@
 """Synaptic Intelligence: a penalty whose importances are collected while training."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax
@@ -9,9 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from classp_jax import _factored, _hyperparameters
-from classp_jax._ewc import EwcPenaltyState, penalized, penalty_state, shaped_like
-from classp_jax._transforms import at_least_float32, refuse_complex, wide_zeros
+from classp_jax import _hyperparameters
+from classp_jax._arrays import at_least_float32, refuse_complex
+from classp_jax._powers import divide
+from classp_jax.baselines._penalty import (
+    EwcPenaltyState,
+    penalized,
+    penalty_state,
+    shaped_like,
+    wide_zeros,
+)
 
 
 class SynapticIntelligenceState(NamedTuple):
@@ -77,7 +82,7 @@ def synaptic_intelligence(
     Examples:
       >>> import jax.numpy as jnp
       >>> import optax
-      >>> from classp_jax import consolidate, synaptic_intelligence
+      >>> from classp_jax.baselines import consolidate, synaptic_intelligence
       >>> params = jnp.array([1.0, 1.0])
       >>> solver = synaptic_intelligence(optax.sgd(0.5), strength=1.0)
       >>> opt_state = solver.init(params)
@@ -180,7 +185,7 @@ def consolidate(
     Examples:
       >>> import jax.numpy as jnp
       >>> import optax
-      >>> from classp_jax import consolidate, synaptic_intelligence
+      >>> from classp_jax.baselines import consolidate, synaptic_intelligence
       >>> params = jnp.array([2.0])
       >>> solver = synaptic_intelligence(optax.sgd(0.5), strength=1.0)
       >>> opt_state = consolidate(solver.init(params), params + 1, damping=0.5)
@@ -216,7 +221,7 @@ def consolidate(
             known = jnp.isfinite(omega) & jnp.isfinite(distance)
             omega, distance = (jnp.where(known, x, 0) for x in (omega, distance))
             xi = jnp.asarray(damping, distance.dtype)
-            new = _factored.quotient(jnp.maximum(omega, 0), jnp.square(distance) + xi)
+            new = divide(jnp.maximum(omega, 0), jnp.square(distance) + xi)
             return _bounded(f + new.astype(f.dtype))
 
         importance = jax.tree.map(

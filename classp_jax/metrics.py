@@ -10,7 +10,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from classp_jax._transforms import at_least_float32
+from classp_jax import _arrays
+
+__all__ = [
+    "average_accuracy",
+    "backward_transfer",
+    "forgetting",
+    "forward_transfer",
+]
 
 
 def average_accuracy(accuracy: jax.typing.ArrayLike) -> jax.Array:
@@ -33,7 +40,7 @@ def average_accuracy(accuracy: jax.typing.ArrayLike) -> jax.Array:
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> from classp_jax import average_accuracy
+      >>> from classp_jax.metrics import average_accuracy
       >>> accuracy = jnp.array([[0.9, 0.5], [0.7, 0.8]])
       >>> print(average_accuracy(accuracy))
       0.75
@@ -69,7 +76,7 @@ def backward_transfer(accuracy: jax.typing.ArrayLike) -> jax.Array:
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> from classp_jax import backward_transfer
+      >>> from classp_jax.metrics import backward_transfer
       >>> accuracy = jnp.array([[0.75, 0.5], [0.5, 0.8]])
       >>> print(backward_transfer(accuracy))
       -0.25
@@ -111,7 +118,7 @@ def forward_transfer(
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> from classp_jax import forward_transfer
+      >>> from classp_jax.metrics import forward_transfer
       >>> accuracy = jnp.array([[0.9, 0.75], [0.7, 0.8]])
       >>> print(forward_transfer(accuracy, untrained=jnp.array([0.5, 0.5])))
       0.25
@@ -158,7 +165,7 @@ def forgetting(accuracy: jax.typing.ArrayLike) -> jax.Array:
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> from classp_jax import forgetting
+      >>> from classp_jax.metrics import forgetting
       >>> accuracy = jnp.array([[0.75, 0.5], [0.5, 0.8]])
       >>> print(forgetting(accuracy))
       0.25
@@ -196,4 +203,4 @@ def _real(name: str, value: jax.typing.ArrayLike) -> jax.Array:
         ) from error
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(f"{name} must be an array of real numbers, got {array.dtype}.")
-    return array.astype(at_least_float32(array.dtype))
+    return array.astype(_arrays.at_least_float32(array.dtype))

@@ -1,17 +1,19 @@
-"""A tensor's sum of |g|^p kept as those of its rows and of its columns."""
+"""The sum of |g|^p of a tensor: in full, or as those of its rows and columns."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
-from classp_jax import _boxes
+from classp_jax import _boxes, _placement
+from classp_jax._arrays import at_least_float32, largest_of, select
+from classp_jax._powers import divide, only_finite, raise_to
 
 # Elements at most: 2 MB of terms, about what a core's cache holds.
 BLOCK = 2**19
@@ -68,7 +70,8 @@ class FactoredSum(NamedTuple):
         of_rows = _boxes.names_of_axes(spec, last + 1, range(last))
         layers = range(stacked(self))
         of_columns = _boxes.names_of_axes(spec, last + 1, [*layers, last])
-        return FactoredSum(_spec(of_rows), _spec(of_columns))  # type: ignore[arg-type]
+        specs: Any = map(_placement.spec_of_axes, (of_rows, of_columns))
+        return FactoredSum(*specs)
 
 
 Sum: TypeAlias = jax.Array | FactoredSum
@@ -87,9 +90,11 @@ def zeros(p: Any, dtype: Any, factored: bool, first: Any = None) -> Sum:
     shape = jnp.shape(p)
     rows, columns = range(len(shape))[:-1], range(len(shape))[-1:]
     if factored and math.prod(shape[:-1]) + sum(shape[-1:]) < math.prod(shape):
-        return FactoredSum(*(_zeros(p, x, dtype, first) for x in (rows, columns)))
+        return FactoredSum(
+            *(_placement.zeros_along(p, x, dtype, first) for x in (rows, columns))
+        )
     if isinstance(p, jax.core.Tracer):
-        return _zeros_of_tracer(p, dtype)
+        return _placement.zeros_like_tracer(p, dtype)
     return jnp.zeros_like(p, dtype=dtype)
 
 
@@ -115,35 +120,47 @@ def of_rows_and_columns(terms: Any, stacked: int = 0) -> FactoredSum:
     return FactoredSum(terms.sum(-1), terms.sum(leading))
 
 
-def largest(dtype: jax.typing.DTypeLike) -> float:
-    """The largest finite number of a dtype, where a sum saturates."""
-    return float(jnp.finfo(dtype).max)  # type: ignore[no-untyped-call]
+def accumulate(
+    g: jax.Array,
+    s: Sum,
+    bound: jax.Array | None,
+    infinity: jax.Array,
+    power: Any,
+    keeps_nonfinite: bool,
+) -> Sum:
+    """Algorithm 1, line 11, of a tensor: the sum with the present gradient in it."""
+    dtype = computed_in(g, s)
+
+    def term_of(part: jax.Array) -> jax.Array:
+        part = part.astype(dtype)
+        if not keeps_nonfinite:
+            part = only_finite(part, power, infinity)
+        term = raise_to(part, power)
+        return term if bound is None else select(jnp.square(part) > bound, term, 0)
+
+    if isinstance(s, FactoredSum):
+        return _add_to_rows_and_columns(s, term_of, g)
+    total, term = s.astype(dtype), term_of(g)
+    if keeps_nonfinite:
+        total = total + term
+        if s.dtype != dtype:  # What is finite stays so, also in fewer bits.
+            bounded = jnp.minimum(total, largest_of(s.dtype))
+            total = select(total < jnp.inf, bounded, total)
+        return total.astype(s.dtype)
+    # Two operands to the last operation: XLA's CPU backend would compute the minimum
+    # of a sum and a constant once more in the update's loop.
+    largest = largest_of(s.dtype)
+    total = select(term < largest - total, total + term, largest)
+    return total.astype(s.dtype)
 
 
-def smallest(dtype: jax.typing.DTypeLike) -> float:
-    """The smallest number above 0 that a dtype holds in full."""
-    return float(jnp.finfo(dtype).tiny)  # type: ignore[no-untyped-call]
+def computed_in(g: jax.Array, s: Sum) -> Any:
+    """The dtype for the arithmetic of a gradient and its sum, at least float32."""
+    dtype = jax.tree.leaves(s)[0].dtype
+    return jnp.promote_types(dtype, at_least_float32(g.dtype))
 
 
-@jax.custom_jvp
-def quotient(x: jax.Array, y: jax.Array) -> jax.Array:
-    """``x / y``; its derivatives don't overflow where the square of y underflows."""
-    return x / y
-
-
-@quotient.defjvp
-def _quotient_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
-    x, y = primals
-    x_dot, y_dot = tangents
-    u, bound = quotient(x, y), largest(y.dtype)
-    # Finite, as they may meet tangents of 0, and tangents first for the same reason.
-    inverse = jnp.minimum(quotient(jnp.ones_like(y), y), bound)
-    return u, x_dot * inverse - y_dot * inverse * jnp.clip(u, -bound, bound)
-
-
-def add(
+def _add_to_rows_and_columns(
     s: FactoredSum, term: Callable[[jax.Array], jax.Array], g: jax.Array
 ) -> FactoredSum:
     """A factored sum with a tensor's terms added; each row and column saturates.
@@ -151,15 +168,15 @@ def add(
     ``term`` makes them of any part of the tensor: finite, at least 0, and of at least
     the sum's dtype.
     """
-    return FactoredSum(
-        *(
-            jnp.minimum(x.astype(more.dtype) + more, largest(x.dtype)).astype(x.dtype)
-            for x, more in zip(s, _sums(term, g), strict=True)
-        )
-    )
+
+    def saturated(x: jax.Array, more: jax.Array) -> jax.Array:
+        total = x.astype(more.dtype) + more
+        return jnp.minimum(total, largest_of(x.dtype)).astype(x.dtype)
+
+    return FactoredSum(*map(saturated, s, _of_terms(term, g)))
 
 
-def _sums(term: Callable[[jax.Array], jax.Array], g: jax.Array) -> FactoredSum:
+def _of_terms(term: Callable[[jax.Array], jax.Array], g: jax.Array) -> FactoredSum:
     """The sums of rows and columns of a tensor's terms."""
 
     def at_once(g: jax.Array) -> FactoredSum:
@@ -168,12 +185,12 @@ def _sums(term: Callable[[jax.Array], jax.Array], g: jax.Array) -> FactoredSum:
     # Of a tensor cut among devices, blocks would have to be gathered.
     if g.size <= BLOCK or jax.device_count() > 1:
         return at_once(g)
-    in_blocks = functools.partial(_sums_in_blocks, term)
+    in_blocks = functools.partial(_of_terms_in_blocks, term)
     sums: FactoredSum = jax.lax.platform_dependent(g, cpu=in_blocks, default=at_once)
     return sums
 
 
-def _sums_in_blocks(
+def _of_terms_in_blocks(
     term: Callable[[jax.Array], jax.Array], g: jax.Array
 ) -> FactoredSum:
     """The same, of one block of rows after the other.
@@ -213,10 +230,10 @@ def of_each_weight(s: Sum, dtype: Any = None) -> jax.Array:
     leading = tuple(range(stacked(s), rows.ndim))
     # An eighth of the mean, should the sum or its inverse not be a finite number above
     # 0: the quotient is the same.
-    is_sound = jnp.sum(rows, leading, keepdims=True) < largest(dtype) / 8
+    is_sound = jnp.sum(rows, leading, keepdims=True) < largest_of(dtype) / 8
     rows = jnp.where(is_sound, rows, rows / (8 * rows.size))
     of_all = jnp.sum(rows, leading)[..., None]
-    share = quotient(columns, jnp.where(of_all > 0, of_all, 1))
+    share = divide(columns, jnp.where(of_all > 0, of_all, 1))
     return rows[..., None] * jnp.expand_dims(share, leading)
 
 
@@ -245,62 +262,3 @@ def untouched(s: Sum) -> jax.Array:
         columns = jnp.mean(s.columns != 0, -1)
         return jnp.mean(1 - rows * columns) * float(size(s))
     return jnp.sum(s == 0, dtype=jnp.float32)
-
-
-def _zeros(p: Any, axes: Sequence[int], dtype: Any, first: Any) -> jax.Array:
-    """Zeros along some axes of a tensor, which lie on devices as these do."""
-    ndim = jnp.ndim(p)
-    if isinstance(p, jax.core.Tracer):
-        return _zeros_of_tracer(p, dtype).sum(tuple(set(range(ndim)) - set(axes)))
-    sharding = getattr(p, "sharding", None)
-    if isinstance(sharding, NamedSharding):
-        names = _boxes.names_of_axes(sharding.spec, ndim, axes)
-        sharding = _as_a_step_returns_it(sharding, names, first)
-    elif not getattr(p, "committed", True):
-        sharding = None
-    return jnp.zeros([jnp.shape(p)[axis] for axis in axes], dtype, device=sharding)
-
-
-def _zeros_of_tracer(p: jax.Array, dtype: Any) -> jax.Array:
-    # The select tells the compiler, and vmap, that they lie as p does.
-    return jnp.where(False, p, 0).astype(dtype)
-
-
-def _as_a_step_returns_it(
-    like: NamedSharding, names: Sequence[Any], first: Any
-) -> NamedSharding:
-    """A sharding spelled as a jitted step returns it, or the next would compile again.
-
-    A step over explicit axes spells every name. Others leave out what cuts nothing, but
-    for arrays that lie just as the first argument does, which they spell like it.
-    """
-
-    def sharding(names: Sequence[Any]) -> NamedSharding:
-        return NamedSharding(like.mesh, _spec(names), memory_kind=like.memory_kind)
-
-    if AxisType.Explicit in like.mesh.axis_types:
-        return sharding(names)
-    placed, of_first = sharding(names), getattr(first, "sharding", None)
-    if (
-        isinstance(of_first, NamedSharding)
-        and first.ndim == len(names)
-        and of_first.is_equivalent_to(placed, first.ndim)
-    ):
-        return of_first
-    cut = [_that_cut(name, like.mesh.shape) for name in names]
-    while cut and cut[-1] is None:
-        cut.pop()
-    return sharding(cut)
-
-
-def _that_cut(names: Any, sizes: Mapping[Any, int]) -> Any:
-    """The names of a tensor's axis that stand for more than one device."""
-    if not isinstance(names, tuple):
-        names = (names,)
-    cut = tuple(name for name in names if name is not None and sizes[name] > 1)
-    return cut or None
-
-
-def _spec(names: Sequence[Any]) -> PartitionSpec:
-    spec: PartitionSpec = PartitionSpec(*names)  # type: ignore[no-untyped-call]
-    return spec
