@@ -33,7 +33,8 @@ def check_tasks(
       ValueError: a split is missing or empty, its inputs and labels are of different
         lengths, its inputs aren't finite or not shaped like those of all others, or its
         labels aren't one integer an example, from 0 on.
-      TypeError: inputs or labels are no array, a task no task.
+      TypeError: inputs or labels are no array or a masked one, a task no task, its name
+        no string.
     """
     if not tasks:
         raise ValueError("An experiment has a task at least, got none.")
@@ -47,6 +48,8 @@ def check_tasks(
         )
     first = ""
     for name, task in tasks.items():
+        if not isinstance(name, str):
+            raise TypeError(f"A task's name must be a string, got {name!r}.")
         if getattr(task, "_fields", None) != _SPLITS:
             raise TypeError(
                 f"Task {name!r} must be a Task of Splits, got {task!r:.60}."
@@ -80,6 +83,11 @@ def _check_split(where: str, inputs: Any, labels: Any) -> None:
                 f"{where}: {what} must be a NumPy or JAX array, got"
                 f" {type(array).__name__}."
             )
+        if isinstance(array, np.ma.MaskedArray):
+            raise TypeError(
+                f"{where}: {what} are a masked array, whose mask would be lost;"
+                " filled() makes an array of it."
+            )
     shape = f"of shape {labels.shape}"
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         way_out = "astype('int32')"
@@ -101,7 +109,9 @@ def _check_split(where: str, inputs: Any, labels: Any) -> None:
 
 def _check_values(where: str, inputs: np.ndarray) -> None:
     """Refuses what isn't a finite number, or changes in the dtype JAX gives it."""
-    if inputs.dtype.kind in "OSUMm":
+    if inputs.dtype.kind in "OSUMmV" and not jax.dtypes.issubdtype(
+        inputs.dtype, jax.numpy.number
+    ):
         raise ValueError(f"{where}: inputs must be numbers, got {inputs.dtype}.")
     dtype = jax.dtypes.canonicalize_dtype(inputs.dtype)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -127,24 +137,26 @@ def _form(inputs: Any) -> str:
 
 
 def check_outputs(
-    tasks: dict[str, Any], shape: tuple[int, ...], heads: tuple[int, ...] | None
+    tasks: dict[str, Any], logits: jax.ShapeDtypeStruct, heads: tuple[int, ...] | None
 ) -> None:
     """Refuses labels that aren't of the model's classes.
 
     Args:
       tasks: those that :func:`check_tasks` let pass.
-      shape: of the logits of two examples.
+      logits: shape and dtype of those of two examples.
       heads: as :class:`examples.training.Trainer` takes it.
 
     Raises:
-      ValueError: there are others, or the model's outputs aren't (n, classes).
+      ValueError: there are others, or the model's outputs aren't real (n, classes).
     """
-    if len(shape) != 2 or shape[0] != 2:
+    if len(logits.shape) != 2 or logits.shape[0] != 2:
         raise ValueError(
             "The model must make logits of shape (n, classes), but of two examples it"
-            f" makes {shape}."
+            f" makes {logits.shape}."
         )
-    outputs = shape[1]
+    if not jax.numpy.issubdtype(logits.dtype, jax.numpy.floating):
+        raise ValueError(f"The model must make real logits, got {logits.dtype}.")
+    outputs = logits.shape[1]
     if heads is not None and len(heads) != outputs:
         raise ValueError(
             f"heads must name the head of each of the model's {outputs} outputs, got"

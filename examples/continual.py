@@ -233,6 +233,11 @@ class Runner:
 
     def _check_method(self, method: Method) -> None:
         """Refuses what can't be trained."""
+        if isinstance(method.phases, Phase):
+            raise TypeError(
+                f"{method.title!r}: phases must be a tuple of them, got one Phase;"
+                " (phase,) may be what is meant."
+            )
         if not method.phases:
             raise ValueError(f"{method.title!r} must have a phase at least, got none.")
         _check_each_phase(method, self._check_phase)
@@ -798,13 +803,13 @@ def _check(experiment: Experiment) -> None:
     make_model, preprocess = experiment[1:3]
     trainer = Trainer(make_model, optax.identity(), preprocess, dtype=experiment.dtype)
     try:
-        shape = trainer.logits_shape(two)
+        logits = trainer.logits_form(two)
     except Exception as error:  # Whatever layers raise.
         raise ValueError(
             f"The model can't take inputs {inputs.dtype} of shape {two.shape}, two of"
             f" the first task's examples, preprocessed: {error}"
         ) from error
-    checks.check_outputs(experiment.tasks, shape, experiment.heads)
+    checks.check_outputs(experiment.tasks, logits, experiment.heads)
 
 
 def _check_each_phase(

@@ -96,16 +96,15 @@ class Trainer:
         """Of the state's arrays, without computing any."""
         return jax.eval_shape(lambda: self.init(0))
 
-    def logits_shape(self, inputs: jax.typing.ArrayLike) -> tuple[int, ...]:
+    def logits_form(self, inputs: jax.typing.ArrayLike) -> jax.ShapeDtypeStruct:
         """Of what the model makes of inputs, (n, ...), without computing it."""
-        logits = jax.eval_shape(
+        return jax.eval_shape(
             lambda params, inputs: _logits(
                 self._graphdef, self._preprocess, params, inputs, None
             ),
             self.shapes.params,
             inputs,
         )
-        return logits.shape
 
     def init(self, seed: int) -> TrainState:
         """The state before the first step, in buffers of its own."""

@@ -725,6 +725,49 @@ def test_another_accumulator_is_named():
         interop.grad_sum_from_torch(state_dict, None, layout, state, accumulator="sum")
 
 
+@pytest.mark.parametrize("to_torch", [False, True])
+@pytest.mark.parametrize(
+    ("change", "names", "message"),
+    [
+        (lambda s, _: {str(k): v for k, v in s.items()}, None, "no parameter .*: '0'"),
+        (lambda s, _: {**s, 7: s[0]}, None, "entries of no parameter .*: 7"),
+        (lambda s, _: {**s, "steps": 3}, None, None),
+        (lambda s, _: None, None, r"with state and param_groups; got \['param_groups"),
+        (lambda _, optimizer: optimizer, None, "param_groups; got Adagrad"),
+        (lambda s, _: s, [("dense.weight", 0), ("dense.bias", 1)], "got a tuple"),
+        (lambda s, _: s, {"dense.weight": 0, "dense.bias": 1}.keys(), None),
+    ],
+)
+def test_a_state_dict_of_another_form_is_named(change, names, message, to_torch):
+    _, optimizer = adagrad(0.0)
+    state_dict = optimizer.state_dict()
+    changed = change(state_dict["state"], optimizer)
+    if changed is None:
+        del state_dict["state"]
+    elif isinstance(changed, dict):
+        state_dict["state"] = changed
+    else:
+        state_dict = changed
+    layout = interop.kernel_and_bias("dense")
+    params = {"dense": {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}}
+    state = classp_jax.classp(0.1).init(params)
+
+    def convert():
+        if to_torch:
+            return interop.grad_sum_to_torch(
+                state, names, layout, state_dict, accumulator="sum"
+            )
+        return interop.grad_sum_from_torch(
+            state_dict, names, layout, state, accumulator="sum"
+        )
+
+    if message is None:
+        convert()
+    else:
+        with pytest.raises(ValueError, match=message):
+            convert()
+
+
 @pytest.mark.parametrize("factored", [False, True])
 @pytest.mark.parametrize(
     ("value", "message"),

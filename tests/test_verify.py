@@ -345,6 +345,26 @@ def test_the_default_run_agrees_with_what_is_right(right, seed, capsys):
     assert line.startswith("AGREE: every difference is within 1e-06")
 
 
+def test_what_no_value_or_gradient_reached_is_listed(capsys):
+    assert verify("") == 0
+    listed = " ".join(capsys.readouterr().out.split())
+    assert "values beyond learning rate 0.05-0.3, threshold 0-0.25, eps" in listed
+    assert "gradients below 1e-18 or above 1e+17; tensors of five axes" in listed
+    assert "a change of" not in listed
+    assert verify("--power 2 --eps 0.1") == 0
+    listed = " ".join(capsys.readouterr().out.split())
+    assert "a change of eps or p; a group's own eps or p; p other than 2;" in listed
+    assert "eps 0.1;" in listed
+
+
+def test_models_that_jump_apart_by_their_own_gradients_are_explained(capsys):
+    arguments = "--problem cnn --steps 2 --tolerance 1e-12"
+    for mode, is_explained in (("free-running", True), ("lockstep", False)):
+        assert verify(f"{arguments} --mode {mode}") == 1
+        output = " ".join(capsys.readouterr().out.split())
+        assert ("--mode lockstep, or --dtype float64, tells" in output) == is_explained
+
+
 def test_mistakes_show_in_the_weights_too(capsys):
     hidden = ("--torch-accumulator", "absent", "--torch-optimizer")
     for mistake in ("ResetNowAndThen", "SumClampedNowAndThen", "TinyGradientsDropped"):

@@ -213,10 +213,12 @@ def _match(
     layout: _layout.Layout,
 ) -> tuple[dict[str, _Parameter], list[_layout.Entry]]:
     """The PyTorch optimizer's parameters by name, and the layout's entries of them."""
-    if "param_groups" not in optimizer_state_dict:
+    given: Any = optimizer_state_dict
+    if not isinstance(given, Mapping) or not {"state", "param_groups"} <= {*given}:
+        what = list(given) if isinstance(given, Mapping) else type(given).__name__
         raise ValueError(
-            "optimizer_state_dict must be an optimizer's, with param_groups; got"
-            f" {list(optimizer_state_dict)}."
+            "optimizer_state_dict must be an optimizer's, with state and param_groups;"
+            f" got {what}."
         )
     parameters: list[_Parameter] = []
     recorded: list[Any] = []
@@ -224,6 +226,13 @@ def _match(
         start = np.asarray(group.get("initial_accumulator_value", 0))
         parameters += [_Parameter(number, start) for number in group["params"]]
         recorded += group.get("param_names") or [None] * len(group["params"])
+    # An optimizer may keep more under names; but in JSON, numbers are strings as well.
+    others = given["state"].keys() - {parameter.number for parameter in parameters}
+    if numbers := sorted(repr(key) for key in others if str(key).isdigit()):
+        raise ValueError(
+            "The optimizer's state has entries of no parameter in param_groups:"
+            f" {', '.join(numbers)}."
+        )
     names = _checked(names, recorded, len(parameters))
     by_name = dict(zip(names, parameters, strict=True))
     entries = _layout.entries(layout)
@@ -253,6 +262,9 @@ def _checked(
                 "names must be given: the optimizer's state_dict has no param_names."
             )
         names = recorded
+    names = list(names)
+    if others := [name for name in names if not isinstance(name, str)]:
+        raise ValueError(f"names must be strings, got a {type(others[0]).__name__}.")
     if len(names) != number:
         raise ValueError(
             f"names must list the optimizer's {number} parameters, got"

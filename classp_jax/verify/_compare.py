@@ -92,14 +92,20 @@ def compare(
     Returns:
       The distances after every step.
     """
-    powers = tuple(group["power"][0] for group in schedule)
+    powers = tuple(
+        group["power"][0] if len({*group["power"]}) == 1 else None for group in schedule
+    )
     names = tuple(map(tuple, groups))
     jax_init, jax_step = _jax_optimizer(reading, tuple(static.items()), powers, names)
 
     def at(step: int) -> list[dict[str, Any]]:
         return [
-            {name: values[step] for name, values in group.items() if name != "power"}
-            for group in schedule
+            {
+                name: values[step]
+                for name, values in group.items()
+                if name != "power" or power is None
+            }
+            for group, power in zip(schedule, powers, strict=True)
         ]
 
     jax_grad = jax.jit(jax.grad(problem.loss))
@@ -188,7 +194,7 @@ def compare(
 def _jax_optimizer(
     reading: str,
     static: tuple[tuple[str, Any], ...],
-    powers: tuple[float, ...],
+    powers: tuple[float | None, ...],
     groups: tuple[tuple[str, ...], ...],
 ) -> tuple[Any, Any]:
     """JAX's side, compiled: its ``init`` and its step, with the sums of each weight."""
@@ -200,7 +206,7 @@ def _jax_optimizer(
 
     def make(hyperparameters: list[dict[str, Any]]) -> Any:
         of_groups = {
-            k: READINGS[reading](**dict(static), **values, power=powers[k])
+            k: READINGS[reading](**dict(static), **{"power": powers[k], **values})
             for k, values in enumerate(hyperparameters)
         }
         return optax.partition(of_groups, labels)

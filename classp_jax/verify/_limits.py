@@ -6,13 +6,18 @@ import itertools
 
 from classp_jax.verify._schedule import Schedule
 
-_NAMES = {"learning_rate": "learning rate", "threshold": "threshold", "eps": "eps"}
+_NAMES = {
+    "learning_rate": "learning rate",
+    "threshold": "threshold",
+    "eps": "eps",
+    "power": "p",
+}
 
 
 def limits(
     schedule: Schedule,
     *,
-    has_stream: bool,
+    largest: float | None,
     finite: bool,
     has_accumulators: bool,
     bounds: str,
@@ -21,7 +26,8 @@ def limits(
 
     Args:
       schedule: the values of all hyperparameters, of each group.
-      has_stream: whether both had the gradients that reach the corners.
+      largest: the size of the largest of the gradients that reach the corners, None
+        where others were used.
       finite: whether all of these were finite.
       has_accumulators: whether the accumulators were compared.
       bounds: the differences allowed, in words.
@@ -31,24 +37,37 @@ def limits(
     """
     found = [f"what begins after step {len(schedule[0]['power'])}"]
     found += _of_the_gate(schedule[0]["apply_decay"])
-    held = [_NAMES[name] for name in _NAMES if len({*schedule[0][name]}) == 1]
+    values = {
+        name: sorted({value for group in schedule for value in group[name]})
+        for name in _NAMES
+    }
+    held = [n for n in _NAMES if all(len({*group[n]}) == 1 for group in schedule)]
     if held:
-        found.append(f"a change of {' or '.join(held)}")
+        found.append(f"a change of {' or '.join(_NAMES[name] for name in held)}")
     first, *others = schedule
-    alike = [n for n in [*_NAMES, "power"] if all(g[n] == first[n] for g in others)]
+    alike = [_NAMES[n] for n in _NAMES if all(g[n] == first[n] for g in others)]
     if not others:
         found.append("parameter groups")
     elif alike:
-        names = [_NAMES.get(name, name) for name in alike]
-        found.append(f"a group's own {' or '.join(names)}")
-    powers = sorted({group["power"][0] for group in schedule})
+        found.append(f"a group's own {' or '.join(alike)}")
+    powers = values.pop("power")
     found.append(f"p other than {', '.join(f'{power:g}' for power in powers)}")
     if powers == [1]:
         found.append("a power or an eps out of place, which p = 1 hides (--power 2)")
-    if not has_stream:
+    ranges = [
+        f"{_NAMES[name]} {'-'.join(f'{x:g}' for x in dict.fromkeys([of[0], of[-1]]))}"
+        for name, of in values.items()
+    ]
+    found.append(f"values beyond {', '.join(ranges)}")
+    if largest is None:
         found.append("gradients that are None, NaN, infinite, tiny or huge")
-    elif finite:
-        found.append("gradients that are NaN or infinite (a class without threshold)")
+    else:
+        if finite:
+            found.append(
+                "gradients that are NaN or infinite (a class without threshold)"
+            )
+        found.append(f"gradients below {0.1 / largest:.0e} or above {largest:.0e}")
+        found.append("tensors of five axes or more")
     if not has_accumulators:
         found.append("the accumulators but for what the weights show of them")
     found.append(f"differences within {bounds}")

@@ -75,7 +75,7 @@ def notes(comparison: Comparison, keys: Sequence[str]) -> list[str]:
 def bounds(comparison: Comparison) -> str:
     """The tolerances, in words."""
     distances = [*comparison.weights.values(), *comparison.accumulators.values()]
-    allowed = sorted({distance.tolerance for distance in distances})
+    allowed = sorted({distance.tolerance for distance in distances} - {0.0})
     return " or ".join(f"{tolerance:g}" for tolerance in allowed)
 
 

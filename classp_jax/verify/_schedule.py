@@ -22,7 +22,9 @@ VALUES: dict[str, dict[str, list[float]]] = {
 }
 # The released class compares a bool with it, so that from 1 on nothing moves.
 RELEASED_THRESHOLDS = [0.25, 0.0, 1.0]
-POWERS = (2.0, 1.0, 1.5)
+# Those of each group. One that is always the same stays a Python number to JAX, for
+# which it has faster formulas; of several it has one compiled step.
+POWERS = [[2.0], [1.0], [1.5, 2.0]]
 
 # For each group, by the option's name, a value for each step.
 Schedule: TypeAlias = list[dict[str, list[Any]]]
@@ -57,7 +59,7 @@ def gates(steps: int, decay_from: int | None, groups: int) -> list[list[bool]]:
 
 def schedule(
     values: Mapping[str, Sequence[float]],
-    powers: Sequence[float],
+    powers: Sequence[Sequence[float]],
     is_open: Sequence[Sequence[bool]],
     *,
     varied: Collection[str],
@@ -69,7 +71,7 @@ def schedule(
     Args:
       values: for each hyperparameter those it takes; of one that isn't varied, the
         first while the first group's decay is closed, and the last while it is open.
-      powers: of each group.
+      powers: those that each group takes one after the other.
       is_open: of each group, as :func:`gates` has it.
       varied: those that go through their values one after the other, at random steps.
       shared: those that all groups have the first one's values of; the others' values
@@ -80,15 +82,22 @@ def schedule(
       A dictionary for each group, of ``values``, "power" and "apply_decay".
     """
     steps = len(is_open[0])
+
+    def changes(number: int) -> list[int]:
+        rng = np.random.default_rng([seed, number])
+        return list(np.cumsum(rng.random(steps) < _CHANGES))
+
     groups: Schedule = [
-        {"power": [power] * steps, "apply_decay": list(gate)}
-        for power, gate in zip(powers, is_open, strict=True)
+        {
+            "power": [choices[turn % len(choices)] for turn in changes(len(values))],
+            "apply_decay": list(gate),
+        }
+        for choices, gate in zip(powers, is_open, strict=True)
     ]
     for number, (name, choices) in enumerate(values.items()):
         turns = [-int(gate) for gate in is_open[0]]
         if name in varied:
-            rng = np.random.default_rng([seed, number])
-            turns = list(np.cumsum(rng.random(steps) < _CHANGES))
+            turns = changes(number)
         for k, group in enumerate(groups):
             ahead = k if name in varied and name not in shared else 0
             group[name] = [choices[(turn + ahead) % len(choices)] for turn in turns]

@@ -16,6 +16,8 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "scalar": (),
 }
 _MORE_SHAPES: dict[str, tuple[int, ...]] = {
+    "bias": (9,),
+    "window": (2, 3, 2, 2),
     "tiny": (12,),
     "huge": (5, 3),
     "idle": (30,),
@@ -24,19 +26,21 @@ _MORE_SHAPES: dict[str, tuple[int, ...]] = {
 }
 # What is particular to a tensor, where a difference in it alone tells something.
 KINDS = {
+    "bias": "the tensor of one axis",
     "huge": "where gradients are huge",
     "idle": "where the gradient is 0 throughout",
     "nonfinite": "where gradients are NaN or infinite at times",
     "scalar": "the tensor without axes",
     "small": "where gradients are around 1e-9",
     "sometimes": "where p.grad is None at times",
-    "tiny": "where gradients are around 1e-14",
+    "tiny": "where gradients are around 1e-17",
+    "window": "the tensor of four axes",
 }
 # The tensors of the verification's parameter groups; of the first without a prefix.
 _GROUPS = (
     sorted([*SHAPES, *_MORE_SHAPES]),
-    ["edge", "ordinary"],
-    ["ordinary"],
+    ["edge", "tiny"],
+    ["ordinary", "tiny"],
 )
 
 
@@ -131,16 +135,17 @@ def group_streams(
 ) -> dict[str, list[np.ndarray | None]]:
     """Gradients for the tensors of :func:`group_params`, a list over steps each.
 
-    Besides those of :func:`gradient_stream`, "tiny" is around 1e-14 and "huge" around
-    1e+14, or as near to 1 as it takes for their powers to be of that size; "idle" is
-    0 at every step; of "nonfinite" some elements are at some steps NaN or infinite;
-    "sometimes" has none, at the first steps and at some others.
+    Besides those of :func:`gradient_stream`, "bias" and "window" are as "ordinary";
+    "tiny" is down to 1e-18 and "huge" around 1e+17, or as near to 1 as it takes for
+    their powers to be of that size; "idle" is 0 at every step; of "nonfinite" some
+    elements are at some steps NaN or infinite; "sometimes" has none, at the first steps
+    and at some others.
 
     Args:
       seed: of the random numbers.
       steps: how many gradients.
       thresholds: those that the optimizer compares the squares with.
-      powers: those of the groups.
+      powers: the largest of each group.
       dtype: a floating dtype.
       finite: whether "nonfinite", too, is to be finite.
 
@@ -151,12 +156,13 @@ def group_streams(
     for number, (names, power) in enumerate(zip(_GROUPS, powers, strict=True)):
         rng = np.random.default_rng([seed, number])
         arrays = gradient_stream(seed + number, steps, thresholds, dtype)
-        is_short = float(jnp.finfo(dtype).max) < 1e5  # type: ignore[no-untyped-call]
-        far = 10 ** (3 if is_short else 28 / max(power, 2.0))
+        far = largest(power, dtype)
         scales = {"tiny": 1 / far, "huge": far, "idle": 0.0}
         for name, shape in _MORE_SHAPES.items():
-            values = 0.5 * rng.normal(size=(steps, *shape)) * scales.get(name, 1.0)
-            arrays[name] = np.asarray(values, dtype)
+            values = 0.5 * rng.normal(size=(steps, *shape))
+            if name == "tiny":  # All far above where their squares lose digits.
+                values = np.sign(values) * 10 ** -rng.random(values.shape)
+            arrays[name] = np.asarray(values * scales.get(name, 1.0), dtype)
         if not finite:
             _spoil(arrays["nonfinite"], rng)
         for name in names:
@@ -166,6 +172,12 @@ def group_streams(
     for step in np.flatnonzero(is_absent):
         streams["sometimes"][step] = None
     return streams
+
+
+def largest(power: float, dtype: Any) -> float:
+    """The size of huge gradients, of which sums over many steps are finite still."""
+    is_short = float(jnp.finfo(dtype).max) < 1e5  # type: ignore[no-untyped-call]
+    return float(10 ** (3 if is_short else 34 / max(power, 2.0)))
 
 
 def _spoil(gradients: np.ndarray, rng: np.random.Generator) -> None:

@@ -61,6 +61,9 @@ OF_LABELS = "labels must be integers of shape (n,), a class each"
         (dict(inputs=np.full((40, 6), 1e300)), "inputs as float32 must be finite"),
         (dict(inputs=np.full((40, 6), 2**40)), "inputs as int32 must be within it"),
         (dict(inputs=INPUTS.astype(str)), "inputs must be numbers, got <U"),
+        (dict(inputs=INPUTS[:, 0].astype([("x", "f4")])), "must be numbers, got [('x'"),
+        (dict(inputs=np.ma.masked_less(INPUTS, 0)), "inputs are a masked array, whose"),
+        (dict(labels=np.ma.masked_less(LABELS, 1)), "labels are a masked array, whose"),
         (dict(inputs=INPUTS[:, :5]), "float32 of shape (n, 5), but float32 of shape"),
         (dict(inputs=INPUTS[..., None]), "(n, 6, 1), but float32 of shape (n, 6) in"),
         (dict(inputs=INPUTS.astype(np.uint8)), "uint8 of shape (n, 6), but float32"),
@@ -98,6 +101,8 @@ def test_wrong_data_are_named(changed, message, split, tmp_path):
         (dict(heads=(0, 1)), "each of the model's 3 outputs, got 2"),
         (dict(preprocess=lambda x: x[:, :5]), "The model can't take inputs float32"),
         (dict(preprocess=lambda x: x[0]), "makes (3,)"),
+        (dict(preprocess=lambda x: x * 1j), "must make real logits, got complex64"),
+        (dict(tasks={1: Task(GOOD, GOOD)}), "name must be a string, got 1"),
     ],
 )
 def test_an_experiment_that_cannot_be_is_refused(changed, message, tmp_path):
@@ -175,6 +180,7 @@ def test_a_phase_that_cannot_be_is_refused(phase, message, tmp_path):
     ("method", "message"),
     [
         (Method("None", ()), "'None' must have a phase at least"),
+        (Method("One", sgd()), "'One': phases must be a tuple of them, got one Phase"),
         (Method("", (sgd(),), ("validation",)), "some of ['test', 'train']"),
         (Method("", (sgd(),), ()), "splits must be some of"),
         (Method("", (sgd(),), "test"), "splits must be some of"),
@@ -182,7 +188,7 @@ def test_a_phase_that_cannot_be_is_refused(phase, message, tmp_path):
     ],
 )
 def test_a_method_that_cannot_be_is_refused(method, message, tmp_path):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
         Runner(experiment(), tmp_path).run("", method, [0])
 
 

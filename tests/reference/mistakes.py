@@ -195,6 +195,10 @@ class LateGate(_Late):
     key = "apply_decay"
 
 
+class LatePower(_Late):
+    key = "power"
+
+
 class _Stale(Right):
     def __init__(self, params, **values):
         super().__init__(params, **values)
@@ -215,6 +219,10 @@ class StaleThreshold(_Stale):
 
 class StaleEpsilon(_Stale):
     key = "eps"
+
+
+class StalePower(_Stale):
+    key = "power"
 
 
 class FailsWithoutGradient(Right):
@@ -308,6 +316,11 @@ class SumClamped(Right):
         s.clamp_(max=1e6)
 
 
+class SumClampedFarUp(Right):
+    def afterwards(self, s):
+        s.clamp_(max=1e32)
+
+
 class SumClampedNowAndThen(Right):
     def afterwards(self, s):
         if self.count % 10 == 0:
@@ -339,6 +352,17 @@ class TiniestGradientsDropped(Right):
         return torch.where(grad.abs() < 1e-13, 0.0, grad)
 
 
+class TensorsOfTiniestGradientsSkipped(Right):
+    def skips(self, w):
+        return w.grad is None or bool(w.grad.abs().max() < 1e-16)
+
+
+class TinyGradientsDroppedInTheLastGroup(Right):
+    def above(self, grad, group):
+        least = 1e-8 if group is self.param_groups[-1] else 0
+        return super().above(grad, group) & (grad.abs() >= least)
+
+
 class HugeGradientsClipped(Right):
     def seen(self, grad, w):
         return torch.where(grad.isfinite(), grad.clamp(-1e13, 1e13), grad)
@@ -351,6 +375,13 @@ class WeightDecay(Right):
         for group in self.param_groups:
             for w in group["params"]:
                 w *= 1 - group["lr"] * self.rate
+
+
+class WeightDecayNowAndThen(Right):
+    def at_the_end(self):
+        if self.count % 20 == 0:
+            for w in self.param_groups[0]["params"]:
+                w *= 1 - 1e-7
 
 
 class WeightDecayInGradient(Right):
@@ -387,6 +418,17 @@ class SquareWhateverThePower(Right):
 class ScalarsLeftOut(Right):
     def skips(self, w):
         return w.grad is None or w.ndim == 0
+
+
+class VectorsShareADivisor(Right):
+    def divisor(self, before, after, group):
+        after = after.mean() if after.ndim == 1 else after
+        return super().divisor(before, after, group)
+
+
+class KernelsLeftOut(Right):
+    def skips(self, w):
+        return w.grad is None or w.ndim == 4
 
 
 class HalfPrecisionSum(Right):
