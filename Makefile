@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 LOWEST := .venv-lowest
-LIBRARY_TESTS := $(addprefix tests/test_,$(addsuffix .py,arguments boundary \
-	derivatives diagnostics ewc factored gradient_faults metrics optax_contract parity \
-	per_layer properties signals synaptic_intelligence transforms))
+LIBRARY_TESTS := tests/baselines $(addprefix tests/test_,$(addsuffix .py,arguments \
+	classp derivatives diagnostics gradient_faults injected metrics optax_contract parity \
+	per_layer properties signals sums transforms))
 
 .PHONY: help demo test test-slow test-tpu test-lowest lint format docs clean
 
@@ -40,7 +40,7 @@ test-tpu:
 # Flax's NNX optimizer took other arguments then.
 test-lowest: $(LOWEST)/installed
 	$(LOWEST)/bin/python -m pytest -m "not slow" -k "not nnx_optimizer" \
-		classp_jax/_*.py $(LIBRARY_TESTS)
+		classp_jax/_*.py classp_jax/baselines classp_jax/metrics.py $(LIBRARY_TESTS)
 
 lint: $(VENV)/test-installed
 	$(BIN)/ruff check .

@@ -225,7 +225,13 @@ def _match(
     for group in optimizer_state_dict["param_groups"]:
         start = np.asarray(group.get("initial_accumulator_value", 0))
         parameters += [_Parameter(number, start) for number in group["params"]]
-        recorded += group.get("param_names") or [None] * len(group["params"])
+        own = group.get("param_names") or [None] * len(group["params"])
+        if len(own) != len(group["params"]):
+            raise ValueError(
+                "A parameter group must have a name each, or none; got"
+                f" {len(group['params'])} params and the param_names {list(own)}."
+            )
+        recorded += own
     # An optimizer may keep more under names; but in JSON, numbers are strings as well.
     others = given["state"].keys() - {parameter.number for parameter in parameters}
     if numbers := sorted(repr(key) for key in others if str(key).isdigit()):

@@ -23,6 +23,7 @@ _MORE_SHAPES: dict[str, tuple[int, ...]] = {
     "idle": (30,),
     "nonfinite": (5, 8),
     "sometimes": (3, 4),
+    "square": (5, 5),
 }
 # What is particular to a tensor, where a difference in it alone tells something.
 KINDS = {
@@ -33,6 +34,7 @@ KINDS = {
     "scalar": "the tensor without axes",
     "small": "where gradients are around 1e-9",
     "sometimes": "where p.grad is None at times",
+    "square": "the tensor of as many rows as columns",
     "tiny": "where gradients are around 1e-17",
     "window": "the tensor of four axes",
 }
@@ -135,11 +137,11 @@ def group_streams(
 ) -> dict[str, list[np.ndarray | None]]:
     """Gradients for the tensors of :func:`group_params`, a list over steps each.
 
-    Besides those of :func:`gradient_stream`, "bias" and "window" are as "ordinary";
-    "tiny" is down to 1e-18 and "huge" around 1e+17, or as near to 1 as it takes for
-    their powers to be of that size; "idle" is 0 at every step; of "nonfinite" some
-    elements are at some steps NaN or infinite; "sometimes" has none, at the first steps
-    and at some others.
+    Besides those of :func:`gradient_stream`, "bias", "square" and "window" are as
+    "ordinary"; "tiny" is down to 1e-18 and "huge" around 1e+17, or as near to 1 as it
+    takes for their powers to be of that size; "idle" is 0 at every step; of "nonfinite"
+    some elements are at some steps NaN or infinite; "sometimes" has none, at the first
+    steps and at some others.
 
     Args:
       seed: of the random numbers.

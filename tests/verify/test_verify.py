@@ -14,7 +14,7 @@ from classp_jax.verify._distance import Distance, differences
 from tests import helpers
 from tests.reference import mistakes
 
-MINE = str(pathlib.Path(__file__).parent / "reference" / "mistakes.py")
+MINE = str(pathlib.Path(__file__).parents[1] / "reference" / "mistakes.py")
 
 
 def verify(arguments, *more):

@@ -586,6 +586,13 @@ def test_names_that_contradict_the_recorded_ones_are_refused(names, message, to_
             interop.grad_sum_from_torch(state_dict, names, AB_LAYOUT, ab_state())
 
 
+def test_recorded_names_of_another_number_are_refused():
+    state_dict, names = named_optimizer()
+    state_dict["param_groups"][0]["param_names"] = names[:3]
+    with pytest.raises(ValueError, match=r"got 2 params and the param_names"):
+        interop.grad_sum_from_torch(state_dict, names, AB_LAYOUT, ab_state())
+
+
 def test_names_must_be_given_where_none_are_recorded():
     state_dict, _ = named_optimizer(named=False)
     with pytest.raises(ValueError, match="names must be given"):
@@ -602,7 +609,7 @@ def test_a_models_state_dict_is_no_optimizers():
 def test_a_name_twice_is_refused():
     state_dict, _ = named_optimizer(named=False)
     layout = {"a": interop.Tensor(("a.weight", "b.weight"))}
-    del state_dict["param_groups"][1]
+    del state_dict["param_groups"][1], state_dict["state"][2], state_dict["state"][3]
     state = classp_jax.classp(0.1).init({"a": jnp.zeros((3, 3))})
     with pytest.raises(ValueError, match="each tensor once"):
         interop.grad_sum_from_torch(state_dict, ["a.weight"] * 2, layout, state)

@@ -1,0 +1,1 @@
+"""Tests of classp_jax.baselines."""
