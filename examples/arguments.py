@@ -20,8 +20,9 @@ from examples.checkpoints import (
     Saving,
     Sigterm,
 )
-from examples.continual import Experiment, Runner
+from examples.continual import Runner
 from examples.methods import Method
+from examples.runner.data import Experiment
 from examples.study import Study, families
 
 

@@ -13,8 +13,8 @@ from examples.arguments import (
     until_stopped,
 )
 from examples.checkpoints import Sigterm
+from examples.datasets.digits import TRAIN_SIZE, digits_then_permuted_digits
 from examples.demo import report
-from examples.demo.data import TRAIN_SIZE, digits_then_permuted_digits
 from examples.demo.methods import METHODS, TITLES, make_optimizer
 from examples.demo.run import Run, train
 from examples.rows import device

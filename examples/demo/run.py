@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from examples.cnn import CNN
-from examples.demo.data import Task
+from examples.datasets.digits import Task
 from examples.demo.methods import TITLES, make_optimizer
+from examples.models.cnn import CNN
 from examples.training import Trainer
 
 

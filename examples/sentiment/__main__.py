@@ -6,12 +6,12 @@ import pathlib
 
 from examples import arguments, sharding
 from examples.checkpoints import Sigterm
-from examples.continual import Experiment
-from examples.datasets import DatasetError
+from examples.datasets.texts import LABEL_MAPS, TOKENIZERS, load
+from examples.datasets.tfds import DatasetError
+from examples.models.transformer import Transformer
+from examples.runner.data import Experiment
 from examples.sentiment import report
-from examples.sentiment.data import LABEL_MAPS, TOKENIZERS, load
 from examples.sentiment.methods import STUDY
-from examples.transformer import Transformer
 
 _CURVE = ("train", 5000)  # All sentences, and a fifth of the reviews.
 

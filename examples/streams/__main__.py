@@ -6,18 +6,15 @@ import pathlib
 
 from examples import arguments, sharding, tables
 from examples.checkpoints import Sigterm
-from examples.cnn import CNN
-from examples.continual import Experiment
-from examples.datasets import DatasetError
+from examples.datasets.stream import SCENARIOS, Stream, benchmarks
+from examples.datasets.tfds import DatasetError
 from examples.methods import Method
-from examples.mlp import MLP
+from examples.models.registry import models
+from examples.runner.data import Experiment
 from examples.streams import report
-from examples.streams.data import BENCHMARKS, SCENARIOS, Stream
 from examples.streams.methods import study
 from examples.study import Study
-from examples.vision.data import normalise
 
-_MODELS = {"mlp": MLP, "cnn": CNN}
 _CURVE = ("test", 500)
 _DEFAULT = "permuted_mnist"
 _BATCH_SIZE = 64
@@ -45,8 +42,8 @@ def _run(
         parser.error(str(error))
     experiment = Experiment(
         "streams",
-        functools.partial(_MODELS[args.model], classes=stream.outputs),
-        normalise,
+        functools.partial(models()[args.model].make, classes=stream.outputs),
+        stream.made_of.preprocess,
         tasks,
         args.batch_size,
         _CURVE,
@@ -68,7 +65,7 @@ def _run(
 
 
 def _stream(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Stream:
-    benchmark = BENCHMARKS[args.benchmark]
+    benchmark = benchmarks()[args.benchmark]
     scenario = args.scenario or benchmark.scenarios[0]
     if scenario not in benchmark.scenarios:
         parser.error(
@@ -102,16 +99,15 @@ def _best(
 
 
 def _parser() -> argparse.ArgumentParser:
-    default = Stream(
-        _DEFAULT, BENCHMARKS[_DEFAULT].scenarios[0], BENCHMARKS[_DEFAULT].tasks
-    )
+    of = benchmarks()[_DEFAULT]
+    default = Stream(_DEFAULT, of.scenarios[0], of.tasks)
     what = "Trains a network on a stream of tasks, one after the other,"
     parser = arguments.of_experiment(
         study(default, 1, _BATCH_SIZE), what, "images", batch_size=_BATCH_SIZE
     )
     parser.add_argument(
         "--benchmark",
-        choices=BENCHMARKS,
+        choices=benchmarks(),
         default=_DEFAULT,
         help="the stream, as Avalanche has it",
     )
@@ -133,10 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--model",
-        choices=_MODELS,
+        choices=models(),
         default="mlp",
-        help="784-256-256-10 with ReLU, as Avalanche's baselines have it, or the CNN of"
-        " CLASSP's paper",
+        help="; ".join(f"{name}: {model.what}" for name, model in models().items()),
     )
     parser.add_argument(
         "--stream-seed",

@@ -4,8 +4,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from examples.datasets.stream import Stream
 from examples.methods import EWC, Phase, Replay, SynapticIntelligence
-from examples.streams.data import BENCHMARKS, Stream
 from examples.study import Front, Study, front, of_fronts
 
 # Nine values each: of SGD's rate and what acts like it, then half a decade apart.
@@ -79,8 +79,8 @@ def study(stream: Stream, epochs: int, batch_size: int) -> Study:
 
 
 def _title(stream: Stream) -> str:
-    title = f"{BENCHMARKS[stream.benchmark].title}, {stream.tasks} tasks"
-    if len(BENCHMARKS[stream.benchmark].scenarios) > 1:
+    title = f"{stream.made_of.title}, {stream.tasks} tasks"
+    if len(stream.made_of.scenarios) > 1:
         title += f", {stream.scenario}-incremental"
     return title + ", validation" * stream.validation
 

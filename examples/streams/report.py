@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from examples import arguments, page, rows
-from examples.streams.data import BENCHMARKS, Stream
+from examples.datasets.stream import Stream, benchmarks
+from examples.models.registry import models
 from examples.streams.figures import save_curves, save_matrices
 from examples.streams.methods import study
 from examples.streams.tables import published_table, stream_table
@@ -124,8 +125,8 @@ def _published(stream: Stream) -> list[str]:
 
 def _read(folder: pathlib.Path, settings: dict[str, Any]) -> tuple[Study, Found, int]:
     compared = study(_stream(settings), settings["epochs"], settings["batch_size"])
-    if settings["model"] == "cnn":
-        compared = compared._replace(title=f"{compared.title}, by the CNN")
+    title = models()[settings["model"]].title
+    compared = compared._replace(title=compared.title + title)
     found, left_out = page.read(compared, folder / "rows.jsonl", settings)
     return compared, found, left_out
 
@@ -138,7 +139,8 @@ def _most(folder: pathlib.Path) -> dict[str, Any]:
         for row in rows.read(path)
         if row["settings"]["experiment"] == "streams"
         and row["settings"].keys() >= {*Stream._fields, "epochs", "batch_size"}
-        and str(row["settings"]["benchmark"]) in BENCHMARKS
+        and str(row["settings"]["benchmark"]) in benchmarks()
+        and str(row["settings"].get("model")) in models()
     )
     if not counts:
         raise ValueError(

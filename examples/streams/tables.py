@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 import classp_jax
+from examples.datasets.stream import Stream
 from examples.report import Rows, accuracy, cell, table
-from examples.streams.data import BENCHMARKS, Stream
 from examples.study import Study
 from examples.tables import Found, best, seeds
 
@@ -94,7 +94,7 @@ def published_table(stream: Stream) -> str:
             f"{of.measured}",
             f"{of.reference}" if of.reference else "\N{EN DASH}",
         ]
-        for of in BENCHMARKS[stream.benchmark].published
+        for of in stream.made_of.published
         if of.scenario == stream.scenario
     ]
     header = ["method", "measured by the baselines", "in the paper they refer to"]

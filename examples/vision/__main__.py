@@ -4,12 +4,12 @@ import argparse
 
 from examples import arguments, sharding
 from examples.checkpoints import Sigterm
-from examples.cnn import CNN
-from examples.continual import Experiment
-from examples.datasets import DatasetError
+from examples.datasets.mnist import load, normalise
+from examples.datasets.tfds import DatasetError
 from examples.methods import Method
+from examples.models.cnn import CNN
+from examples.runner.data import Experiment
 from examples.vision import report
-from examples.vision.data import load, normalise
 from examples.vision.figures import save_samples
 from examples.vision.methods import STUDY
 

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from examples import report
-from examples.continual import Task
 from examples.figures import (
     accuracy_label,
     deviation,
@@ -17,6 +16,7 @@ from examples.figures import (
     styles,
 )
 from examples.report import Rows
+from examples.runner.data import Task
 from examples.tables import Found
 from examples.vision.methods import TASKS, Ablation
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from examples import arguments, figures, page, tables
-from examples.datasets import DatasetError
+from examples.datasets import mnist
+from examples.datasets.tfds import DatasetError
 from examples.tables import Found, best
-from examples.vision import data
 from examples.vision.figures import save_ablation, save_samples, save_training
 from examples.vision.methods import ABLATION, FRONTS, STUDY
 from examples.vision.tables import ablation_table, of_common_seeds
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         write(args.folder, with_dropout=args.evaluate_with_dropout)
         if args.data_dir:
-            save_samples(data.load(args.data_dir), args.folder / "samples.png")
+            save_samples(mnist.load(args.data_dir), args.folder / "samples.png")
     except (DatasetError, OSError, ValueError) as error:
         parser.error(str(error))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from examples import continual
-from examples.continual import Split
+from examples.runner.data import Split
 
 
 def random_split(n, seed):

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from examples import arguments, sharding
-from examples.continual import Experiment, Runner, Task
+from examples.continual import Runner
 from examples.methods import EWC, Method, Phase
+from examples.runner.data import Experiment, Task
 from tests.examples.helpers import random_split
 from tests.helpers import Network
 

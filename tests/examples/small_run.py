@@ -7,8 +7,9 @@ import numpy as np
 
 from examples import checkpoints, continual
 from examples.checkpoints import Saving
-from examples.continual import Experiment, Runner, Split, Task
+from examples.continual import Runner
 from examples.methods import Method, Phase
+from examples.runner.data import Experiment, Split, Task
 from tests.helpers import Network
 
 SEEDS = range(2)

@@ -19,11 +19,12 @@ from classp_jax import (
     synaptic_intelligence,
 )
 from examples.boundaries import carry_over, replaced, sums
-from examples.continual import Experiment, Runner, Split, Task
+from examples.continual import Runner
+from examples.datasets.stream import Stream, benchmarks
 from examples.methods import EWC, Method, Phase, kind_of_sum
+from examples.runner.data import Experiment, Split, Task
 from examples.sentiment.methods import STUDY as SENTIMENT
 from examples.storage import classp_stored
-from examples.streams.data import BENCHMARKS, Stream
 from examples.streams.methods import study
 from examples.training import TrainState
 from examples.vision.methods import STUDY as VISION
@@ -310,7 +311,7 @@ def test_a_method_is_refused_before_it_is_trained(refused, message, runner, tmp_
 
 
 def test_no_method_of_the_studies_changes_its_kind_of_sum():
-    streams = [study(Stream(name, "domain", 2), 1, 8) for name in BENCHMARKS]
+    streams = [study(Stream(name, "domain", 2), 1, 8) for name in benchmarks()]
     pairs = {}
     for of in (VISION, SENTIMENT, *streams):
         for name, method in of.methods.items():

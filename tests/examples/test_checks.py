@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from examples import continual, rows
-from examples.continual import Experiment, Runner, Split, Task
+from examples.continual import Runner
 from examples.methods import EWC, Method, Phase, Replay, SynapticIntelligence
+from examples.runner.data import Experiment, Split, Task
 from tests.helpers import Network
 
 RNG = np.random.default_rng(0)

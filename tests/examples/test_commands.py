@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from classp_jax.verify import __main__ as verify
 from classp_jax.verify._torch_optimizer import InputError
 from examples import arguments
-from examples.continual import Split, Task
-from examples.datasets import DatasetError
+from examples.datasets.tfds import DatasetError
 from examples.demo import __main__ as demo
+from examples.runner.data import Split, Task
 from examples.sentiment import __main__ as sentiment
 from examples.sentiment import report as sentiment_report
 from examples.streams import __main__ as streams
@@ -106,7 +106,7 @@ def stubs(monkeypatch, tmp_path):
         monkeypatch.setattr(command, "load", load)
         monkeypatch.setattr(command.report, "write", nothing)
     monkeypatch.setattr(
-        "examples.vision.data.load", lambda data_dir, names: load(data_dir)
+        "examples.datasets.mnist.load", lambda data_dir, names: load(data_dir)
     )
     monkeypatch.setattr(streams.report, "write", nothing)
     monkeypatch.setattr(arguments, "Runner", Runner)

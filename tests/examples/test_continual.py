@@ -12,7 +12,7 @@ from flax import nnx
 
 from classp_jax import consolidate, fisher_diagonal, set_penalty
 from examples import continual, rows
-from examples.continual import Experiment, Runner, Task
+from examples.continual import Runner
 from examples.methods import (
     EWC,
     Method,
@@ -21,6 +21,7 @@ from examples.methods import (
     SynapticIntelligence,
     as_json,
 )
+from examples.runner.data import Experiment, Task
 from examples.training import Trainer
 from tests.examples.helpers import random_split
 from tests.helpers import Network

@@ -4,64 +4,14 @@ import signal
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import classp_jax
-from examples.cnn import CNN
+from examples.datasets.digits import Task, digits_then_permuted_digits
 from examples.demo import report
 from examples.demo.__main__ import main
-from examples.demo.data import Task, digits_then_permuted_digits
 from examples.demo.run import Run
+from examples.models.cnn import CNN
 from examples.training import Trainer
-
-
-def test_tasks_are_the_same_digits_with_their_pixels_permuted():
-    a, b = digits_then_permuted_digits(seed=0)
-    assert a.train_images.shape == b.train_images.shape == (4000, 28, 28, 1)
-    assert a.test_images.shape == (1000, 28, 28, 1)
-    for labels, count in ((a.train_labels, 400), (a.test_labels, 100)):
-        np.testing.assert_array_equal(np.bincount(labels), [count] * 10)
-    np.testing.assert_array_equal(a.train_labels, b.train_labels)
-    flat_a, flat_b = (t.train_images.reshape(4000, 784) for t in (a, b))
-    assert np.any(flat_a != flat_b)
-    # One permutation for all images: the pixels' columns are the same, reordered.
-    columns_a, columns_b = (sorted(c.tobytes() for c in f.T) for f in (flat_a, flat_b))
-    assert columns_a == columns_b
-
-
-def test_split_holds_the_test_images_out():
-    a, _ = digits_then_permuted_digits(seed=0)
-    train, test = ({i.tobytes() for i in x} for x in (a.train_images, a.test_images))
-    assert not train & test
-    other, _ = digits_then_permuted_digits(seed=1)
-    assert np.any(a.test_images != other.test_images)
-
-
-def test_cnn_has_the_papers_shapes_and_pytorchs_initial_distribution():
-    model = CNN(nnx.Rngs(0))
-    params = nnx.to_pure_dict(nnx.state(model))
-    shapes = {
-        "conv1": ((3, 3, 1, 32), 9),
-        "conv2": ((3, 3, 32, 64), 288),
-        "dense1": ((9216, 128), 9216),
-        "dense2": ((128, 10), 128),
-    }
-    assert set(params) == set(shapes)
-    for name, (shape, fan_in) in shapes.items():
-        assert params[name]["kernel"].shape == shape
-        for leaf in params[name].values():
-            bound = fan_in**-0.5
-            assert np.abs(leaf).max() <= bound
-            # A uniform distribution's deviation, to what so many samples leave open.
-            sampling = 4 / leaf.size**0.5
-            assert abs(leaf.std() / (bound / 3**0.5) - 1) < sampling
-
-
-def test_dropout_is_off_unless_given_a_stream():
-    model, images = CNN(nnx.Rngs(0)), jnp.ones((2, 28, 28, 1))
-    np.testing.assert_array_equal(model(images), model(images))
-    dropped = model(images, dropout_rngs=nnx.Rngs(dropout=1))
-    assert np.any(dropped != model(images))
 
 
 def test_training_learns_and_draws_new_dropout_each_step():

@@ -11,7 +11,7 @@ import pytest
 
 import classp_jax
 from examples import rows
-from examples.continual import Experiment, Runner, Task
+from examples.continual import Runner
 from examples.methods import (
     EWC,
     OPTIMIZERS,
@@ -22,6 +22,7 @@ from examples.methods import (
     make_optimizer,
     name_of,
 )
+from examples.runner.data import Experiment, Task
 from examples.training import Trainer
 from tests.examples.helpers import random_split
 from tests.helpers import Network

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from examples import rows
-from examples.continual import Split, Task
-from examples.datasets import DatasetError
+from examples.datasets.tfds import DatasetError
 from examples.methods import as_json, make_optimizer
+from examples.models.transformer import Transformer
+from examples.runner.data import Split, Task
 from examples.sentiment import __main__ as sentiment
 from examples.sentiment import report
 from examples.sentiment.methods import STUDY
-from examples.transformer import Transformer
 from tests.examples.helpers import (
     SIGNALS,
     assert_names_what_cannot_be_written,

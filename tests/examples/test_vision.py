@@ -9,9 +9,9 @@ from flax import nnx
 
 import classp_jax
 from examples import rows
-from examples.continual import Split, Task
-from examples.datasets import DatasetError
+from examples.datasets.tfds import DatasetError
 from examples.methods import as_json, make_optimizer
+from examples.runner.data import Split, Task
 from examples.training import Trainer
 from examples.vision import __main__ as vision
 from examples.vision.methods import ABLATION, COLLECT, STUDY

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from examples import page, report, tables
-from examples.continual import Split, Task
 from examples.methods import as_json
+from examples.runner.data import Split, Task
 from examples.vision import figures
 from examples.vision.methods import STUDY
 from examples.vision.report import main

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from examples.initializers import uniform
+from examples.models.initializers import uniform
 
 PAD = 0  # The token behind the end of a text.
 _DROPOUT = 0.1

@@ -10,9 +10,9 @@ import pytest
 import requests
 import tensorflow_datasets as tfds
 
-from examples import datasets
-from examples.sentiment import data
-from examples.sentiment.data import CLASSES, beginning, load, read_phrasebank
+from examples.datasets import texts as data
+from examples.datasets.texts import CLASSES, beginning, load, read_phrasebank
+from examples.datasets.tfds import DatasetError, make
 from tests.helpers import serving
 
 SENTENCES = [
@@ -133,7 +133,7 @@ def test_a_file_given_is_read_whatever_was_prepared(prepared, offline, tmp_path)
 
 def test_without_a_file_given_tfds_finds_it(prepared, offline):
     manual = prepared / "downloads" / "manual"
-    with pytest.raises(datasets.DatasetError, match="isn't there. Download") as info:
+    with pytest.raises(DatasetError, match="isn't there. Download") as info:
         load(prepared)
     assert str(manual) in str(info.value) and "--phrasebank" in str(info.value)
     manual.mkdir(parents=True)
@@ -197,7 +197,7 @@ def test_a_missing_or_damaged_phrasebank_is_named(
 ):
     file = tmp_path / "bank.zip"
     make(file)
-    with pytest.raises(datasets.DatasetError) as info:
+    with pytest.raises(DatasetError) as info:
         load(prepared, file)
     assert message in str(info.value) and str(file) in str(info.value)
 
@@ -237,7 +237,7 @@ def imdb(data_dir, reviews, classes=2):
             for key, (text, label) in enumerate(reviews):
                 yield key, {"text": text, "label": label}
 
-    return datasets.make(Builder, data_dir, data_dir / data._IMDB)
+    return make(Builder, data_dir, data_dir / data._IMDB)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def imdb(data_dir, reviews, classes=2):
 )
 def test_a_bad_review_is_named(offline, tmp_path, bad, message):
     folder = imdb(tmp_path, [(b"one", 0), bad, (b"two", 1)], classes=3)
-    with pytest.raises(datasets.DatasetError) as info:
+    with pytest.raises(DatasetError) as info:
         load(tmp_path, phrasebank(tmp_path / "a.zip"))
     assert str(info.value).startswith(f"{folder} can't be read (train, record ")
     assert message in str(info.value)
@@ -282,7 +282,7 @@ def test_a_published_review_that_is_no_utf_8_is_named(tmp_path):
 
 
 def test_offline_says_where_imdb_belongs(offline, tmp_path):
-    with pytest.raises(datasets.DatasetError) as info:
+    with pytest.raises(DatasetError) as info:
         load(tmp_path, phrasebank(tmp_path / "a.zip"))
     assert "no network" in str(info.value)
     assert str(tmp_path / "imdb_reviews" / "plain_text" / "1.0.0") in str(info.value)
@@ -290,7 +290,7 @@ def test_offline_says_where_imdb_belongs(offline, tmp_path):
 
 def test_without_spacy_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "spacy", None)
-    with pytest.raises(datasets.DatasetError, match=r"'\.\[experiments\]'"):
+    with pytest.raises(DatasetError, match=r"'\.\[experiments\]'"):
         load(tmp_path)
 
 

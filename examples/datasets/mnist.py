@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from examples import datasets
-from examples.continual import Split, Task
+from examples.datasets.tfds import check_label, import_tfds, prepare, read, record
+from examples.runner.data import Split, Task
 
-_SIDE = 28  # Pixels.
-_CLASSES = 10
+SIDE = 28  # Pixels.
+CLASSES = 10
 _VERSION = "3.0.1"
 _NAMES = ("mnist", "fashion_mnist")
 
@@ -41,7 +41,7 @@ def load(
       DatasetError: a data set is damaged, or missing and can't be downloaded.
     """
     folders = {
-        name: datasets.prepare(f"{name}/{_VERSION}", data_dir, _builder_class(name))
+        name: prepare(f"{name}/{_VERSION}", data_dir, _builder_class(name))
         for name in names
     }
     return {
@@ -52,13 +52,13 @@ def load(
 
 def _read(folder: pathlib.Path, split: str) -> Split:
     images, labels = [], []
-    for number, example in enumerate(datasets.read(folder, split)):
-        with datasets.record(folder, split, number):
+    for number, example in enumerate(read(folder, split)):
+        with record(folder, split, number):
             with Image.open(io.BytesIO(example["image"])) as image:
                 pixels = np.asarray(image)
-            if pixels.shape != (_SIDE, _SIDE) or pixels.dtype != np.uint8:
+            if pixels.shape != (SIDE, SIDE) or pixels.dtype != np.uint8:
                 raise ValueError(f"image of {pixels.dtype} {pixels.shape}")
-            datasets.check_label(example["label"], _CLASSES)
+            check_label(example["label"], CLASSES)
         images.append(pixels)
         labels.append(example["label"])
     return Split(np.stack(images)[..., np.newaxis], np.array(labels, np.int32))
@@ -66,7 +66,7 @@ def _read(folder: pathlib.Path, split: str) -> Split:
 
 def _builder_class(name: str) -> type:
     """TFDS's builder of a data set, less the steps for which it needs TensorFlow."""
-    tfds = datasets.import_tfds()
+    tfds = import_tfds()
     published = tfds.builder_cls(name)
     # Fashion-MNIST's files are named as MNIST's are.
     files = {"train": "train", "test": "t10k"}
@@ -90,7 +90,7 @@ def _builder_class(name: str) -> type:
         def _generate_examples(
             self, images: pathlib.Path, labels: pathlib.Path
         ) -> Iterator[tuple[int, dict[str, Any]]]:
-            pixels, classes = _read_idx(images, (_SIDE, _SIDE)), _read_idx(labels, ())
+            pixels, classes = _read_idx(images, (SIDE, SIDE)), _read_idx(labels, ())
             if len(pixels) != len(classes):
                 raise ValueError(
                     f"{images} has {len(pixels)} images, {labels} {len(classes)} labels"

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from examples.initializers import uniform
+from examples.models.initializers import uniform
+from examples.models.registry import Model
 
 
 class CNN(nnx.Module):
@@ -87,3 +88,6 @@ def _max_pool(x: jax.Array) -> jax.Array:
     batch, height, width, channels = x.shape
     windows = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
     return jnp.max(windows, axis=(2, 4))
+
+
+MODEL = Model(CNN, "the CNN of CLASSP's paper", ", by the CNN")

@@ -11,8 +11,8 @@ from flax import nnx
 
 import classp_jax
 from classp_jax import interop
-from examples.cnn import CNN
-from examples.transformer import Transformer
+from examples.models.cnn import CNN
+from examples.models.transformer import Transformer
 from tests.reference import cnn, transformer
 
 VOCABULARY, CLASSES, BATCH = 50, 3, 8

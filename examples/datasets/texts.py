@@ -13,9 +13,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from examples import datasets
-from examples.continual import Split, Task
-from examples.transformer import PAD
+from examples.datasets.tfds import (
+    DatasetError,
+    check_label,
+    folder_of_data_sets,
+    import_tfds,
+    make,
+    prepare,
+    read,
+    record,
+)
+from examples.models.transformer import PAD
+from examples.runner.data import Split, Task
 
 CLASSES = ("negative", "neutral", "positive")
 LABEL_MAPS = {
@@ -69,7 +78,7 @@ def load(
         # A file given is read, whatever was prepared from another before.
         folder = _prepare_phrasebank(scratch if phrasebank else data_dir, phrasebank)
         sentences = _read(folder, "train", len(CLASSES))
-    folder = datasets.prepare(_IMDB, data_dir, _imdb_builder_class())
+    folder = prepare(_IMDB, data_dir, _imdb_builder_class())
     splits = {
         ("phrase_bank", "train"): sentences,
         ("imdb", "train"): _read(folder, "train", 2),
@@ -108,9 +117,9 @@ def load(
 def _read(folder: pathlib.Path, split: str, classes: int) -> list[tuple[str, int]]:
     """The texts and labels of a split; a text may be empty, and is padding then."""
     examples = []
-    for number, example in enumerate(datasets.read(folder, split)):
-        with datasets.record(folder, split, number):
-            datasets.check_label(example["label"], classes)
+    for number, example in enumerate(read(folder, split)):
+        with record(folder, split, number):
+            check_label(example["label"], classes)
             examples.append((example["text"].decode(), example["label"]))
     return examples
 
@@ -128,7 +137,7 @@ def _spacy() -> Callable[[str], list[str]]:
     try:
         import spacy
     except ImportError as error:
-        raise datasets.DatasetError(
+        raise DatasetError(
             f"{error}; the experiments need pip install '.[experiments]'"
         ) from error
     tokenizer = spacy.blank("en").tokenizer
@@ -146,7 +155,7 @@ TOKENIZERS = {"spacy": _spacy, "words": _words}
 def _prepare_phrasebank(
     data_dir: pathlib.Path | str | None, file: pathlib.Path | None
 ) -> pathlib.Path:
-    data_dir = datasets.folder_of_data_sets(data_dir)
+    data_dir = folder_of_data_sets(data_dir)
     folder = data_dir / _PHRASEBANK
     if folder.exists():
         return folder
@@ -154,13 +163,13 @@ def _prepare_phrasebank(
     path = file or manual
     if not path.exists():
         where = "" if file else f", here {manual.parent}"
-        raise datasets.DatasetError(f"{path} isn't there. {_HOW_TO_GET_IT}{where}.")
-    return datasets.make(_phrasebank_builder_class(path), data_dir, folder)
+        raise DatasetError(f"{path} isn't there. {_HOW_TO_GET_IT}{where}.")
+    return make(_phrasebank_builder_class(path), data_dir, folder)
 
 
 def _phrasebank_builder_class(path: pathlib.Path) -> type:
     """A TFDS builder of Financial PhraseBank, of which TFDS has none."""
-    tfds = datasets.import_tfds()
+    tfds = import_tfds()
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = _PHRASEBANK.split("/")[0]
@@ -237,7 +246,7 @@ def _is_utf_8(content: bytes) -> bool:
 
 def _imdb_builder_class() -> type:
     """TFDS's builder of IMDB's labelled splits, less what needs TensorFlow."""
-    tfds = datasets.import_tfds()
+    tfds = import_tfds()
     published = tfds.builder_cls("imdb_reviews")
 
     class Builder(published, skip_registration=True):

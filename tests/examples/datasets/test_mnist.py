@@ -7,7 +7,6 @@ import random
 import shutil
 import struct
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -15,10 +14,10 @@ import requests
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from examples import datasets
-from examples.continual import Task
-from examples.vision import data as vision_data
-from examples.vision.data import load, normalise
+from examples.datasets import mnist as mnist_data
+from examples.datasets.mnist import load, normalise
+from examples.datasets.tfds import DatasetError, make
+from examples.runner.data import Task
 from tests.helpers import serving
 
 # By the names of the published files. Of different sizes, to tell one from the other.
@@ -108,39 +107,22 @@ def test_prepared_data_is_read_as_tfds_reads_it(prepared, offline):
 
 
 def test_offline_says_what_to_put_where(offline, tmp_path):
-    with pytest.raises(datasets.DatasetError) as info:
+    with pytest.raises(DatasetError) as info:
         load(tmp_path)
     assert "no network" in str(info.value)
     assert str(tmp_path / "mnist" / "3.0.1" / "dataset_info.json") in str(info.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_server_that_does_not_answer_is_given_up(monkeypatch):
-    answer = threading.Event()
-    monkeypatch.setattr(requests, "head", lambda *args, **kwargs: answer.wait())
-    reason = datasets._unreachable("http://unused", seconds=0.01)
-    assert str(reason) == "no answer in 0.01 seconds"
-
-
-@pytest.mark.parametrize(
-    ("status", "reachable"), [(200, True), (404, True), (503, False)]
-)
-def test_a_proxy_without_a_network_is_not_an_answer(monkeypatch, status, reachable):
-    response = requests.Response()
-    response.status_code = status
-    monkeypatch.setattr(requests, "head", lambda *args, **kwargs: response)
-    assert (datasets._unreachable("http://unused") is None) == reachable
-
-
 def test_a_failed_download_and_an_unwritable_folder_are_named(
     published, tmp_path, monkeypatch
 ):
     (tmp_path / "file").write_text("")
-    with pytest.raises(datasets.DatasetError, match="can't be made"):
+    with pytest.raises(DatasetError, match="can't be made"):
         load(tmp_path / "file")
     mnist = tfds.builder_cls("mnist")
     monkeypatch.setattr(mnist, "URL", mnist.URL + "absent/")
-    with pytest.raises(datasets.DatasetError, match=r"can't be made.*404"):
+    with pytest.raises(DatasetError, match=r"can't be made.*404"):
         load(tmp_path)
 
 
@@ -187,7 +169,7 @@ def _swap(path):
 def test_a_damaged_folder_is_named(prepared, offline, tmp_path, file, damage, message):
     folder = shutil.copytree(prepared, tmp_path / "data") / "mnist" / "3.0.1"
     damage(folder / file)
-    with pytest.raises(datasets.DatasetError, match=message) as info:
+    with pytest.raises(DatasetError, match=message) as info:
         load(tmp_path / "data")
     assert str(info.value).startswith(f"{folder} can't be read")
 
@@ -199,7 +181,7 @@ def test_flipped_bits_and_cuts_never_make_other_data(
     prepared, offline, tmp_path, faults
 ):
     folder = shutil.copytree(prepared / "mnist" / "3.0.1", tmp_path / "data")
-    expected = vision_data._read(folder, "train")
+    expected = mnist_data._read(folder, "train")
     shard = folder / "mnist-train.array_record-00000-of-00001"
     content = shard.read_bytes()
     used = len(content.rstrip(b"\0"))  # Blocks of 64 KiB, the last one padded.
@@ -212,8 +194,8 @@ def test_flipped_bits_and_cuts_never_make_other_data(
             damaged[rng.randrange(used)] ^= 1 << rng.randrange(8)
         shard.write_bytes(damaged)
         try:
-            actual = vision_data._read(folder, "train")
-        except datasets.DatasetError as error:
+            actual = mnist_data._read(folder, "train")
+        except DatasetError as error:
             refused += 1
             assert str(folder) in str(error) and "train" in str(error)
         else:
@@ -225,7 +207,7 @@ def test_flipped_bits_and_cuts_never_make_other_data(
 
 def prepare(data_dir, examples, classes=10):
     """MNIST's folder with certain encoded images and labels to train on."""
-    tfds_builder = vision_data._builder_class("mnist")
+    tfds_builder = mnist_data._builder_class("mnist")
 
     class Builder(tfds_builder, skip_registration=True):
         name = tfds_builder.name
@@ -246,7 +228,7 @@ def prepare(data_dir, examples, classes=10):
             for key, (image, label) in enumerate(examples):
                 yield key, {"image": io.BytesIO(image), "label": label}
 
-    return datasets.make(Builder, data_dir, data_dir / "mnist" / "3.0.1")
+    return make(Builder, data_dir, data_dir / "mnist" / "3.0.1")
 
 
 def png(shape=(28, 28), mode="L"):
@@ -268,8 +250,8 @@ def png(shape=(28, 28), mode="L"):
 )
 def test_a_bad_record_is_named(tmp_path, bad, message):
     folder = prepare(tmp_path, [(png(), 9), bad, (png(), 1)], classes=20)
-    with pytest.raises(datasets.DatasetError) as info:
-        vision_data._read(folder, "train")
+    with pytest.raises(DatasetError) as info:
+        mnist_data._read(folder, "train")
     assert str(folder) in str(info.value) and "train, record " in str(info.value)
     assert message in str(info.value)
 
@@ -295,7 +277,7 @@ def test_a_published_file_of_another_shape_is_named(tmp_path, part, damage):
         of_file = damage(content[name]) if name == part else content[name]
         file.write_bytes(gzip.compress(of_file))
     with pytest.raises(ValueError) as info:
-        builder = vision_data._builder_class("mnist")(data_dir=tmp_path)
+        builder = mnist_data._builder_class("mnist")(data_dir=tmp_path)
         list(builder._generate_examples(files["images"], files["labels"]))
     assert str(files[part]) in str(info.value)
 
@@ -337,9 +319,7 @@ def test_a_data_folder_runs_nothing(prepared, offline, tmp_path, monkeypatch):
     own = "tensorflow_datasets.core.features.class_label_feature.ClassLabel"
     assert own in text
     features.write_text(text.replace(own, "evil.ClassLabel"))
-    with pytest.raises(
-        datasets.DatasetError, match="names evil.ClassLabel, no feature"
-    ):
+    with pytest.raises(DatasetError, match="names evil.ClassLabel, no feature"):
         load(data_dir)
     assert not marker.exists()
 
@@ -361,13 +341,13 @@ def test_a_format_that_needs_tensorflow_is_named(prepared, offline, tmp_path):
     data_dir = shutil.copytree(prepared, tmp_path / "data")
     info_file = data_dir / "fashion_mnist" / "3.0.1" / "dataset_info.json"
     info_file.write_text(info_file.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(datasets.DatasetError, match="is in tfrecord format"):
+    with pytest.raises(DatasetError, match="is in tfrecord format"):
         load(data_dir)
 
 
 def test_without_tfds_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(datasets.DatasetError, match=r"'\.\[experiments\]'"):
+    with pytest.raises(DatasetError, match=r"'\.\[experiments\]'"):
         load(tmp_path)
 
 

@@ -3,7 +3,8 @@
 import jax
 from flax import nnx
 
-from examples.initializers import uniform
+from examples.models.initializers import uniform
+from examples.models.registry import Model
 
 
 class MLP(nnx.Module):
@@ -44,3 +45,6 @@ class MLP(nnx.Module):
         del dropout_rngs
         x = nnx.relu(self.dense1(images.reshape(len(images), -1)))
         return self.dense3(nnx.relu(self.dense2(x)))
+
+
+MODEL = Model(MLP, "784-256-256-10 with ReLU, as Avalanche's baselines have it")
