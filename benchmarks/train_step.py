@@ -25,7 +25,7 @@ from benchmarks.timing import VOCABULARY, in_turns, machine, spread
 from examples.datasets.mnist import normalise
 from examples.models.cnn import CNN
 from examples.models.transformer import Transformer
-from examples.training import Trainer
+from examples.runner.trainer import Trainer
 from tests.reference import cnn, transformer
 from tests.reference.optimizer import Classp
 

@@ -37,7 +37,7 @@ class Experiment(NamedTuple):
     Attributes:
       name: what to call it in the rows; another one whenever the model or the
         preprocessing changes, so that no mean mixes old rows with new.
-      make_model: as :class:`examples.training.Trainer` takes it.
+      make_model: as :class:`examples.runner.trainer.Trainer` takes it.
       preprocess: likewise.
       tasks: the tasks by their names, in their order.
       batch_size: examples a step; an epoch's last step takes those left over.
@@ -45,7 +45,7 @@ class Experiment(NamedTuple):
         of its first examples.
       options: what else the model and the tasks depend on, for the rows.
       dtype: of the weights and activations, by name.
-      heads: as :class:`examples.training.Trainer` takes it; ``options`` must tell.
+      heads: as :class:`examples.runner.trainer.Trainer` takes it; ``options`` tell.
       measurements: along each phase of a given length.
       splits: on which accuracy is measured behind phases that others follow.
       unseen: whether it is measured on tasks that are still to come too, and before

@@ -6,14 +6,16 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from examples import arguments, page, rows
 from examples.datasets.stream import Stream, benchmarks
 from examples.models.registry import models
-from examples.streams.figures import save_curves, save_matrices
-from examples.streams.methods import study
+from examples.report import page
+from examples.report.style import Line
+from examples.report.tables import Found, best, fate
+from examples.runner import arguments, rows
+from examples.runner.study import Study
+from examples.streams.figures import FIGURES
+from examples.streams.study import study
 from examples.streams.tables import published_table, stream_table
-from examples.study import Study
-from examples.tables import Found, best, fate
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -90,7 +92,7 @@ def write(
     ]
     (folder / "table.md").write_text("\n\n".join(sections) + "\n")
     lines = {
-        compared.methods[name].title: found[name]
+        compared.methods[name].title: Line(front.family, found[name])
         for front in compared.fronts
         if front.methods.keys() & found.keys()
         for name in [best(compared, front, found)]
@@ -101,7 +103,7 @@ def write(
     files = [folder / "rows.jsonl", folder / "table.md"]
     if lines:
         suffix = "_with_dropout" * with_dropout
-        for name, save in (("matrices", save_matrices), ("curves", save_curves)):
+        for name, save in FIGURES.items():
             path = folder / f"{name}{suffix}.png"
             save(compared, lines, path, with_dropout=with_dropout)
             files.append(path)

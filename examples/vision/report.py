@@ -5,12 +5,15 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from examples import arguments, figures, page, tables
 from examples.datasets import mnist
 from examples.datasets.tfds import DatasetError
-from examples.tables import Found, best
+from examples.report import figures, page, tables
+from examples.report.tables import Found, best
+from examples.runner import arguments
+from examples.vision.ablation import ABLATION
 from examples.vision.figures import save_ablation, save_samples, save_training
-from examples.vision.methods import ABLATION, FRONTS, STUDY
+from examples.vision.fronts import FRONTS
+from examples.vision.study import STUDY
 from examples.vision.tables import ablation_table, of_common_seeds
 
 _LINES = (

@@ -4,9 +4,12 @@ import itertools
 import math
 from typing import Any
 
-from examples.report import accuracy, cell, learned, table, updated
-from examples.tables import Found, of_tasks, seeds
-from examples.vision.methods import ABLATION, STUDY, TASKS
+from examples.report.measures import accuracy, learned, updated
+from examples.report.table import cell, table
+from examples.report.tables import Found, of_tasks, seeds
+from examples.vision.ablation import ABLATION
+from examples.vision.phases import TASKS
+from examples.vision.study import STUDY
 
 
 def ablation_table(found: Found) -> str:

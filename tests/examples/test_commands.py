@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from classp_jax.verify import __main__ as verify
 from classp_jax.verify._torch_optimizer import InputError
-from examples import arguments
 from examples.datasets.tfds import DatasetError
 from examples.demo import __main__ as demo
+from examples.runner import cli
 from examples.runner.data import Split, Task
 from examples.sentiment import __main__ as sentiment
 from examples.sentiment import report as sentiment_report
@@ -23,16 +23,17 @@ from examples.streams import report as streams_report
 from examples.vision import __main__ as vision
 from examples.vision import report as vision_report
 
+SHARED = (
+    "--methods --list-methods --dry-run --seeds --seed --data-dir --out"
+    " --checkpoint-dir --save-every --keep --vmap-seeds --mesh --dtype --batch-size"
+)
 OPTIONS = {
-    demo: "--methods --epochs --batch-size --seed --learning-rate --threshold --power"
-    " --eps --scale-learning-rate --out",
-    vision: "--methods --seeds --data-dir --out --checkpoint-dir --save-every --keep"
-    " --vmap-seeds --mesh --distributed --dtype --evaluate-with-dropout --batch-size",
-    sentiment: "--methods --seeds --data-dir --out --checkpoint-dir --save-every --keep"
-    " --vmap-seeds --mesh --dtype --batch-size --phrasebank --tokenizer --label-map",
-    streams: "--methods --seeds --data-dir --out --checkpoint-dir --save-every --keep"
-    " --vmap-seeds --mesh --dtype --batch-size --benchmark --scenario --tasks --epochs"
-    " --model --stream-seed --validation --best-in",
+    demo: "--methods --epochs --batch-size --seeds --seed --learning-rate --threshold"
+    " --power --eps --scale-learning-rate --out",
+    vision: f"{SHARED} --distributed --evaluate-with-dropout",
+    sentiment: f"{SHARED} --phrasebank --tokenizer --label-map",
+    streams: f"{SHARED} --benchmark --scenario --tasks --epochs --model --stream-seed"
+    " --validation --best-in",
     vision_report: "--evaluate-with-dropout",
     streams_report: "--evaluate-with-dropout",
     sentiment_report: "--evaluate-with-dropout",
@@ -109,7 +110,7 @@ def stubs(monkeypatch, tmp_path):
         "examples.datasets.mnist.load", lambda data_dir, names: load(data_dir)
     )
     monkeypatch.setattr(streams.report, "write", nothing)
-    monkeypatch.setattr(arguments, "Runner", Runner)
+    monkeypatch.setattr(cli, "Runner", Runner)
     monkeypatch.setattr(vision, "save_samples", nothing)
     monkeypatch.setattr(demo, "train", nothing)
     monkeypatch.setattr(demo, "digits_then_permuted_digits", nothing)
@@ -176,6 +177,6 @@ def test_products_are_of_whole_numbers_unless_asked_otherwise(asked, expected):
         seen.append(jax.config.jax_default_matmul_precision)
 
     with jax.default_matmul_precision(asked):
-        arguments.command(argparse.ArgumentParser(), [], train)
+        cli.command(argparse.ArgumentParser(), [], train)
     assert seen == [expected]
     assert jax.config.jax_default_matmul_precision == before
