@@ -28,7 +28,7 @@ def test_methods():
     for method in STUDY.methods.values():
         for phase in method.phases:
             assert phase.stop_loss > 0
-            if phase.ewc is None:
+            if not phase.plugins:
                 make_optimizer(phase)
         epochs = [task for phase in method.phases for task in phase.epochs]
         assert set(epochs) == set(STUDY.tasks)

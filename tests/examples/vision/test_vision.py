@@ -67,7 +67,7 @@ def test_methods():
         for phase in method.phases:
             for task, count in phase.epochs.items():
                 epochs[task] = epochs.get(task, 0) + count
-            if phase.ewc is None:
+            if not phase.plugins:
                 make_optimizer(phase)
         assert epochs == {"mnist": 4, "fashion_mnist": 1}
     for front in STUDY.fronts:
