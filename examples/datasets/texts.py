@@ -98,10 +98,10 @@ def load(
     )
     # In order of appearance; blanks, of which spaCy makes tokens, remain unknown, as in
     # the paper's experiment.
-    known = (word for word in known if not word.isspace())
-    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(known), _UNKNOWN + 1)}
+    words_known = dict.fromkeys(word for word in known if not word.isspace())
+    vocabulary = {word: i for i, word in enumerate(words_known, _UNKNOWN + 1)}
     classes = {"phrase_bank": range(len(CLASSES)), "imdb": LABEL_MAPS[label_map]}
-    tasks = {"phrase_bank": {}, "imdb": {}}
+    tasks: dict[str, dict[str, Split]] = {"phrase_bank": {}, "imdb": {}}
     for (name, split), texts in words.items():
         tokens = np.full((len(texts), LENGTH), PAD, np.int32)
         for row, text in zip(tokens, texts, strict=True):

@@ -5,7 +5,7 @@ import json
 import pathlib
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -209,7 +209,7 @@ def _check_features(file: pathlib.Path) -> None:
     """Raises unless the features are TFDS's own: it would import any module named."""
 
     def names(node: Any) -> Iterator[str]:
-        children = node if isinstance(node, list) else []
+        children: Iterable[Any] = node if isinstance(node, list) else []
         if isinstance(node, dict):
             children = node.values()
             yield from filter(None, [node.get("pythonClassName")])

@@ -1,5 +1,6 @@
 """Trains one method on task A and then on task B."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -85,7 +86,7 @@ def train(
             f"{method.title}, {name}",
             trainer,
             [state],
-            lambda begin=[state]: begin,
+            functools.partial(list, [state]),
             epochs,
             phase,
             Trail("", {}, None),

@@ -1,5 +1,7 @@
 """The paper's convolutional network (Section 4.1) in Flax NNX."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -39,7 +41,10 @@ class CNN(nnx.Module):
         Returns:
           Logits, (batch, classes).
         """
-        dropout = {"deterministic": dropout_rngs is None, "rngs": dropout_rngs}
+        dropout: dict[str, Any] = {
+            "deterministic": dropout_rngs is None,
+            "rngs": dropout_rngs,
+        }
         x = nnx.relu(self.conv1(images))
         x = nnx.relu(self.conv2(x))
         x = self.dropout1(_max_pool(x), **dropout).reshape(len(images), -1)
@@ -59,7 +64,9 @@ def _convolution(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Conv:
     )
 
 
-def _convolve(images: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
+def _convolve(
+    images: jax.Array, kernel: jax.Array, *args: Any, **kwargs: Any
+) -> jax.Array:
     """``lax.conv_general_dilated`` without padding, strides and dilation.
 
     In a loop XLA's CPU backend drops to a convolution many times slower than outside,

@@ -94,9 +94,9 @@ def mean_deviation(
 ) -> tuple[float, float]:
     """Of the accuracies at the end, in per cent."""
     of_seeds = [accuracy(row, task, split, with_dropout=with_dropout) for row in rows]
-    return np.mean(of_seeds), deviation(np.array(of_seeds))
+    return float(np.mean(of_seeds)), float(deviation(np.array(of_seeds)))
 
 
 def deviation(of_seeds: np.ndarray) -> np.ndarray:
     """The sample deviation over the first axis; 0 of a single seed."""
-    return of_seeds.std(0, ddof=1) if len(of_seeds) > 1 else 0 * of_seeds[0]
+    return np.asarray(of_seeds.std(0, ddof=1) if len(of_seeds) > 1 else 0 * of_seeds[0])

@@ -213,7 +213,8 @@ def provenance(
     of_rows = distinct(found)
     # The name of a group where all of its methods have as many seeds, unless those of
     # groups before it are the same.
-    names, grouped = collections.defaultdict(list), set()
+    names: dict[int, list[str]] = collections.defaultdict(list)
+    grouped: set[str] = set()
     for group, methods in study.groups.items():
         counts = {_last_seed(found.get(name, [])) + 1 for name in methods}
         if len(counts) == 1 and counts != {0} and not methods.keys() <= grouped:

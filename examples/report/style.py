@@ -1,11 +1,11 @@
 """How figures look: a family's colour, lines, markers, legends and labels."""
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from examples.report.measures import Rows
 from examples.runner.plan import Family
@@ -51,7 +51,7 @@ def styles(families: Iterable[Family]) -> list[dict[str, Any]]:
     return styles
 
 
-def legend_below(figure: Figure, handles: list[Line2D], columns: int) -> None:
+def legend_below(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
     """Puts a legend under a figure's axes."""
     figure.legend(
         handles=handles,

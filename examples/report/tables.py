@@ -23,7 +23,7 @@ def paper_table(study: Study, found: Found) -> str:
     Returns:
       The table; accuracies on the training sets, dropout left on.
     """
-    as_there = dict(split="train", with_dropout=True)
+    as_there: dict[str, Any] = dict(split="train", with_dropout=True)
     measure = functools.partial(accuracy, **as_there)
     first, lines = study.first, []
     titles = {name: method.title for name, method in study.groups["paper"].items()}

@@ -15,7 +15,7 @@ from examples.runner.study import Study, families
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Adds the default to each option's help, unless there is none; cuts no word."""
 
-    def _get_help_string(self, action: argparse.Action) -> str:
+    def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None:
             return action.help
         return super()._get_help_string(action)

@@ -233,13 +233,13 @@ def load(file: pathlib.Path, like: Any) -> tuple[Any, Any]:
     wanted = as_numpy(like, lambda x: np.empty(x.shape, x.dtype))
     with _reading(file, way_out), np.load(file, allow_pickle=False) as arrays:
         results = json.loads(str(arrays["results"]))
-        found = [arrays[str(i)] for i in range(len(arrays.files) - 1)]
-    number = [{"tensors": len(x)} for x in (found, wanted)]
-    _check_same(file, "number of", *number, way_out)
+        stored = [arrays[str(i)] for i in range(len(arrays.files) - 1)]
+    there, here = ({"tensors": len(x)} for x in (stored, wanted))
+    _check_same(file, "number of", there, here, way_out)
     # NumPy knows bfloat16 by its bytes alone.
     found = {
         name: x.view(w.dtype) if x.dtype == f"V{w.dtype.itemsize}" else x
-        for (name, w), x in zip(wanted.items(), found, strict=True)
+        for (name, w), x in zip(wanted.items(), stored, strict=True)
     }
     _check_same(file, "tensor", described(found), described(wanted), way_out)
     leaves, structure = jax.tree.flatten(like)

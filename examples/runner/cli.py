@@ -169,7 +169,7 @@ def run(
 
 def chosen(study: Study, names: list[str]) -> dict[str, Method]:
     """The methods of some names, of groups or their own."""
-    found = {}
+    found: dict[str, Method] = {}
     for name in names:
         found |= study.groups.get(name) or {name: study.methods[name]}
     return found

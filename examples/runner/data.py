@@ -4,7 +4,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
+
+Array = jax.Array | np.ndarray[Any, Any]
 
 
 class Split(NamedTuple):
@@ -15,8 +18,8 @@ class Split(NamedTuple):
       labels: (n,), int32.
     """
 
-    inputs: jax.typing.ArrayLike
-    labels: jax.typing.ArrayLike
+    inputs: Array
+    labels: Array
 
 
 class Task(NamedTuple):

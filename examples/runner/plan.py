@@ -108,7 +108,7 @@ def as_json(phases: tuple[Phase, ...]) -> list[dict[str, Any]]:
     """
     content = []
     for phase in phases:
-        of_phase = {
+        of_phase: dict[str, Any] = {
             "epochs": phase.epochs,
             "optimizer": phase.optimizer_name,
             "hyperparameters": _recorded(phase),

@@ -10,9 +10,10 @@ from classp_jax import ScaleByAccumulatedPowerNormState, unassigned_share
 from examples.runner import rows
 from examples.runner.carry_over import states_of
 from examples.runner.data import Experiment
+from examples.runner.evaluation import Accuracy
 from examples.runner.loop import Ended
 from examples.runner.plan import Phase
-from examples.runner.trainer import Accuracy, Trainer, TrainState
+from examples.runner.trainer import Trainer, TrainState
 
 
 def of_phase(

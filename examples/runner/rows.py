@@ -100,7 +100,8 @@ def _lock(file: BinaryIO) -> None:
 
 def _parse(path: pathlib.Path, content: bytes) -> tuple[list[dict[str, Any]], int]:
     """The rows, and how many bytes they are."""
-    rows, lines = [], content.splitlines(keepends=True)
+    rows: list[dict[str, Any]] = []
+    lines = content.splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)

@@ -10,12 +10,13 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 _AXES = ("data", "model")
-_LARGE = 2**20  # Elements of an array worth cutting.
+LARGE = 2**20  # Elements of an array worth cutting.
 
 
 def axis(text: str) -> tuple[str, int]:
@@ -57,7 +58,7 @@ def make_mesh(axes: list[tuple[str, int]] | None) -> Mesh | None:
 
 def of_shape(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
     """How weights of a shape lie: large ones cut along their last axis, if they can."""
-    large = len(shape) > 0 and math.prod(shape) >= _LARGE
+    large = len(shape) > 0 and math.prod(shape) >= LARGE
     cut = large and shape[-1] % mesh.shape["model"] == 0
     axes = [None] * (len(shape) - 1) + ["model"] if cut else []
     return NamedSharding(mesh, PartitionSpec(*axes))
@@ -103,7 +104,7 @@ def fetch(tree: Any) -> Any:
     """Arrays as NumPy's, whole, in every process; random keys as their integers."""
 
     def whole(x: jax.Array) -> np.ndarray:
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x = jax.random.key_data(x)
         if x.is_fully_addressable or x.is_fully_replicated:
             return np.asarray(x)

@@ -1,4 +1,4 @@
-"""The jitted train step and evaluation that the experiments share."""
+"""The jitted train step that the experiments share, and the state that it changes."""
 
 import functools
 from collections.abc import Callable
@@ -10,10 +10,9 @@ import optax
 from flax import nnx
 
 from classp_jax import update_density
-from examples.runner import sharding
-
-# Examples evaluated at once: what fits a CPU's cache; elsewhere few steps are better.
-_EVALUATION_BATCH, _ON_ACCELERATORS = 50, 1000
+from examples.runner import evaluation, sharding
+from examples.runner.data import Array
+from examples.runner.evaluation import Accuracy, Classifier, Preprocess
 
 
 class TrainState(NamedTuple):
@@ -30,30 +29,6 @@ class TrainState(NamedTuple):
     opt_state: Any
     dropout_key: jax.Array
     step: jax.Array
-
-
-class Accuracy(NamedTuple):
-    """The share of inputs classified correctly, 0 to 1.
-
-    Attributes:
-      dropout_off: as a model is usually evaluated.
-      dropout_on: with dropout left on; None if no key was given for it.
-    """
-
-    dropout_off: jax.Array
-    dropout_on: jax.Array | None
-
-
-class _Preprocess(NamedTuple):
-    """What happens to a batch's inputs first; equal for equal parts."""
-
-    function: Callable[[jax.Array], jax.Array]
-    mesh: jax.sharding.Mesh | None
-    dtype: jax.typing.DTypeLike
-
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        x = self.function(sharding.spread(inputs, self.mesh))
-        return x.astype(self.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 class Trainer:
@@ -84,28 +59,28 @@ class Trainer:
         heads: tuple[int, ...] | None = None,
     ):
         self._make_model = make_model
-        self._graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
         self._optimizer = optax.with_extra_args_support(optimizer)
-        self._preprocess = _Preprocess(preprocess, mesh, dtype)
+        graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
+        self.classifier = Classifier(
+            graphdef, Preprocess(preprocess, mesh, dtype), heads
+        )
         self._mesh = mesh
         self._dtype = dtype
-        self._heads = heads
 
     @functools.cached_property
     def shapes(self) -> TrainState:
         """Of the state's arrays, without computing any."""
-        return jax.eval_shape(lambda: self.init(0))
+        shapes: TrainState = jax.eval_shape(lambda: self.init(0))
+        return shapes
 
-    def logits_shape(self, inputs: jax.typing.ArrayLike) -> tuple[int, ...]:
+    def logits_shape(self, inputs: Array | jax.ShapeDtypeStruct) -> tuple[int, ...]:
         """Of what the model makes of inputs, (n, ...), without computing it."""
         logits = jax.eval_shape(
-            lambda params, inputs: _logits(
-                self._graphdef, self._preprocess, params, inputs, None
-            ),
+            lambda params, inputs: self.classifier.logits(params, inputs, None),
             self.shapes.params,
             inputs,
         )
-        return logits.shape
+        return tuple(logits.shape)
 
     def init(self, seed: int) -> TrainState:
         """The state before the first step, in buffers of its own."""
@@ -117,7 +92,8 @@ class Trainer:
             jax.random.key(seed),
             jnp.zeros([], jnp.int32),
         )
-        return sharding.place(state, self._mesh)
+        placed: TrainState = sharding.place(state, self._mesh)
+        return placed
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
     def train_steps(
@@ -211,16 +187,27 @@ class Trainer:
           The accuracies.
         """
         # No method of one trainer: all those of one model share the compilation.
-        model = self._graphdef, self._preprocess, self._heads
-        return _accuracy(*model, params, inputs, labels, dropout_key)
+        of: Accuracy = evaluation.accuracy(
+            self.classifier, params, inputs, labels, dropout_key
+        )
+        return of
 
-    def _loss(self, params, inputs, labels, weights, dropout_key):
-        logits = _logits(self._graphdef, self._preprocess, params, inputs, dropout_key)
-        logits = _of_head(self._heads, logits.astype(jnp.float32), labels)
+    def _loss(
+        self,
+        params: nnx.State,
+        inputs: jax.Array,
+        labels: jax.Array,
+        weights: jax.Array,
+        dropout_key: jax.Array | None,
+    ) -> jax.Array:
+        logits = self.classifier.logits(params, inputs, dropout_key)
+        logits = self.classifier.of_head(logits.astype(jnp.float32), labels)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return (losses * weights).sum()
 
-    def _update(self, state, inputs, labels, batch):
+    def _update(
+        self, state: TrainState, inputs: jax.Array, labels: jax.Array, batch: jax.Array
+    ) -> tuple[jax.Array, optax.Updates, optax.OptState]:
         key = jax.random.fold_in(state.dropout_key, state.step)
         present = batch >= 0
         weights = present.astype(jnp.float32) / present.sum()
@@ -242,44 +229,3 @@ class Trainer:
             grad=grads,
             value_fn=loss_of,
         )
-
-
-def _logits(graphdef, preprocess, params, inputs, dropout_key):
-    rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
-    return nnx.merge(graphdef, params)(preprocess(inputs), dropout_rngs=rngs)
-
-
-def _of_head(heads, logits, labels):
-    """The logits of the label's head; the others are minus infinity."""
-    if heads is None:
-        return logits
-    heads = jnp.array(heads)
-    return jnp.where(heads == heads[labels][:, None], logits, -jnp.inf)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _accuracy(graphdef, preprocess, heads, params, inputs, labels, dropout_key):
-    def correct(inputs, labels, index):
-        keys = [None]
-        if dropout_key is not None:
-            keys.append(jax.random.fold_in(dropout_key, index))
-        logits = [_logits(graphdef, preprocess, params, inputs, key) for key in keys]
-        logits = [_of_head(heads, x, labels) for x in logits]
-        return jnp.stack([jnp.sum(jnp.argmax(x, -1) == labels) for x in logits])
-
-    # In batches, so that a whole data set fits; what is left over makes the last one.
-    on_cpu = jax.default_backend() == "cpu"
-    size = _EVALUATION_BATCH if on_cpu else _ON_ACCELERATORS
-    batches = len(labels) // size
-    whole = batches * size
-    counts = jnp.zeros([], jnp.int32)
-    if batches:
-        split = [
-            x[:whole].reshape(batches, size, *x.shape[1:]) for x in (inputs, labels)
-        ]
-        parts = jax.lax.map(lambda x: correct(*x), (*split, jnp.arange(batches)))
-        counts += parts.sum(0)
-    if whole < len(labels):
-        counts += correct(inputs[whole:], labels[whole:], batches)
-    shares = counts / len(labels)
-    return Accuracy(shares[0], shares[1] if dropout_key is not None else None)

@@ -149,7 +149,8 @@ def _most(folder: pathlib.Path) -> dict[str, Any]:
             f"{path} holds no rows of a stream; make some with `python -m"
             f" examples.streams --out {folder}`"
         )
-    return json.loads(counts.most_common(1)[0][0])
+    most: dict[str, Any] = json.loads(counts.most_common(1)[0][0])
+    return most
 
 
 def _stream(settings: dict[str, Any]) -> Stream:

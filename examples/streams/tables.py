@@ -81,7 +81,7 @@ def published_table(stream: Stream) -> str:
 def mean_matrix(study: Study, of_method: Rows, with_dropout: bool) -> np.ndarray:
     """The mean over the seeds of :func:`matrix`."""
     of_seeds = [matrix(study, row, with_dropout=with_dropout) for row in of_method]
-    return np.mean(of_seeds, axis=0)
+    return np.asarray(np.mean(of_seeds, axis=0))
 
 
 def _average(study: Study, row: dict[str, Any]) -> float:

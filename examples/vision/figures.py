@@ -2,6 +2,7 @@
 
 import collections
 import pathlib
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -131,7 +132,7 @@ def save_ablation(
     grid[2, 0].set_yscale("log")
     grid[2, 0].yaxis.set_major_formatter("{x:g}")
     grid[2, 0].yaxis.set_minor_formatter("")
-    kinds = {
+    kinds: dict[str, dict[str, Any]] = {
         "g² > θ": dict(color=colours[False]),
         "g² > θ·mean(g²)": dict(color=colours[True]),
         "sum of every gradient": dict(color="0.3", marker="o"),

@@ -8,6 +8,7 @@ from typing import Any
 from examples.datasets import mnist
 from examples.datasets.tfds import DatasetError
 from examples.report import figures, page, tables
+from examples.report.style import Lines
 from examples.report.tables import Found, best
 from examples.runner import arguments
 from examples.vision.ablation import ABLATION
@@ -85,7 +86,7 @@ def _names(found: Found) -> list[str]:
 
 
 def _write_figures(
-    found: Found, lines: Found, folder: pathlib.Path, with_dropout: bool
+    found: Found, lines: Lines, folder: pathlib.Path, with_dropout: bool
 ) -> list[pathlib.Path]:
     """Gives the files written."""
 

@@ -73,4 +73,4 @@ def of_common_seeds(found: Found) -> Found:
 
 def _unassigned(row: dict[str, Any]) -> float:
     """The share of weights that nothing was collected for on MNIST, in per cent."""
-    return 100 * row["results"][0].get("unassigned_share", math.nan)
+    return 100 * float(row["results"][0].get("unassigned_share", math.nan))

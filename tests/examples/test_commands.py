@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import re
 
 import hypothesis
 import jax
@@ -152,19 +153,29 @@ def test_no_traceback_whatever_is_typed(stubs, command, examples):
     check()
 
 
+def expanded(families):
+    """The names that ``ewc_{10,30}, sgd`` stands for."""
+    names = []
+    for family in re.findall(r"(?:[^,{]|{[^}]*})+", families):
+        stem, _, values = family.strip().partition("{")
+        names += [stem + value for value in values.rstrip("}").split(",")]
+    return names
+
+
 @pytest.mark.parametrize("command", [vision, sentiment, streams])
-def test_help_names_every_method_once(command, capsys):
-    with pytest.raises(SystemExit):
-        command.main(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    named = []
-    for family in text.split("single ones, of ")[1].split(" (default")[0].split(", "):
-        stem, _, values = family.partition("{")
-        named += [stem + value for value in values.rstrip("}").split(",")]
-    methods = next(a for a in command._parser()._actions if a.dest == "methods")
-    for name in named:
-        assert methods.type(name) == name
+def test_help_and_the_list_name_every_method_once(command, capsys):
+    said = []
+    for option in ("--help", "--list-methods"):
+        with pytest.raises(SystemExit):
+            command.main([option])
+        said.append(capsys.readouterr().out)
+    helped = " ".join(said[0].split()).split("single ones, of ")[1]
+    named = expanded(helped.split(" (default")[0])
     assert len(named) == len(set(named))
+    *lines, groups = said[1].splitlines()
+    listed = [expanded(line.rsplit(": ", 1)[1]) for line in lines]
+    assert sorted(named) == sorted(name for names in listed for name in names)
+    assert groups.startswith("Groups: ")
     study = getattr(command, "STUDY", None)
     assert study is None or set(named) == set(study.methods)
 

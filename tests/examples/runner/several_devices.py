@@ -59,7 +59,7 @@ def main():
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     axes = [sharding.axis(text) for text in mesh.split(",")]
     args = argparse.Namespace(mesh=axes, distributed=processes or None)
-    sharding._LARGE = 1  # So that the small network's weights are cut too.
+    sharding.LARGE = 1  # So that the small network's weights are cut too.
     states = train(pathlib.Path(folder), arguments.devices(args))
     weights = sharding.fetch({name: state.params for name, state in states.items()})
     if sharding.is_first_process():

@@ -320,7 +320,7 @@ def test_no_method_of_the_studies_changes_its_kind_of_sum():
             for before, after in zip(method.phases, method.phases[1:], strict=False):
                 kinds = [kind_of_sum(p) for p in (before, after)]
                 keeps = [
-                    "classp" in p.optimizer or "collecting" in p.optimizer
+                    "classp" in p.optimizer_name or "collecting" in p.optimizer_name
                     for p in (before, after)
                 ]
                 pairs[name] = not all(keeps) or kinds[0] == kinds[1]

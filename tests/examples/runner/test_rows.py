@@ -105,7 +105,7 @@ def test_no_row_is_written_twice(file):
 def test_processes_that_append_at_once_lose_and_double_nothing(file):
     code = (
         "import pathlib, sys\n"
-        "from examples import rows\n"
+        "from examples.runner import rows\n"
         "from tests.examples.runner.test_rows import row\n"
         "sys.stdin.readline()\n"
         "path, first = pathlib.Path(sys.argv[1]), int(sys.argv[2])\n"

@@ -60,7 +60,7 @@ def on_one_device(tmp_path_factory):
 def test_a_mesh_trains_as_one_device_does(
     on_one_device, text, vmap_seeds, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(sharding, "_LARGE", 1)
+    monkeypatch.setattr(sharding, "LARGE", 1)
     mesh = make_mesh(text)
     states = train(tmp_path, mesh, vmap_seeds=vmap_seeds)
     params, folder = on_one_device

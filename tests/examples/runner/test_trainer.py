@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
 from examples.runner.trainer import Trainer
 from tests.examples.helpers import (
@@ -47,7 +46,7 @@ def test_heads_part_the_classes():
     inputs, labels = map(jnp.asarray, random_split(30, 0))
     trainer = Trainer(Network, optax.sgd(0.1), preprocess, heads=(0, 1, 0))
     params = trainer.init(0).params
-    logits = nnx.merge(trainer._graphdef, params)(preprocess(inputs))
+    logits = trainer.classifier.logits(params, inputs, None)
     of_two = jnp.array([0, 2])[jnp.argmax(logits[:, ::2], -1)]
     right = jnp.where(labels == 1, True, of_two == labels)
     assert trainer.accuracy(params, inputs, labels).dropout_off == jnp.mean(right)
@@ -66,7 +65,7 @@ def test_accuracy_of_any_number_of_examples():
     params = trainer.init(0).params
     for n in (3, 50, 120):
         inputs, labels = map(jnp.asarray, random_split(n, n))
-        logits = nnx.merge(trainer._graphdef, params)(preprocess(inputs))
+        logits = trainer.classifier.logits(params, inputs, None)
         expected = jnp.mean(jnp.argmax(logits, -1) == labels)
         off, on = trainer.accuracy(params, inputs, labels, jax.random.key(0))
         assert off == pytest.approx(float(expected))
