@@ -109,7 +109,8 @@ def _run(ends: list[Ended]) -> Run:
     kept = sum(s.nbytes for s in jax.tree.leaves(state.opt_state))
     return Run(
         np.array(steps),
-        np.array(accuracies),
+        # As they were measured, before they were rounded for the rows.
+        np.array(accuracies, np.float32).astype(float),
         ends[0].measured["curve"]["step"][-1],
         sum(end.measured["seconds"] for end in ends),
         kept / weights,

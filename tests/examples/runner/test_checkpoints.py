@@ -254,6 +254,7 @@ def test_sigterm_is_held_until_a_block_of_steps_is_saved(
             runner.run("classp", METHOD, small_run.SEEDS)
         (checkpoint,) = tmp_path.glob("checkpoints/*/[0-9]*")
         assert int(checkpoint.name) == step
+    runner.stop_at(Sigterm())
     runner.run("classp", METHOD, small_run.SEEDS)
     assert_same_rows(tmp_path, expected)
     assert_same_arrays(tmp_path, expected)
