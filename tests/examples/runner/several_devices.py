@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from examples.methods.ewc import EWC
-from examples.runner import arguments, sharding
+from examples.runner import cli, sharding
 from examples.runner.data import Experiment, Task
 from examples.runner.plan import Method, Phase
 from examples.runner.run import Runner
@@ -60,7 +60,7 @@ def main():
     axes = [sharding.axis(text) for text in mesh.split(",")]
     args = argparse.Namespace(mesh=axes, distributed=processes or None)
     sharding.LARGE = 1  # So that the small network's weights are cut too.
-    states = train(pathlib.Path(folder), arguments.devices(args))
+    states = train(pathlib.Path(folder), cli.devices(args))
     weights = sharding.fetch({name: state.params for name, state in states.items()})
     if sharding.is_first_process():
         leaves = jax.tree.leaves(weights)
