@@ -23,7 +23,7 @@ def classp_on(
 
 
 # Plain SGD that collects the sum: what every reading does without a threshold, and the
-# released one with any below 1, but for rounding (tests/examples/vision/test_vision.py).
+# released one with any below 1, but for rounding, as tests/examples/vision holds.
 COLLECT = classp_on(MNIST, apply_decay=False)
 ADAM = Phase(MNIST, "adam", dict(learning_rate=0.001))
 ADAGRAD = Phase(MNIST, "adagrad", dict(learning_rate=0.05))
