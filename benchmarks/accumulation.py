@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import classp_jax
-from examples.arguments import positive_int
-from examples.report import table
+from examples.report.table import table
+from examples.runner.arguments import positive_int
 from tests import helpers
 
 DTYPES = ("bfloat16", "float32", "float64")

@@ -25,10 +25,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import classp_jax
 from benchmarks.timing import LEAST, VOCABULARY
-from examples import sharding
-from examples.cnn import CNN
-from examples.training import Trainer
-from examples.transformer import Transformer
+from examples.models.cnn import CNN
+from examples.models.transformer import Transformer
+from examples.runner import sharding
+from examples.runner.trainer import Trainer
 
 HELD = 12  # Bytes a float32 weight: itself, its gradient and its sum.
 # A chip's memory in bytes and its bandwidth in bytes a second, by Google's documents.

@@ -22,10 +22,10 @@ import torch
 import classp_jax
 from benchmarks.pytorch import torch_device, wait_for_torch
 from benchmarks.timing import VOCABULARY, in_turns, machine, spread
-from examples.cnn import CNN
-from examples.training import Trainer
-from examples.transformer import Transformer
-from examples.vision.data import normalise
+from examples.datasets.mnist import normalise
+from examples.models.cnn import CNN
+from examples.models.transformer import Transformer
+from examples.runner.trainer import Trainer
 from tests.reference import cnn, transformer
 from tests.reference.optimizer import Classp
 

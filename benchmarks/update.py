@@ -27,8 +27,8 @@ import classp_jax
 from benchmarks.pytorch import torch_device, wait_for_torch
 from benchmarks.timing import LEAST, VOCABULARY, in_turns, machine, spread
 from classp_jax import baselines
-from examples.cnn import CNN
-from examples.transformer import Transformer
+from examples.models.cnn import CNN
+from examples.models.transformer import Transformer
 from tests.reference.optimizer import Classp
 
 FLOOR = "floor"

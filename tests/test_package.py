@@ -59,8 +59,8 @@ def test_no_import_reaches_for_the_network_or_unpickles():
         "    package = importlib.import_module(name)\n"
         "    for module in pkgutil.walk_packages(package.__path__, f'{name}.'):\n"
         "        importlib.import_module(module.name)\n"
-        "from examples import datasets\n"
-        "datasets.import_tfds()\n"
+        "from examples.datasets import tfds\n"
+        "tfds.import_tfds()\n"
         "import orbax.checkpoint\n"
         "print('done')\n"
     )

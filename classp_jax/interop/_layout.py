@@ -162,7 +162,7 @@ CNN_LAYOUT: Layout = {
     **kernel_and_bias("dense1", "fc1", flattened=(64, 12, 12)),
     **kernel_and_bias("dense2", "fc2"),
 }
-"""The convolutional network of Section 4.1: ``examples/cnn.py`` and its twin."""
+"""The convolutional network of Section 4.1: ``examples/models/cnn.py`` and its twin."""
 
 TRANSFORMER_LAYOUT: Layout = {
     "embedding": Tensor("embedding.weight"),
@@ -178,7 +178,7 @@ TRANSFORMER_LAYOUT: Layout = {
     **scale_and_bias("encoder.norm2"),
     **kernel_and_bias("classifier"),
 }
-"""The text classifier of Section 4.2: ``examples/transformer.py`` and its twin."""
+"""Section 4.2's text classifier: ``examples/models/transformer.py`` and its twin."""
 
 
 def entries(layout: Layout) -> list[Entry]:

@@ -118,7 +118,7 @@ def cnn_problem(seed: int, dtype: Any) -> Problem:
             image[top : top + 10, left : left + 10] *= 10
         return np.asarray((ink - 0.1307) / 0.3081, dtype), labels
 
-    cnn = _from_checkout("examples.cnn").CNN
+    cnn = _from_checkout("examples.models.cnn").CNN
     twin = _from_checkout("tests.reference.cnn").CNN
 
     def to_torch(inputs: np.ndarray) -> torch.Tensor:
@@ -135,7 +135,7 @@ def transformer_problem(seed: int, dtype: Any) -> Problem:
         rng = np.random.default_rng([seed, step])
         return rng.integers(0, words, (32, 30)), rng.integers(0, 3, 32)
 
-    transformer = _from_checkout("examples.transformer").Transformer
+    transformer = _from_checkout("examples.models.transformer").Transformer
     twin = _from_checkout("tests.reference.transformer").Transformer
     return _model_problem(
         lambda rngs: transformer(rngs, words),

@@ -2,22 +2,21 @@
 
 import argparse
 import pathlib
-from typing import Any
 
 import jax
 
-from examples.arguments import (
-    natural_int,
-    positive_float,
-    positive_int,
-    until_stopped,
-)
-from examples.checkpoints import Sigterm
+from examples.datasets.digits import TRAIN_SIZE, digits_then_permuted_digits
 from examples.demo import report
-from examples.demo.data import TRAIN_SIZE, digits_then_permuted_digits
-from examples.demo.methods import METHODS, TITLES, make_optimizer
 from examples.demo.run import Run, train
-from examples.rows import device
+from examples.demo.study import METHODS, method
+from examples.runner import arguments
+from examples.runner.arguments import positive_float, positive_int
+from examples.runner.cli import until_stopped
+from examples.runner.plan import Method, make_optimizer
+from examples.runner.rows import device
+from examples.runner.stopping import Sigterm
+
+_TASKS = ["digits", "permuted digits"]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,10 +30,11 @@ def main(argv: list[str] | None = None) -> None:
 def _run(
     parser: argparse.ArgumentParser, args: argparse.Namespace, sigterm: Sigterm
 ) -> None:
-    configurations = _configurations(args)
+    compared = _compared(args)
     try:  # All of them before the first is trained.
-        for method, hyperparameters in configurations.values():
-            make_optimizer(method, hyperparameters, task_b_start=0)
+        for of in compared.values():
+            for phase in of.phases:
+                make_optimizer(phase)
     except (TypeError, ValueError) as error:
         parser.error(str(error))
     if args.batch_size > TRAIN_SIZE:
@@ -45,52 +45,55 @@ def _run(
         parser.error(f"--out: {error}")
 
     runs: dict[str, list[Run]] = {}
-    for label, (method, hyperparameters) in configurations.items():
+    for label, of in compared.items():
         runs[label] = [
             train(
-                method,
-                hyperparameters,
+                of,
                 digits_then_permuted_digits(seed),
-                tuple(args.epochs),
                 args.batch_size,
                 seed,
+                sigterm,
             )
-            for seed in args.seed
+            for seed in arguments.seeds(args)
         ]
         with sigterm.held():
-            text = _write(args, runs)  # So that a sweep cut short has left its rows.
+            # So that a sweep cut short has left its rows.
+            text = _write(args, runs, compared)
     print(f"\n{text}")
     print(f"Table: {args.out / 'demo.md'}\nFigure: {args.out / 'demo.png'}")
 
 
-def _write(args: argparse.Namespace, runs: dict[str, list[Run]]) -> str:
+def _write(
+    args: argparse.Namespace, runs: dict[str, list[Run]], compared: dict[str, Method]
+) -> str:
     """Saves the table and the figure of the runs so far, and gives the table."""
     text = (
         f"{report.table(runs)}\n\n"
         f"Held-out accuracy, %, on A: digits, B: the same with their pixels permuted;"
         f" {args.epochs[0]} epochs of A, then {args.epochs[1]} of B; seed"
-        f" {', '.join(map(str, args.seed))}; {device()},"
+        f" {', '.join(map(str, arguments.seeds(args)))}; {device()},"
         f" JAX {jax.__version__}.\n"
     )
     (args.out / "demo.md").write_text(text)
-    report.save_figure(runs, args.out / "demo.png")
+    families = {label: of.family for label, of in compared.items()}
+    report.save_figure(runs, families, args.out / "demo.png")
     return text
 
 
-def _configurations(args: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any]]]:
-    """The method and hyperparameters behind each row's label."""
-    configurations = {}
-    for method in args.methods:
-        defaults = METHODS[method]
-        given = {name: getattr(args, name) for name in defaults if name in vars(args)}
+def _compared(args: argparse.Namespace) -> dict[str, Method]:
+    """What each row's label stands for."""
+    compared = {}
+    for name in args.methods:
+        family, defaults = METHODS[name]
+        given = {key: getattr(args, key) for key in defaults if key in vars(args)}
         rates = args.learning_rate or [
             factor * defaults["learning_rate"] for factor in args.scale_learning_rate
         ]
         for rate in rates:
-            label = TITLES[method] + (f", {rate:g}" if len(rates) > 1 else "")
+            label = family.title + (f", {rate:g}" if len(rates) > 1 else "")
             hyperparameters = {**defaults, **given, "learning_rate": rate}
-            configurations[label] = method, hyperparameters
-    return configurations
+            compared[label] = method(name, hyperparameters, _TASKS, args.epochs)
+    return compared
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,13 +125,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--batch-size", type=positive_int, default=32, help="images a step"
     )
-    parser.add_argument(
-        "--seed",
-        nargs="+",
-        type=natural_int,
-        default=[0],
-        help="of the data split, the permutation, the weights, the dropout and the"
-        " order; several give means and deviations",
+    arguments.add_seeds(
+        parser,
+        1,
+        "of the data split, the permutation, the weights, the dropout and the order;"
+        " several give means and deviations",
     )
     rates = parser.add_mutually_exclusive_group()
     rates.add_argument(
@@ -137,7 +138,10 @@ def _parser() -> argparse.ArgumentParser:
         type=positive_float,
         help="for every method that runs; several give a row each (default: the"
         " method's own, "
-        + ", ".join(f"{name} {h['learning_rate']:g}" for name, h in METHODS.items())
+        + ", ".join(
+            f"{name} {of.hyperparameters['learning_rate']:g}"
+            for name, of in METHODS.items()
+        )
         + ")",
     )
     rates.add_argument(
@@ -154,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
         "power": "p of the accumulated |gradient|^p",
         "eps": "added to the accumulated sum",
     }.items():
-        default = METHODS["classp"][name]
+        default = METHODS["classp"].hyperparameters[name]
         classp.add_argument(f"--{name}", type=float, default=default, help=meaning)
     parser.add_argument(
         "--out",

@@ -5,8 +5,11 @@ import pathlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from examples import report
 from examples.demo.run import Run
+from examples.report.style import styles
+from examples.report.table import cell
+from examples.report.table import table as markdown
+from examples.runner.plan import Family
 
 
 def table(runs: dict[str, list[Run]]) -> str:
@@ -34,35 +37,31 @@ def table(runs: dict[str, list[Run]]) -> str:
         final = np.array([run.accuracy[-1] for run in of_label])
         a_after_a = np.array([run.a_after_a for run in of_label])
         columns = [a_after_a, *final.T, final.mean(1), a_after_a - final[:, 0]]
-        accuracies = [report.cell(100 * column, 1) for column in columns]
-        seconds = report.cell([run.seconds for run in of_label], 0)
-        state = report.cell([run.bytes_per_weight for run in of_label], 1)
+        accuracies = [cell(100 * column, 1) for column in columns]
+        seconds = cell([run.seconds for run in of_label], 0)
+        state = cell([run.bytes_per_weight for run in of_label], 1)
         lines.append([label, *accuracies, seconds, state])
-    return report.table(header, lines)
+    return markdown(header, lines)
 
 
-def save_figure(runs: dict[str, list[Run]], path: pathlib.Path) -> None:
+def save_figure(
+    runs: dict[str, list[Run]], families: dict[str, Family], path: pathlib.Path
+) -> None:
     """Draws the accuracy on both tasks along training, a line a label.
 
     Args:
       runs: as for :func:`table`; several seeds make their mean.
+      families: of the labels, by whose colours they are drawn.
       path: where to save the PNG.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
-    colours = list(report.COLOURS.values())
-    for index, (label, of_label) in enumerate(runs.items()):
+    looks = styles(families[label] for label in runs)
+    for (label, of_label), look in zip(runs.items(), looks, strict=True):
         accuracy = 100 * np.mean([run.accuracy for run in of_label], axis=0)
-        colour = colours[index % len(colours)]
-        width = 2.4 if label.startswith("CLASSP") else 1.4
+        line = look | {"marker": ""}
         for task, ax in enumerate(axes):
-            ax.plot(
-                of_label[0].steps,
-                accuracy[:, task],
-                label=label,
-                color=colour,
-                lw=width,
-            )
+            ax.plot(of_label[0].steps, accuracy[:, task], label=label, **line)
     boundary = next(iter(runs.values()))[0].task_b_start
     # Where the methods differ: a little below the worst of them at the end.
     worst = min(run.accuracy[-1].min() for of in runs.values() for run in of)

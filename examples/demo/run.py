@@ -1,16 +1,24 @@
 """Trains one method on task A and then on task B."""
 
-import time
+import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from examples.cnn import CNN
-from examples.demo.data import Task
-from examples.demo.methods import TITLES, make_optimizer
-from examples.training import Trainer
+from examples.models.cnn import CNN
+from examples.runner.batches import BLOCK
+from examples.runner.carry_over import carry_over
+from examples.runner.checkpoints import Trail
+from examples.runner.data import Task
+from examples.runner.loop import Ended, Loop
+from examples.runner.plan import Method, make_optimizer
+from examples.runner.side_by_side import stacked, train_steps
+from examples.runner.stopping import Sigterm
+from examples.runner.trainer import Trainer
+
+_MEASUREMENTS = 5  # A task, whatever its length; and one before the first.
 
 
 class Run(NamedTuple):
@@ -37,79 +45,81 @@ class Run(NamedTuple):
 
 
 def train(
-    method: str,
-    hyperparameters: dict[str, Any],
-    tasks: tuple[Task, Task],
-    epochs: tuple[int, int],
+    method: Method,
+    tasks: dict[str, Task],
     batch_size: int,
     seed: int,
+    sigterm: Sigterm,
 ) -> Run:
     """Trains the paper's CNN on two tasks, one after the other.
 
     Args:
-      method: a key of :data:`examples.demo.methods.METHODS`.
-      hyperparameters: what to pass to the method's constructor.
-      tasks: tasks A and B.
-      epochs: how many passes over each.
+      method: a phase a task.
+      tasks: tasks A and B, with as many examples each.
       batch_size: images a step.
       seed: of the initial weights, the dropout and the order of the images.
+      sigterm: the signal at which to stop.
 
     Returns:
       Its accuracies along training and what they cost.
     """
-    steps_per_epoch = len(tasks[0].train_labels) // batch_size
-    task_b_start = epochs[0] * steps_per_epoch
-    total = task_b_start + epochs[1] * steps_per_epoch
-    optimizer = make_optimizer(method, hyperparameters, task_b_start)
-    trainer = Trainer(CNN, optimizer)
-    state = trainer.init(seed)
-    weights = sum(p.size for p in jax.tree.leaves(state.params))
-    state_bytes = sum(s.nbytes for s in jax.tree.leaves(state.opt_state))
-    train_data, test_data = (
-        [jax.device_put((task[i], task[i + 1])) for task in tasks] for i in (1, 3)
+    data = jax.tree.map(
+        lambda *parts: jnp.concatenate(parts), *(task.train for task in tasks.values())
     )
-
-    def measure() -> list[float]:
-        accuracies = [trainer.accuracy(state.params, *data) for data in test_data]
-        return [float(accuracy.dropout_off) for accuracy in accuracies]
-
+    curve = {name: jax.device_put(task.test) for name, task in tasks.items()}
+    loop = Loop(data, curve, _MEASUREMENTS, sigterm, densities=False)
     rng = np.random.default_rng(seed)
-    orders = [rng.permutation(len(tasks[0].train_labels)) for _ in range(sum(epochs))]
-    size = _loop_size(steps_per_epoch)
-    batches = np.stack([order[: steps_per_epoch * batch_size] for order in orders])
-    batches = batches.reshape(total // size, size, batch_size)
-    # Five measurements a task, whatever its length, its end among them.
-    stops = {
-        start + (stop - start) * i // 5
-        for start, stop in ((0, task_b_start), (task_b_start, total))
-        for i in range(1, 6)
-    }
+    count = len(data.labels) // len(tasks)
+    state, ends = None, list[Ended]()
+    for number, (name, phase) in enumerate(zip(tasks, method.phases, strict=True)):
+        epochs = [
+            _blocks(number * count + rng.permutation(count), batch_size)
+            for _ in range(phase.epochs[name])
+        ]
+        trainer = Trainer(CNN, make_optimizer(phase))
+        fresh = trainer.init(seed)
+        state = fresh if state is None else carry_over(state, fresh)
+        # Compiled before the clock starts, by no steps at all.
+        no_steps = np.zeros((1, BLOCK, batch_size), np.int32)
+        train_steps(trainer, stacked([state]), data, no_steps, 0)
+        (end,) = loop.train(
+            f"{method.title}, {name}",
+            trainer,
+            [state],
+            functools.partial(list, [state]),
+            epochs,
+            phase,
+            Trail("", {}, None),
+        )
+        ends.append(end)
+        state = end.state
+    return _run(ends)
 
-    # Compiled before the clock starts; the state is made anew.
-    trainer.train_steps(state, *train_data[0], batches[0])
-    state = trainer.init(seed)
-    steps, accuracy, seconds = [0], [measure()], 0.0
-    with tqdm(total=total, desc=TITLES[method], unit="step") as bar:
-        for loop, batches_of_loop in enumerate(batches):
-            start = time.perf_counter()
-            data = train_data[loop * size >= task_b_start]
-            state, _ = trainer.train_steps(state, *data, batches_of_loop)
-            jax.block_until_ready(state)
-            seconds += time.perf_counter() - start
-            bar.update(size)
-            if stops & set(range(loop * size + 1, (loop + 1) * size + 1)):
-                steps.append((loop + 1) * size)
-                accuracy.append(measure())
-                bar.set_postfix(A=f"{accuracy[-1][0]:.1%}", B=f"{accuracy[-1][1]:.1%}")
+
+def _run(ends: list[Ended]) -> Run:
+    steps, accuracies = [0], []
+    for end in ends:
+        start = steps[-1]
+        points: dict[str, Any] = end.measured["curve"]
+        of_tasks = [np.array(pairs)[:, 0] for pairs in points["accuracy"].values()]
+        accuracies += np.transpose(of_tasks)[bool(start) :].tolist()
+        steps += [start + step for step in points["step"][1:]]
+    state = ends[-1].state
+    weights = sum(p.size for p in jax.tree.leaves(state.params))
+    kept = sum(s.nbytes for s in jax.tree.leaves(state.opt_state))
     return Run(
         np.array(steps),
-        np.array(accuracy),
-        task_b_start,
-        seconds,
-        state_bytes / weights,
+        # As they were measured, before they were rounded for the rows.
+        np.array(accuracies, np.float32).astype(float),
+        ends[0].measured["curve"]["step"][-1],
+        sum(end.measured["seconds"] for end in ends),
+        kept / weights,
     )
 
 
-def _loop_size(steps_per_epoch: int) -> int:
-    # Whole loops an epoch, all of one length: one compilation serves them all.
-    return max(n for n in range(1, 26) if steps_per_epoch % n == 0)
+def _blocks(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Whole batches alone, in blocks of one length that divides the epoch."""
+    steps = len(order) // batch_size
+    size = max(n for n in range(1, 26) if steps % n == 0)
+    batches = order[: steps * batch_size].astype(np.int32)
+    return list(batches.reshape(-1, 1, size, batch_size))

@@ -4,28 +4,28 @@ import argparse
 import functools
 import pathlib
 
-from examples import arguments, sharding
-from examples.checkpoints import Sigterm
-from examples.continual import Experiment
-from examples.datasets import DatasetError
+from examples.datasets.texts import LABEL_MAPS, TOKENIZERS, load
+from examples.datasets.tfds import DatasetError
+from examples.models.transformer import Transformer
+from examples.runner import arguments, cli
+from examples.runner.data import Experiment
+from examples.runner.stopping import Sigterm
 from examples.sentiment import report
-from examples.sentiment.data import LABEL_MAPS, TOKENIZERS, load
-from examples.sentiment.methods import STUDY
-from examples.transformer import Transformer
+from examples.sentiment.study import STUDY
 
 _CURVE = ("train", 5000)  # All sentences, and a fifth of the reviews.
 
 
 def main(argv: list[str] | None = None) -> None:
     """Trains what has no row yet, then makes the tables and figures of all rows."""
-    arguments.command(_parser(), argv, _run)
+    cli.command(_parser(), argv, _run)
 
 
 def _run(
     parser: argparse.ArgumentParser, args: argparse.Namespace, sigterm: Sigterm
 ) -> None:
     try:
-        mesh = arguments.prepared(args)
+        mesh = cli.prepared(args)
         tasks, vocabulary = load(
             args.data_dir,
             args.phrasebank,
@@ -45,15 +45,8 @@ def _run(
         {"tokenizer": args.tokenizer, "label_map": args.label_map, **model},
         args.dtype,
     )
-    chosen = arguments.chosen(STUDY, args.methods)
-    arguments.run(parser, args, experiment, chosen, mesh, sigterm)
-    if sharding.is_first_process():
-        report.write(
-            args.out,
-            experiment.settings,
-            with_dropout=args.evaluate_with_dropout,
-            methods=chosen,
-        )
+    chosen = cli.chosen(STUDY, args.methods)
+    cli.run(parser, args, experiment, chosen, mesh, sigterm, report.write)
 
 
 def _parser() -> argparse.ArgumentParser:

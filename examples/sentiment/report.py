@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from examples import arguments, figures, page, tables
-from examples.report import Rows, cell, curve, table
-from examples.sentiment.methods import STUDY, TASKS
-from examples.tables import Found, best
+from examples.report import figures, page, tables
+from examples.report.measures import Rows, curve
+from examples.report.style import Lines, accuracy_label, legend_below, styles
+from examples.report.table import cell, table
+from examples.report.tables import Found, best
+from examples.runner import arguments
+from examples.sentiment.study import STUDY, TASKS
 
 _LABELS = {
     "sentiment": "IMDB's positive reviews are of PhraseBank's positive class here. In"
@@ -172,18 +175,19 @@ def epochs_table(found: Found) -> str:
 
 
 def save_forgetting(
-    lines: Found, path: pathlib.Path, *, with_dropout: bool = False
+    lines: Lines, path: pathlib.Path, *, with_dropout: bool = False
 ) -> None:
     """Draws both accuracies along training on IMDB, a line a seed.
 
     Args:
-      lines: the rows behind each line's label.
+      lines: by their labels.
       path: where to save the PNG.
       with_dropout: whether to take the accuracies with dropout left on.
     """
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     axes = figure.subplots(1, len(TASKS))
-    for (label, rows), style in zip(lines.items(), figures.styles(lines), strict=True):
+    looks = styles(family for family, _ in lines.values())
+    for (label, (_, rows)), style in zip(lines.items(), looks, strict=True):
         for i, row in enumerate(rows):
             steps, *accuracies = _on_imdb(row, with_dropout=with_dropout)
             per_epoch = steps[-1] / row["results"][-1]["epochs"]
@@ -195,36 +199,37 @@ def save_forgetting(
     for ax, title in zip(axes, TASKS.values(), strict=True):
         ax.set(title=title, xlabel="epochs of IMDB")
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel(figures.accuracy_label("train", with_dropout))
-    figures.legend_below(figure, axes[0].get_legend_handles_labels()[0], columns=3)
+    axes[0].set_ylabel(accuracy_label("train", with_dropout))
+    legend_below(figure, axes[0].get_legend_handles_labels()[0], columns=3)
     figure.savefig(path, dpi=150)
 
 
 def save_equal_accuracy(
-    lines: Found, path: pathlib.Path, *, with_dropout: bool = False
+    lines: Lines, path: pathlib.Path, *, with_dropout: bool = False
 ) -> None:
     """Draws PhraseBank's accuracy against IMDB's along training on IMDB, a line a seed.
 
     Args:
-      lines: the rows behind each line's label.
+      lines: by their labels.
       path: where to save the PNG.
       with_dropout: whether to take the accuracies with dropout left on.
     """
     figure = Figure(figsize=(7, 5.2), layout="constrained")
     ax = figure.subplots()
-    for (label, rows), style in zip(lines.items(), figures.styles(lines), strict=True):
+    looks = styles(family for family, _ in lines.values())
+    for (label, (_, rows)), style in zip(lines.items(), looks, strict=True):
         for i, row in enumerate(rows):
             _, x, y = _on_imdb(row, with_dropout=with_dropout)
             ax.plot(x, y, label="" if i else label, **style, alpha=0.7)
     for level in LEVELS:
         ax.axvline(level, color="0.7", ls=":", lw=1, zorder=0)
     ax.set(
-        xlabel=f"IMDB: {figures.accuracy_label('train', with_dropout)}",
-        ylabel=f"PhraseBank: {figures.accuracy_label('train', with_dropout)}",
+        xlabel=f"IMDB: {accuracy_label('train', with_dropout)}",
+        ylabel=f"PhraseBank: {accuracy_label('train', with_dropout)}",
         title="While IMDB is learned, a line a seed; dotted: 80, 83, 85 and 87%",
     )
     ax.grid(alpha=0.3)
-    figures.legend_below(figure, ax.get_legend_handles_labels()[0], columns=2)
+    legend_below(figure, ax.get_legend_handles_labels()[0], columns=2)
     figure.savefig(path, dpi=150)
 
 

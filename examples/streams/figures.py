@@ -6,22 +6,22 @@ import textwrap
 import numpy as np
 from matplotlib.figure import Figure
 
-from examples.figures import deviation, legend_below, styles
+from examples.report.measures import deviation
+from examples.report.style import Lines, legend_below, styles
+from examples.runner.study import Study
 from examples.streams.tables import matrix, mean_matrix
-from examples.study import Study
-from examples.tables import Found
 
 _COLUMNS = 5
 
 
 def save_matrices(
-    study: Study, lines: Found, path: pathlib.Path, *, with_dropout: bool = False
+    study: Study, lines: Lines, path: pathlib.Path, *, with_dropout: bool = False
 ) -> None:
     """Draws the accuracy matrix of each method, the mean over its seeds.
 
     Args:
       study: what was compared.
-      lines: the rows behind each method's label.
+      lines: by the methods' titles.
       path: where to save the PNG.
       with_dropout: whether to take the accuracies with dropout left on.
     """
@@ -32,7 +32,7 @@ def save_matrices(
     every = np.arange(len(study.tasks))
     for ax in axes.flat[len(lines) :]:
         ax.set_axis_off()
-    for ax, (label, of_method) in zip(axes.flat, lines.items(), strict=False):
+    for ax, (label, (_, of_method)) in zip(axes.flat, lines.items(), strict=False):
         mean = mean_matrix(study, of_method, with_dropout)
         image = ax.imshow(mean, vmin=0, vmax=100, cmap="viridis")
         ax.set_title(textwrap.fill(label, 26), fontsize="small")
@@ -46,20 +46,21 @@ def save_matrices(
 
 
 def save_curves(
-    study: Study, lines: Found, path: pathlib.Path, *, with_dropout: bool = False
+    study: Study, lines: Lines, path: pathlib.Path, *, with_dropout: bool = False
 ) -> None:
     """Draws accuracy behind each task: on all so far, and on the first.
 
     Args:
       study: what was compared.
-      lines: the rows behind each method's label, a phase a task.
+      lines: by the methods' titles, a phase a task.
       path: where to save the PNG.
       with_dropout: whether to take the accuracies with dropout left on.
     """
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     steps = np.arange(1, len(study.tasks) + 1)
-    for (label, of_method), style in zip(lines.items(), styles(lines), strict=True):
+    looks = styles(family for family, _ in lines.values())
+    for (label, (_, of_method)), style in zip(lines.items(), looks, strict=True):
         of_seeds = np.array(
             [matrix(study, row, with_dropout=with_dropout) for row in of_method]
         )
@@ -75,3 +76,7 @@ def save_curves(
     axes[0].set_ylabel(f"accuracy{', dropout on' * with_dropout}, %")
     legend_below(figure, axes[0].get_legend_handles_labels()[0], columns=3)
     figure.savefig(path, dpi=150)
+
+
+FIGURES = {"matrices": save_matrices, "curves": save_curves}
+"""What a page of results shows, by the names of the files."""

@@ -6,13 +6,16 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from examples import arguments, page, rows
-from examples.streams.data import BENCHMARKS, Stream
-from examples.streams.figures import save_curves, save_matrices
-from examples.streams.methods import study
+from examples.datasets.stream import Stream, benchmarks
+from examples.models.registry import models
+from examples.report import page
+from examples.report.style import Line
+from examples.report.tables import Found, best, fate
+from examples.runner import arguments, rows
+from examples.runner.study import Study
+from examples.streams.figures import FIGURES
+from examples.streams.study import study
 from examples.streams.tables import published_table, stream_table
-from examples.study import Study
-from examples.tables import Found, best, fate
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -89,7 +92,7 @@ def write(
     ]
     (folder / "table.md").write_text("\n\n".join(sections) + "\n")
     lines = {
-        compared.methods[name].title: found[name]
+        compared.methods[name].title: Line(front.family, found[name])
         for front in compared.fronts
         if front.methods.keys() & found.keys()
         for name in [best(compared, front, found)]
@@ -100,7 +103,7 @@ def write(
     files = [folder / "rows.jsonl", folder / "table.md"]
     if lines:
         suffix = "_with_dropout" * with_dropout
-        for name, save in (("matrices", save_matrices), ("curves", save_curves)):
+        for name, save in FIGURES.items():
             path = folder / f"{name}{suffix}.png"
             save(compared, lines, path, with_dropout=with_dropout)
             files.append(path)
@@ -124,8 +127,8 @@ def _published(stream: Stream) -> list[str]:
 
 def _read(folder: pathlib.Path, settings: dict[str, Any]) -> tuple[Study, Found, int]:
     compared = study(_stream(settings), settings["epochs"], settings["batch_size"])
-    if settings["model"] == "cnn":
-        compared = compared._replace(title=f"{compared.title}, by the CNN")
+    title = models()[settings["model"]].title
+    compared = compared._replace(title=compared.title + title)
     found, left_out = page.read(compared, folder / "rows.jsonl", settings)
     return compared, found, left_out
 
@@ -138,14 +141,16 @@ def _most(folder: pathlib.Path) -> dict[str, Any]:
         for row in rows.read(path)
         if row["settings"]["experiment"] == "streams"
         and row["settings"].keys() >= {*Stream._fields, "epochs", "batch_size"}
-        and str(row["settings"]["benchmark"]) in BENCHMARKS
+        and str(row["settings"]["benchmark"]) in benchmarks()
+        and str(row["settings"].get("model")) in models()
     )
     if not counts:
         raise ValueError(
             f"{path} holds no rows of a stream; make some with `python -m"
             f" examples.streams --out {folder}`"
         )
-    return json.loads(counts.most_common(1)[0][0])
+    most: dict[str, Any] = json.loads(counts.most_common(1)[0][0])
+    return most
 
 
 def _stream(settings: dict[str, Any]) -> Stream:

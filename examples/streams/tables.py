@@ -2,15 +2,17 @@
 
 import math
 import statistics
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from classp_jax import metrics
-from examples.report import Rows, accuracy, cell, table
-from examples.streams.data import BENCHMARKS, Stream
-from examples.study import Study
-from examples.tables import Found, best, seeds
+from examples.datasets.stream import Stream
+from examples.report.measures import Rows, accuracy
+from examples.report.table import cell, table
+from examples.report.tables import Found, best, seeds
+from examples.runner.study import Study
 
 
 def matrix(
@@ -52,37 +54,12 @@ def stream_table(study: Study, found: Found) -> str:
     for front in study.fronts:
         names = [name for name in front.methods if name in found]
         for name in names:
-            of_method = found[name]
-            average, *others = (
-                cell([of(study, row) for row in of_method], 1)
-                for of in (_average, _backward, _forgetting, _forward)
-            )
+            title, rows = front.methods[name].title, found[name]
+            cells = [measure.cell(study, rows) for measure in MEASURES]
             if len(names) > 1 and name == best(study, front, found):
-                average = f"**{average}**"
-            kept = max(result["bytes_per_weight"] for result in of_method[0]["results"])
-            seconds = [
-                sum(result["seconds"] for result in row["results"]) for row in of_method
-            ]
-            lines.append(
-                [
-                    front.methods[name].title,
-                    average,
-                    *others,
-                    f"{kept:.2g}",
-                    f"{statistics.median(seconds):.0f}",
-                    seeds(study, of_method),
-                ]
-            )
-    header = [
-        "method",
-        "average accuracy",
-        "backward transfer",
-        "forgetting",
-        "forward transfer",
-        "bytes a weight",
-        "seconds",
-        "seeds",
-    ]
+                cells[0] = f"**{cells[0]}**"
+            lines.append([title, *cells, seeds(study, rows)])
+    header = ["method", *(measure.title for measure in MEASURES), "seeds"]
     return table(header, lines)
 
 
@@ -94,7 +71,7 @@ def published_table(stream: Stream) -> str:
             f"{of.measured}",
             f"{of.reference}" if of.reference else "\N{EN DASH}",
         ]
-        for of in BENCHMARKS[stream.benchmark].published
+        for of in stream.made_of.published
         if of.scenario == stream.scenario
     ]
     header = ["method", "measured by the baselines", "in the paper they refer to"]
@@ -104,28 +81,65 @@ def published_table(stream: Stream) -> str:
 def mean_matrix(study: Study, of_method: Rows, with_dropout: bool) -> np.ndarray:
     """The mean over the seeds of :func:`matrix`."""
     of_seeds = [matrix(study, row, with_dropout=with_dropout) for row in of_method]
-    return np.mean(of_seeds, axis=0)
+    return np.asarray(np.mean(of_seeds, axis=0))
 
 
 def _average(study: Study, row: dict[str, Any]) -> float:
     return float(np.mean(matrix(study, row)[-1]))
 
 
-def _backward(study: Study, row: dict[str, Any]) -> float:
-    return _of_square(metrics.backward_transfer, study, row)
-
-
-def _forgetting(study: Study, row: dict[str, Any]) -> float:
-    return _of_square(metrics.forgetting, study, row)
-
-
 def _forward(study: Study, row: dict[str, Any]) -> float:
     before = row["results"][0]["untrained"]
     untrained = np.array([100 * before[task]["test"][0] for task in study.tasks])
-    return _of_square(lambda r: metrics.forward_transfer(r, untrained), study, row)
+    return _of_square(lambda r: metrics.forward_transfer(r, untrained))(study, row)
 
 
-def _of_square(measure: Any, study: Study, row: dict[str, Any]) -> float:
-    accuracies = matrix(study, row)
-    rows, columns = accuracies.shape
-    return float(measure(accuracies)) if rows == columns else math.nan
+def _of_square(
+    measure: Callable[[np.ndarray], Any],
+) -> Callable[[Study, dict[str, Any]], float]:
+    """A measure of accuracy matrices, of those alone that have a phase a task."""
+
+    def of(study: Study, row: dict[str, Any]) -> float:
+        accuracies = matrix(study, row)
+        phases, tasks = accuracies.shape
+        return float(measure(accuracies)) if phases == tasks else math.nan
+
+    return of
+
+
+class Measure(NamedTuple):
+    """A column of the table.
+
+    Attributes:
+      title: of the column.
+      cell: what it says of a method's rows.
+    """
+
+    title: str
+    cell: Callable[[Study, Rows], str]
+
+
+def _mean(of: Callable[[Study, dict[str, Any]], float]) -> Callable[[Study, Rows], str]:
+    return lambda study, rows: cell([of(study, row) for row in rows], 1)
+
+
+def _bytes(study: Study, rows: Rows) -> str:
+    del study
+    return f"{max(result['bytes_per_weight'] for result in rows[0]['results']):.2g}"
+
+
+def _seconds(study: Study, rows: Rows) -> str:
+    del study
+    of_seeds = [sum(result["seconds"] for result in row["results"]) for row in rows]
+    return f"{statistics.median(of_seeds):.0f}"
+
+
+MEASURES = (
+    Measure("average accuracy", _mean(_average)),
+    Measure("backward transfer", _mean(_of_square(metrics.backward_transfer))),
+    Measure("forgetting", _mean(_of_square(metrics.forgetting))),
+    Measure("forward transfer", _mean(_forward)),
+    Measure("bytes a weight", _bytes),
+    Measure("seconds", _seconds),
+)
+"""The columns of the table; the first one is what a setting is chosen by."""

@@ -2,42 +2,45 @@
 
 import collections
 import pathlib
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from examples import report
-from examples.continual import Task
-from examples.figures import (
-    accuracy_label,
+from examples.methods import classp, plain
+from examples.report.measures import (
+    Rows,
+    boundary,
+    curve,
     deviation,
-    legend_below,
     mean_deviation,
-    styles,
+    updated,
 )
-from examples.report import Rows
-from examples.tables import Found
-from examples.vision.methods import TASKS, Ablation
+from examples.report.style import Lines, accuracy_label, legend_below, styles
+from examples.runner.data import Task
+from examples.vision.ablation import Ablation
+from examples.vision.phases import TASKS
 
 
 def save_training(
-    lines: Found, path: pathlib.Path, *, with_dropout: bool = False
+    lines: Lines, path: pathlib.Path, *, with_dropout: bool = False
 ) -> None:
     """Draws accuracy along training: means, and a deviation to both sides.
 
     Args:
-      lines: the rows behind each line's label.
+      lines: by their labels.
       path: where to save the PNG.
       with_dropout: whether to take the accuracies with dropout left on.
     """
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     axes = figure.subplots(1, 2)
-    counts = {len(rows) for rows in lines.values()}
+    counts = {len(rows) for _, rows in lines.values()}
+    looks = styles(family for family, _ in lines.values())
     for (task, title), ax in zip(TASKS.items(), axes, strict=True):
         ends, highest = [], 0.0
-        for (label, rows), style in zip(lines.items(), styles(lines), strict=True):
-            curves = [report.curve(r, task, with_dropout=with_dropout) for r in rows]
+        for (label, (_, rows)), style in zip(lines.items(), looks, strict=True):
+            curves = [curve(r, task, with_dropout=with_dropout) for r in rows]
             steps = curves[0][0]
             accuracies = np.array([of_seed for _, of_seed in curves])
             mean, spread = accuracies.mean(0), deviation(accuracies)
@@ -46,7 +49,7 @@ def save_training(
             ax.plot(steps, mean, label=label + count, **style)
             band = dict(color=style["color"], alpha=0.12, lw=0)
             ax.fill_between(steps, mean - spread, mean + spread, **band)
-            switch = report.boundary(rows[0], "mnist")
+            switch = boundary(rows[0], "mnist")
             ax.axvline(switch, color="0.5", ls=":", lw=1)
             ends.append(mean[-1])
             highest = max(highest, mean[steps >= switch].max())
@@ -91,10 +94,10 @@ def save_ablation(
     for ablation, rows in found:
         quantities = [
             *(mean_deviation(rows, task, "test", with_dropout)[0] for task in TASKS),
-            np.mean([report.updated(r, columns[ablation.where][1]) for r in rows]),
+            np.mean([updated(r, columns[ablation.where][1]) for r in rows]),
         ]
         points[ablation[:3]].append((ablation.threshold, *quantities))
-    colours = {False: report.COLOURS["SGD"], True: report.COLOURS["CLASSP"]}
+    colours = {False: plain.SGD.colour, True: classp.FAMILY.colour}
     for (where, relative, all_), of_line in points.items():
         thresholds, *quantities = np.array(sorted(of_line)).T
         column = grid[:, list(columns).index(where)]
@@ -129,7 +132,7 @@ def save_ablation(
     grid[2, 0].set_yscale("log")
     grid[2, 0].yaxis.set_major_formatter("{x:g}")
     grid[2, 0].yaxis.set_minor_formatter("")
-    kinds = {
+    kinds: dict[str, dict[str, Any]] = {
         "g² > θ": dict(color=colours[False]),
         "g² > θ·mean(g²)": dict(color=colours[True]),
         "sum of every gradient": dict(color="0.3", marker="o"),

@@ -5,12 +5,16 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from examples import arguments, figures, page, tables
-from examples.datasets import DatasetError
-from examples.tables import Found, best
-from examples.vision import data
+from examples.datasets import mnist
+from examples.datasets.tfds import DatasetError
+from examples.report import figures, page, tables
+from examples.report.style import Lines
+from examples.report.tables import Found, best
+from examples.runner import arguments
+from examples.vision.ablation import ABLATION
 from examples.vision.figures import save_ablation, save_samples, save_training
-from examples.vision.methods import ABLATION, FRONTS, STUDY
+from examples.vision.fronts import FRONTS
+from examples.vision.study import STUDY
 from examples.vision.tables import ablation_table, of_common_seeds
 
 _LINES = (
@@ -27,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         write(args.folder, with_dropout=args.evaluate_with_dropout)
         if args.data_dir:
-            save_samples(data.load(args.data_dir), args.folder / "samples.png")
+            save_samples(mnist.load(args.data_dir), args.folder / "samples.png")
     except (DatasetError, OSError, ValueError) as error:
         parser.error(str(error))
 
@@ -82,7 +86,7 @@ def _names(found: Found) -> list[str]:
 
 
 def _write_figures(
-    found: Found, lines: Found, folder: pathlib.Path, with_dropout: bool
+    found: Found, lines: Lines, folder: pathlib.Path, with_dropout: bool
 ) -> list[pathlib.Path]:
     """Gives the files written."""
 

@@ -4,9 +4,12 @@ import itertools
 import math
 from typing import Any
 
-from examples.report import accuracy, cell, learned, table, updated
-from examples.tables import Found, of_tasks, seeds
-from examples.vision.methods import ABLATION, STUDY, TASKS
+from examples.report.measures import accuracy, learned, updated
+from examples.report.table import cell, table
+from examples.report.tables import Found, of_tasks, seeds
+from examples.vision.ablation import ABLATION
+from examples.vision.phases import TASKS
+from examples.vision.study import STUDY
 
 
 def ablation_table(found: Found) -> str:
@@ -70,4 +73,4 @@ def of_common_seeds(found: Found) -> Found:
 
 def _unassigned(row: dict[str, Any]) -> float:
     """The share of weights that nothing was collected for on MNIST, in per cent."""
-    return 100 * row["results"][0].get("unassigned_share", math.nan)
+    return 100 * float(row["results"][0].get("unassigned_share", math.nan))

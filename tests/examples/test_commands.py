@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import re
 
 import hypothesis
 import jax
@@ -12,10 +13,10 @@ from hypothesis import strategies as st
 
 from classp_jax.verify import __main__ as verify
 from classp_jax.verify._torch_optimizer import InputError
-from examples import arguments
-from examples.continual import Split, Task
-from examples.datasets import DatasetError
+from examples.datasets.tfds import DatasetError
 from examples.demo import __main__ as demo
+from examples.runner import cli
+from examples.runner.data import Split, Task
 from examples.sentiment import __main__ as sentiment
 from examples.sentiment import report as sentiment_report
 from examples.streams import __main__ as streams
@@ -23,16 +24,17 @@ from examples.streams import report as streams_report
 from examples.vision import __main__ as vision
 from examples.vision import report as vision_report
 
+SHARED = (
+    "--methods --list-methods --dry-run --seeds --seed --data-dir --out"
+    " --checkpoint-dir --save-every --keep --vmap-seeds --mesh --dtype --batch-size"
+)
 OPTIONS = {
-    demo: "--methods --epochs --batch-size --seed --learning-rate --threshold --power"
-    " --eps --scale-learning-rate --out",
-    vision: "--methods --seeds --data-dir --out --checkpoint-dir --save-every --keep"
-    " --vmap-seeds --mesh --distributed --dtype --evaluate-with-dropout --batch-size",
-    sentiment: "--methods --seeds --data-dir --out --checkpoint-dir --save-every --keep"
-    " --vmap-seeds --mesh --dtype --batch-size --phrasebank --tokenizer --label-map",
-    streams: "--methods --seeds --data-dir --out --checkpoint-dir --save-every --keep"
-    " --vmap-seeds --mesh --dtype --batch-size --benchmark --scenario --tasks --epochs"
-    " --model --stream-seed --validation --best-in",
+    demo: "--methods --epochs --batch-size --seeds --seed --learning-rate --threshold"
+    " --power --eps --scale-learning-rate --out",
+    vision: f"{SHARED} --distributed --evaluate-with-dropout",
+    sentiment: f"{SHARED} --phrasebank --tokenizer --label-map",
+    streams: f"{SHARED} --benchmark --scenario --tasks --epochs --model --stream-seed"
+    " --validation --best-in",
     vision_report: "--evaluate-with-dropout",
     streams_report: "--evaluate-with-dropout",
     sentiment_report: "--evaluate-with-dropout",
@@ -106,10 +108,10 @@ def stubs(monkeypatch, tmp_path):
         monkeypatch.setattr(command, "load", load)
         monkeypatch.setattr(command.report, "write", nothing)
     monkeypatch.setattr(
-        "examples.vision.data.load", lambda data_dir, names: load(data_dir)
+        "examples.datasets.mnist.load", lambda data_dir, names: load(data_dir)
     )
     monkeypatch.setattr(streams.report, "write", nothing)
-    monkeypatch.setattr(arguments, "Runner", Runner)
+    monkeypatch.setattr(cli, "Runner", Runner)
     monkeypatch.setattr(vision, "save_samples", nothing)
     monkeypatch.setattr(demo, "train", nothing)
     monkeypatch.setattr(demo, "digits_then_permuted_digits", nothing)
@@ -151,19 +153,29 @@ def test_no_traceback_whatever_is_typed(stubs, command, examples):
     check()
 
 
+def expanded(families):
+    """The names that ``ewc_{10,30}, sgd`` stands for."""
+    names = []
+    for family in re.findall(r"(?:[^,{]|{[^}]*})+", families):
+        stem, _, values = family.strip().partition("{")
+        names += [stem + value for value in values.rstrip("}").split(",")]
+    return names
+
+
 @pytest.mark.parametrize("command", [vision, sentiment, streams])
-def test_help_names_every_method_once(command, capsys):
-    with pytest.raises(SystemExit):
-        command.main(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    named = []
-    for family in text.split("single ones, of ")[1].split(" (default")[0].split(", "):
-        stem, _, values = family.partition("{")
-        named += [stem + value for value in values.rstrip("}").split(",")]
-    methods = next(a for a in command._parser()._actions if a.dest == "methods")
-    for name in named:
-        assert methods.type(name) == name
+def test_help_and_the_list_name_every_method_once(command, capsys):
+    said = []
+    for option in ("--help", "--list-methods"):
+        with pytest.raises(SystemExit):
+            command.main([option])
+        said.append(capsys.readouterr().out)
+    helped = " ".join(said[0].split()).split("single ones, of ")[1]
+    named = expanded(helped.split(" (default")[0])
     assert len(named) == len(set(named))
+    *lines, groups = said[1].splitlines()
+    listed = [expanded(line.rsplit(": ", 1)[1]) for line in lines]
+    assert sorted(named) == sorted(name for names in listed for name in names)
+    assert groups.startswith("Groups: ")
     study = getattr(command, "STUDY", None)
     assert study is None or set(named) == set(study.methods)
 
@@ -176,6 +188,6 @@ def test_products_are_of_whole_numbers_unless_asked_otherwise(asked, expected):
         seen.append(jax.config.jax_default_matmul_precision)
 
     with jax.default_matmul_precision(asked):
-        arguments.command(argparse.ArgumentParser(), [], train)
+        cli.command(argparse.ArgumentParser(), [], train)
     assert seen == [expected]
     assert jax.config.jax_default_matmul_precision == before

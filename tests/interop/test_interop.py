@@ -18,7 +18,7 @@ from flax import nnx
 
 import classp_jax
 from classp_jax import interop
-from examples.cnn import CNN
+from examples.models.cnn import CNN
 from tests import helpers
 from tests.reference import cnn
 from tests.reference.optimizer import Classp

@@ -1,0 +1,44 @@
+"""Rotated MNIST: each task turns all images by an angle of its own."""
+
+import numpy as np
+from PIL import Image
+
+from examples.datasets import mnist
+from examples.datasets.stream import Benchmark, Part
+from examples.runner.data import Split
+
+
+def rotations(seed: int, scenario: str, tasks: int) -> list[Part]:
+    """An angle a task, as Avalanche draws them."""
+    del scenario
+    rng = np.random.RandomState(seed)
+    return [_rotated(int(rng.randint(-180, 181))) for _ in range(tasks)]
+
+
+def _rotated(angle: int) -> Part:
+    # Where each pixel comes from; what comes from outside is black.
+    pixels = np.arange(mnist.SIDE**2, dtype=np.int32).reshape(mnist.SIDE, mnist.SIDE)
+    turned = Image.fromarray(pixels).rotate(
+        angle, Image.Resampling.NEAREST, fillcolor=-1
+    )
+    source = np.asarray(turned).ravel()
+
+    def part(split: Split) -> Split:
+        images = np.asarray(split.inputs)
+        flat = images.reshape(len(images), -1)
+        moved = np.where(source < 0, np.uint8(0), flat[:, source])
+        return Split(moved.reshape(images.shape), split.labels)
+
+    return part
+
+
+BENCHMARKS = {
+    "rotated_mnist": Benchmark(
+        "Rotated MNIST",
+        lambda folder: mnist.load(folder, ["mnist"])["mnist"],
+        mnist.normalise,
+        10,
+        ("domain",),
+        rotations,
+    )
+}

@@ -1,0 +1,220 @@
+"""Elastic weight consolidation (Kirkpatrick et al. 2017), and its online kind."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from classp_jax import baselines
+from examples.methods.registry import with_penalty
+from examples.runner.carry_over import collected_sums, kind_of_sum, states_of
+from examples.runner.checks import check_from_1_on
+from examples.runner.plan import Family, Phase
+from examples.runner.plugin import Boundary, Plugin
+from examples.runner.trainer import TrainState
+
+FAMILY = Family("EWC", "#cc79a7")
+SEPARATE = 1000  # Added to the seed for a separately initialised network.
+_FISHERS = ("examples", "steps", "batches")
+_EXAMPLES = 1000  # A task, on streams.
+_ONLINE = 0.9  # What online EWC keeps of its Fisher at each boundary.
+_WEIGHTS = 2**27  # Of gradients held at once, 4 bytes each.
+
+
+@dataclasses.dataclass(frozen=True)
+class EWC(Plugin):
+    """Elastic weight consolidation's penalty, before the optimizer.
+
+    Attributes:
+      strength: lambda, of a penalty of lambda / 2 times the weighted squared distance.
+      fisher: ``"examples"``, the mean squared gradient of single examples of the phase
+        before at the weights that it ended with, which are the anchor; ``"steps"``, as
+        the paper's text experiment has it: the mean squared gradient of the batches
+        that led to those weights, summed by an optimizer with ``power=2``; or
+        ``"batches"``, as its vision experiment has it: the squared gradients of one
+        epoch's batches, summed and divided by the number of examples, along the first
+        epoch of a network initialised separately, whose weights are the anchor.
+      examples: how many examples ``"examples"`` takes.
+      implicit: whether the penalty's step is solved implicitly, stable at any strength.
+      decay: where ``"examples"`` are taken at several boundaries: None for the sum of
+        their penalties; a number for online EWC, which multiplies the Fisher so far by
+        it and draws to the last weights alone.
+    """
+
+    strength: float
+    fisher: str = "examples"
+    examples: int = 4000
+    implicit: bool = True
+    decay: float | None = None
+
+    key: ClassVar[str] = "ewc"
+    is_penalty: ClassVar[bool] = True
+
+    def check(self, phases_before: int, tasks_before: int, batch_size: int) -> None:
+        """Refuses a Fisher that there is no such, or of nothing."""
+        del tasks_before, batch_size
+        if self.fisher not in _FISHERS:
+            raise ValueError(
+                f"ewc's fisher must be {', '.join(map(repr, _FISHERS))}, got"
+                f" {self.fisher!r}."
+            )
+        check_from_1_on("ewc's examples", self.examples)
+        if not phases_before:
+            raise ValueError(
+                "ewc draws to the weights of a phase before, got the first."
+            )
+
+    def check_boundary(self, before: Phase, ended_with: TrainState) -> None:
+        """Refuses a Fisher of steps that are no squares, or not each weight's own."""
+        if self.fisher == "steps" and not _collects_squares(before, ended_with):
+            raise ValueError(
+                "ewc's fisher='steps' is the sum of squares that the phase before"
+                f" collects, but its optimizer, {before.optimizer_name}, collects none;"
+                " it must be one with power=2 and factored=False, such as classp."
+            )
+        for other in before.plugins:
+            if other.is_penalty and not isinstance(other, EWC):
+                raise ValueError(
+                    f"ewc can't go on from {other.key}, whose importances are no Fisher"
+                    " information."
+                )
+
+    def wrap(
+        self,
+        optimizer: optax.GradientTransformation,
+        phase: Phase,
+        zeros: optax.Params,
+    ) -> optax.GradientTransformation:
+        """Puts the penalty before the optimizer; its weights come at the boundary."""
+        rate = phase.learning_rate if self.implicit else 0.0
+        penalty = baselines.ewc_penalty(zeros, zeros, self.strength, rate)
+        return optax.chain(penalty, optimizer)
+
+    def at_boundary(self, context: Boundary, state: TrainState) -> TrainState:
+        """Puts Fisher and anchor into the optimizer's state."""
+        if self.fisher == "steps":
+            fisher = _of_steps(context.before)
+            anchor = jax.tree.map(jnp.copy, state.params)
+        elif self.fisher == "batches":
+            fisher, anchor = _of_batches(context)
+        else:
+            fisher = context.once(
+                (self.key, self.examples), lambda: self._of_examples(context, state)
+            )
+            anchor = jax.tree.map(jnp.copy, state.params)
+            for so_far in states_of(
+                context.before.opt_state, baselines.EwcPenaltyState
+            ):
+                fisher, anchor = self._with_those_before(so_far, fisher, anchor)
+        opt_state = baselines.set_penalty(state.opt_state, fisher, anchor)
+        return state._replace(opt_state=opt_state)
+
+    def penalty(self, states: TrainState) -> jax.Array | float:
+        """The penalty where it is explicit, as the paper's text experiment has it."""
+        if self.implicit:
+            return 0.0
+        return _explicit(states.params, states.opt_state, self.strength)
+
+    def _of_examples(self, context: Boundary, state: TrainState) -> optax.Params:
+        """Of some that the phase before was trained on, at its last weights."""
+        examples = np.concatenate(
+            [context.examples[task] for task in context.earlier[-1].epochs]
+        )
+        rng = np.random.default_rng([context.seed, SEPARATE])
+        count = min(self.examples, len(examples))
+        which = examples[rng.choice(len(examples), count, replace=False)]
+        weights = sum(p.size for p in jax.tree.leaves(state.params))
+        return baselines.fisher_diagonal(
+            context.trainer.example_loss,
+            state.params,
+            context.data.inputs[which],
+            context.data.labels[which],
+            batch_size=min(32, max(1, _WEIGHTS // weights)),
+        )
+
+    def _with_those_before(
+        self,
+        before: baselines.EwcPenaltyState,
+        fisher: optax.Params,
+        anchor: optax.Params,
+    ) -> tuple[optax.Params, optax.Params]:
+        """Fisher and anchor of the penalties so far and a further one."""
+        so_far, drawn_to = before.fisher, before.anchor
+        if (decay := self.decay) is not None:
+            return jax.tree.map(lambda f, g: decay * f + g, so_far, fisher), anchor
+
+        # A sum of squared distances is one to their weighted mean, and a constant.
+        def weighted_mean(
+            f: jax.Array, w: jax.Array, g: jax.Array, v: jax.Array
+        ) -> jax.Array:
+            share = f / jnp.maximum(f + g, jnp.finfo(f.dtype).tiny)
+            return (v + share * (w - v)).astype(v.dtype)
+
+        return (
+            jax.tree.map(jnp.add, so_far, fisher),
+            jax.tree.map(weighted_mean, so_far, drawn_to, fisher, anchor),
+        )
+
+
+def _collects_squares(phase: Phase, ended_with: TrainState) -> bool:
+    collected = collected_sums(ended_with.opt_state)
+    if len(collected) != 1 or kind_of_sum(phase) != "|g|^2":
+        return False
+    trees = collected[0].grad_sum, ended_with.params
+    of_sum, of_weights = ([x.shape for x in jax.tree.leaves(tree)] for tree in trees)
+    return of_sum == of_weights
+
+
+def _of_steps(before: TrainState) -> optax.Params:
+    (collected,) = collected_sums(before.opt_state)
+    return jax.tree.map(lambda s: s / before.step, collected.grad_sum)
+
+
+def _of_batches(context: Boundary) -> tuple[optax.Params, optax.Params]:
+    first = next(iter(context.examples))
+    hyperparameters = dict(
+        learning_rate=context.phase.learning_rate, power=2, apply_decay=False
+    )
+    separate = Phase({first: 1}, "classp", hyperparameters)
+    state = context.train((separate,), context.seed + SEPARATE)
+    (collected,) = collected_sums(state.opt_state)
+    count = len(context.examples[first])
+    return jax.tree.map(lambda s: s / count, collected.grad_sum), state.params
+
+
+@jax.jit
+def _explicit(params: Any, opt_state: Any, strength: float) -> jax.Array:
+    """The penalty of each seed."""
+
+    def of_seed(params: Any, opt_state: Any) -> jax.Array:
+        (of,) = states_of(opt_state, baselines.EwcPenaltyState)
+        terms = jax.tree.map(
+            lambda f, w, w_star: jnp.sum(f * (w - w_star) ** 2),
+            of.fisher,
+            params,
+            of.anchor,
+        )
+        return jnp.asarray(strength / 2 * sum(jax.tree.leaves(terms)))
+
+    return jax.vmap(of_seed)(params, opt_state)
+
+
+SWEEPS = [
+    *with_penalty(
+        "ewc",
+        "EWC",
+        lambda strength: EWC(strength, examples=_EXAMPLES),
+        (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000),
+        FAMILY,
+    ),
+    *with_penalty(
+        "ewc_online",
+        "EWC, online",
+        lambda strength: EWC(strength, examples=_EXAMPLES, decay=_ONLINE),
+        (1, 3, 10, 30, 100, 300, 1000, 3000, 10000),
+        FAMILY,
+    ),
+]

@@ -1,0 +1,33 @@
+"""The networks that streams of images can be learned with, found by their files."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+from flax import nnx
+
+from examples.runner.discovery import modules
+
+
+class Model(NamedTuple):
+    """A network that classifies images.
+
+    Attributes:
+      make: makes it, from its random streams and ``classes``, the number of outputs.
+      what: it is, for the help.
+      title: what a page's title adds, if it isn't the default.
+    """
+
+    make: Callable[..., nnx.Module]
+    what: str
+    title: str = ""
+
+
+@functools.cache
+def models() -> dict[str, Model]:
+    """All of them by the names of their files."""
+    return {
+        module.__name__.rpartition(".")[2]: module.MODEL
+        for module in modules("examples.models")
+        if hasattr(module, "MODEL")
+    }

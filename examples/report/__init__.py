@@ -1,0 +1,1 @@
+"""What the experiments make of their rows: tables, figures and pages."""

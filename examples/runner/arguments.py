@@ -1,0 +1,282 @@
+"""Command-line arguments, with errors that say what is allowed."""
+
+import argparse
+import difflib
+import math
+import pathlib
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+from examples.runner import sharding
+from examples.runner.study import Study, families
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default to each option's help, unless there is none; cuts no word."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None:
+            return action.help
+        return super()._get_help_string(action)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        # Names of methods stay whole.
+        text = " ".join(text.split())
+        return textwrap.wrap(
+            text, width, break_on_hyphens=False, break_long_words=False
+        )
+
+
+def of_experiment(
+    study: Study,
+    description: str,
+    examples: str,
+    batch_size: int,
+    default: list[str] | None = None,
+) -> argparse.ArgumentParser:
+    """The options that all experiments have.
+
+    Args:
+      study: what is compared.
+      description: of the command.
+      examples: what a batch has.
+      batch_size: the default.
+      default: the methods trained where none are named; by default the first group.
+
+    Returns:
+      A parser, to add others to.
+    """
+    name, methods = study.experiment, study.methods
+    parser = argparse.ArgumentParser(
+        prog=f"python -m examples.{name}",
+        description=(
+            f"{description} and writes a row of results a method and seed; a second"
+            f" call goes on where the first stopped. python -m examples.{name}.report"
+            " makes the tables and figures alone."
+        ),
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        type=_one_of([*study.groups, *methods]),
+        default=default or [next(iter(study.groups))],
+        metavar="METHOD",
+        help="which to train: the groups "
+        + "; ".join(f"{group} ({len(of)})" for group, of in study.groups.items())
+        + "; or single ones, of "
+        + ", ".join(families(methods)),
+    )
+    parser.add_argument(
+        "--list-methods",
+        action=_ListMethods,
+        nargs=0,
+        study=study,
+        help="print the methods' names and titles, and end",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would be trained and in how many steps, and end",
+    )
+    add_seeds(parser, 10, f"of the weights, the order of the {examples}, the dropout")
+    parser.add_argument(
+        "--data-dir",
+        type=pathlib.Path,
+        help="TFDS's folder of data sets; what's missing and free to download is"
+        " downloaded (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)",
+    )
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path(f"out/{name}"),
+        help="folder for rows.jsonl, tables and figures",
+    )
+    parser.add_argument(
+        "--checkpoint-dir",
+        type=pathlib.Path,
+        help="folder of checkpoints (default: checkpoints in --out)",
+    )
+    parser.add_argument(
+        "--save-every",
+        type=positive_int,
+        default=500,
+        metavar="STEPS",
+        help="steps between two checkpoints of a phase; SIGTERM and Ctrl-C make one and"
+        " stop",
+    )
+    parser.add_argument(
+        "--keep",
+        type=positive_int,
+        default=2,
+        metavar="N",
+        help="how many checkpoints of a phase are kept while it is trained",
+    )
+    parser.add_argument(
+        "--vmap-seeds",
+        type=positive_int,
+        metavar="N",
+        help="how many seeds train side by side in one program (default: 1 on a CPU,"
+        " all elsewhere)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="of the weights and activations; what CLASSP collects is float32",
+    )
+    parser.add_argument(
+        "--mesh",
+        nargs="+",
+        type=sharding.axis,
+        metavar="AXIS=N",
+        help="train on N devices: data=N cuts each batch among them, model=N the large"
+        " weights; with both, on as many as their product",
+    )
+    parser.add_argument(
+        "--distributed",
+        nargs="*",
+        metavar=("HOST:PORT", "COUNT ID"),
+        help="train together with other processes, started likewise: on a TPU slice and"
+        " under Slurm they find each other, elsewhere give the first one's address, how"
+        " many there are and which this is, from 0 on; --out must be shared",
+    )
+    parser.add_argument(
+        "--evaluate-with-dropout",
+        action="store_true",
+        help="draw the figures from accuracies with dropout left on, as the paper's"
+        " code measured them; the rows have both",
+    )
+    parser.add_argument(
+        "--batch-size", type=positive_int, default=batch_size, help=f"{examples} a step"
+    )
+    return parser
+
+
+def add_seeds(parser: argparse.ArgumentParser, count: int, what: str) -> None:
+    """Adds ``--seeds`` and ``--seed``, which mean the same to every command.
+
+    Args:
+      parser: of the command.
+      count: of the seeds, by default.
+      what: they are of.
+    """
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--seeds",
+        type=_count_of_seeds,
+        default=count,
+        metavar="N",
+        help=f"the seeds 0 to N - 1, {what}",
+    )
+    which.add_argument(
+        "--seed", nargs="+", type=natural_int, help="these seeds instead"
+    )
+
+
+def seeds(args: argparse.Namespace) -> list[int]:
+    """The seeds that the options of :func:`add_seeds` name, each once."""
+    return list(dict.fromkeys(args.seed or range(args.seeds)))
+
+
+def of_report(study: Study, description: str) -> argparse.ArgumentParser:
+    """The options that all reports have.
+
+    Args:
+      study: what was compared.
+      description: of the command.
+
+    Returns:
+      A parser, to add others to.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m examples.{study.experiment}.report",
+        description=description,
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=pathlib.Path,
+        default=pathlib.Path("out") / study.experiment,
+        help="holds rows.jsonl; the tables and figures are written there",
+    )
+    parser.add_argument(
+        "--evaluate-with-dropout",
+        action="store_true",
+        help="draw the figures from the accuracies with dropout left on, as files"
+        " named *_with_dropout.png",
+    )
+    return parser
+
+
+def _one_of(names: list[str]) -> Callable[[str], str]:
+    """One of more names than an error should list."""
+
+    def of(text: str) -> str:
+        if text in names:
+            return text
+        close = ", ".join(difflib.get_close_matches(text, names)) or "none is close"
+        raise argparse.ArgumentTypeError(
+            f"invalid choice: {text!r} (closest: {close}; --help lists all)"
+        )
+
+    return of
+
+
+class _ListMethods(argparse.Action):
+    """Prints a study's methods and ends, as ``--help`` does."""
+
+    def __init__(self, *args: Any, study: Study, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._study = study
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print("\n".join(list_methods(self._study)))
+        parser.exit()
+
+
+def list_methods(study: Study) -> list[str]:
+    """A line for each family of names and each single one, and one for each group."""
+    titles = {}
+    for front in study.fronts:
+        names = ", ".join(families(front.methods))
+        titles[names] = f"{front.title}, {front.knob}"
+    swept = {name for front in study.fronts for name in front.methods}
+    titles |= {n: m.title for n, m in study.methods.items() if n not in swept}
+    return [
+        *(f"{title}: {name}" for name, title in titles.items()),
+        "Groups: " + ", ".join(f"{n} ({len(of)})" for n, of in study.groups.items()),
+    ]
+
+
+def _count_of_seeds(text: str) -> int:
+    """An integer from 1 on, of seeds below 2**31."""
+    if positive_int(text) > 2**31:
+        raise argparse.ArgumentTypeError(f"must be at most 2**31, got {text}")
+    return int(text)
+
+
+def natural_int(text: str) -> int:
+    """An integer from 0 on that a random seed may be."""
+    value = int(text)
+    if not 0 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, below 2**31, got {text}")
+    return value
+
+
+def positive_int(text: str) -> int:
+    """An integer from 1 on."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be finite and above 0, got {text}")
+    return value

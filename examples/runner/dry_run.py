@@ -1,0 +1,61 @@
+"""What a command would train, and in how many steps."""
+
+import json
+import pathlib
+
+from examples.runner import batches, rows
+from examples.runner.data import Experiment
+from examples.runner.method_checks import check_method
+from examples.runner.plan import Method, as_json
+
+
+def describe(
+    experiment: Experiment,
+    methods: dict[str, Method],
+    seeds: list[int],
+    path: pathlib.Path,
+) -> list[str]:
+    """Says what would be trained.
+
+    Args:
+      experiment: the model and the tasks.
+      methods: by their names.
+      seeds: of each.
+      path: of the rows; what has one isn't trained again.
+
+    Returns:
+      A line a method, and their sum.
+
+    Raises:
+      ValueError: a method can't be trained.
+      TypeError: likewise.
+    """
+    sizes = {name: len(task.train.labels) for name, task in experiment.tasks.items()}
+    tasks, there = batches.of_tasks(sizes), rows.read(path)
+    lines, trained, total = [], set(), 0
+    for name, method in methods.items():
+        check_method(method, experiment, tasks)
+        of_method = rows.select(there, method, experiment.settings)
+        done = {row["seed"] for row in of_method}
+        todo = [seed for seed in seeds if seed not in done]
+        steps = [
+            batches.steps(phase, tasks, experiment.batch_size)
+            for phase in method.phases
+        ]
+        for seed in todo:
+            for number in range(1, len(steps) + 1):
+                # What several methods begin with is trained once.
+                key = json.dumps([as_json(method.phases[:number]), seed])
+                total += steps[number - 1] * (key not in trained)
+                trained.add(key)
+        epochs = sum(count for p in method.phases for count in p.epochs.values())
+        most = "at most " * any(p.stop_loss is not None for p in method.phases)
+        lines.append(
+            f"{name} ({method.title}): {len(todo)} of {len(seeds)} seeds, each"
+            f" {most}{epochs} epochs in {len(steps)} phases, {sum(steps)} steps"
+        )
+    lines.append(
+        f"Together {total} steps of {experiment.batch_size} examples; what several"
+        " methods begin with is trained once."
+    )
+    return lines

@@ -1,0 +1,121 @@
+"""A model as a function of its parameters, and how much of a data set it gets right."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from examples.runner import sharding
+
+# Examples evaluated at once: what fits a CPU's cache; elsewhere few steps are better.
+_ON_CPU, _ON_ACCELERATORS = 50, 1000
+
+
+class Accuracy(NamedTuple):
+    """The share of inputs classified correctly, 0 to 1.
+
+    Attributes:
+      dropout_off: as a model is usually evaluated.
+      dropout_on: with dropout left on; None if no key was given for it.
+    """
+
+    dropout_off: jax.Array
+    dropout_on: jax.Array | None
+
+
+class Preprocess(NamedTuple):
+    """What happens to a batch's inputs first; equal for equal parts.
+
+    Attributes:
+      function: of the experiment.
+      mesh: the devices among which a batch is cut.
+      dtype: of the activations.
+    """
+
+    function: Callable[[jax.Array], jax.Array]
+    mesh: jax.sharding.Mesh | None
+    dtype: jax.typing.DTypeLike
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Gives what the model takes."""
+        x = self.function(sharding.spread(inputs, self.mesh))
+        return x.astype(self.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+
+class Classifier(NamedTuple):
+    """A model without its parameters; equal ones share what is compiled.
+
+    Attributes:
+      graphdef: of the NNX module.
+      preprocess: what happens to a batch's inputs first.
+      heads: of each class the head that it belongs to; None if all are of one.
+    """
+
+    graphdef: Any
+    preprocess: Preprocess
+    heads: tuple[int, ...] | None
+
+    def logits(
+        self, params: nnx.State, inputs: jax.Array, dropout_key: jax.Array | None
+    ) -> jax.Array:
+        """What the model makes of inputs, (n, classes); with a key dropout is on."""
+        rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
+        model = nnx.merge(self.graphdef, params)
+        logits: jax.Array = model(self.preprocess(inputs), dropout_rngs=rngs)
+        return logits
+
+    def of_head(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
+        """The logits of the label's head; the others are minus infinity."""
+        if self.heads is None:
+            return logits
+        heads = jnp.array(self.heads)
+        return jnp.where(heads == heads[labels][:, None], logits, -jnp.inf)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def accuracy(
+    classifier: Classifier,
+    params: nnx.State,
+    inputs: jax.Array,
+    labels: jax.Array,
+    dropout_key: jax.Array | None,
+) -> Accuracy:
+    """The share of inputs classified correctly.
+
+    Args:
+      classifier: the model.
+      params: its parameters.
+      inputs: (n, ...).
+      labels: (n,), integer.
+      dropout_key: to evaluate with dropout left on as well.
+
+    Returns:
+      The accuracies.
+    """
+
+    def correct(inputs: jax.Array, labels: jax.Array, index: Any) -> jax.Array:
+        keys: list[jax.Array | None] = [None]
+        if dropout_key is not None:
+            keys.append(jax.random.fold_in(dropout_key, index))
+        logits = [classifier.logits(params, inputs, key) for key in keys]
+        logits = [classifier.of_head(x, labels) for x in logits]
+        return jnp.stack([jnp.sum(jnp.argmax(x, -1) == labels) for x in logits])
+
+    # In batches, so that a whole data set fits; what is left over makes the last one.
+    size = _ON_CPU if jax.default_backend() == "cpu" else _ON_ACCELERATORS
+    batches = len(labels) // size
+    whole = batches * size
+    counts = jnp.zeros([], jnp.int32)
+    if batches:
+        split = [
+            x[:whole].reshape(batches, size, *x.shape[1:]) for x in (inputs, labels)
+        ]
+        parts = jax.lax.map(lambda x: correct(*x), (*split, jnp.arange(batches)))
+        counts += parts.sum(0)
+    if whole < len(labels):
+        counts += correct(inputs[whole:], labels[whole:], batches)
+    shares = counts / len(labels)
+    return Accuracy(shares[0], shares[1] if dropout_key is not None else None)

@@ -1,0 +1,264 @@
+"""The training loop: seeds side by side through one phase, measured on their way."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from examples.runner import batches, sharding, side_by_side
+from examples.runner.checkpoints import Trail
+from examples.runner.data import Split
+from examples.runner.plan import Phase
+from examples.runner.stopping import Sigterm
+from examples.runner.trainer import Trainer, TrainState
+
+# Steps between two measurements along a phase of unknown length, rounded up to epochs:
+# at least so many, and later on such a share of all so far.
+_MEASURE_EVERY, _MEASURE_SHARE = 30, 0.1
+
+
+class Ended(NamedTuple):
+    """Where a seed ended a phase.
+
+    Attributes:
+      state: the state there.
+      measured: on the way, as the rows have it.
+    """
+
+    state: TrainState
+    measured: dict[str, Any]
+
+
+class Loop(NamedTuple):
+    """What the phases of an experiment have in common.
+
+    Attributes:
+      data: all tasks' examples to train on.
+      curve: of each task, the examples on which accuracy is measured along training.
+      measurements: along each phase of a given length.
+      sigterm: the signal at which to save and stop.
+      densities: whether it is measured, too, how many weights a step moves.
+    """
+
+    data: Split
+    curve: dict[str, Split]
+    measurements: int
+    sigterm: Sigterm
+    densities: bool = True
+
+    def train(
+        self,
+        title: str,
+        trainer: Trainer,
+        like: list[TrainState],
+        begin: Callable[[], list[TrainState]],
+        epochs: batches.Epochs,
+        phase: Phase,
+        trail: Trail,
+    ) -> list[Ended]:
+        """Trains seeds side by side.
+
+        It begins where the trail ends, and lengthens it.
+
+        Args:
+          title: of the progress bar.
+          trainer: of the phase.
+          like: states shaped like those of the seeds.
+          begin: makes the states to begin with where there is no trail, which may take
+            long.
+          epochs: of each epoch its blocks, (seeds, steps, batch).
+          phase: when to end, and what its plugins add to the loss.
+          trail: the checkpoints.
+
+        Returns:
+          Where each seed ended. Those that end before others train on with them,
+          unseen.
+        """
+        blocks = [(e, block) for e, of_epoch in enumerate(epochs) for block in of_epoch]
+        total = sum(block.shape[1] for _, block in blocks)
+        run = _Run(self, trainer, phase, epochs, total, len(like))
+        if saved := trail.restore(lambda at: run.shaped_as_saved(at, like)):
+            run.go_on(*saved)
+        else:
+            run.states = side_by_side.stacked(begin())
+        with self.sigterm.held(), _progress_bar(title, total, run.at.step) as run.bar:
+            for epoch, block in blocks[run.at.block :]:
+                if run.all_ended or self.sigterm.came:
+                    break
+                if run.measurement_is_due(epoch, block):
+                    run.measure(following=block[:, 0])
+                losses = run.train(block)
+                if block is epochs[epoch][-1]:
+                    run.end_what_has_ended(epoch, losses)
+                if trail.is_due(run.at.step):
+                    trail.save(run.at.step, *run.to_save())
+            trail.save(run.at.step, *run.to_save())
+            if self.sigterm.came:
+                trail.wait()
+        return [Ended(run.ends[s], run.at.ends[s]) for s in map(str, range(len(like)))]
+
+
+@dataclasses.dataclass
+class _Progress:
+    """How far a phase has come, as its checkpoints have it."""
+
+    block: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    points: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    ends: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+
+class _Run:
+    """Seeds on their way through a phase; ``ends`` are the states of those there."""
+
+    states: TrainState
+    bar: "tqdm[Any]"
+
+    def __init__(
+        self,
+        loop: Loop,
+        trainer: Trainer,
+        phase: Phase,
+        epochs: batches.Epochs,
+        total: int,
+        count: int,
+    ):
+        self.at = _Progress()
+        self.ends: dict[str, TrainState] = {}
+        self._loop, self._trainer, self._phase = loop, trainer, phase
+        self._epochs, self._count = epochs, count
+        self._every = total / loop.measurements
+
+    @property
+    def all_ended(self) -> bool:
+        return len(self.ends) == self._count
+
+    def to_save(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The progress, and the arrays beside it."""
+        arrays: dict[str, Any] = {"ends": self.ends}
+        # Where all have ended, nobody needs what they trained on to.
+        if not self.all_ended:
+            arrays["states"] = self.states
+        return dataclasses.asdict(self.at), arrays
+
+    def shaped_as_saved(
+        self, progress: dict[str, Any], like: list[TrainState]
+    ) -> dict[str, Any]:
+        arrays: dict[str, Any] = {"ends": dict.fromkeys(progress["ends"], like[0])}
+        if len(progress["ends"]) < self._count:
+            arrays["states"] = side_by_side.stacked(like)
+        return arrays
+
+    def go_on(self, progress: dict[str, Any], arrays: dict[str, Any]) -> None:
+        self.at, self.ends = _Progress(**progress), arrays["ends"]
+        if "states" in arrays:
+            self.states = arrays["states"]
+
+    def measurement_is_due(self, epoch: int, block: np.ndarray) -> bool:
+        points = self.at.points
+        if self._phase.stop_loss is None or not points:
+            return self.at.step >= self._every * len(points)
+        before = points[-1]["step"]
+        gap = max(_MEASURE_EVERY, _MEASURE_SHARE * before)
+        return block is self._epochs[epoch][0] and self.at.step >= before + gap
+
+    def measure(self, following: np.ndarray | None = None) -> None:
+        """Accuracies here, and how many weights the batch that follows moves."""
+        points = self.at.points
+        if not points or points[-1]["step"] < self.at.step:
+            accuracy = self._accuracies()
+            points.append({"step": self.at.step, "accuracy": accuracy})
+            self.bar.set_postfix(_in_words(accuracy))
+        if following is not None and self._loop.densities:
+            density = side_by_side.each_seed(
+                lambda x: self._trainer.update_density(x[0], *self._loop.data, x[1]),
+                (self.states, following),
+            )
+            points[-1]["density"] = np.asarray(density).tolist()
+
+    def train(self, block: np.ndarray) -> np.ndarray:
+        """Trains on a block; gives each seed's loss before its last step."""
+        start, steps = time.perf_counter(), block.shape[1]
+        # One shape, and so one program, for all lengths.
+        padded = np.pad(block, ((0, 0), (0, batches.BLOCK - steps), (0, 0)))
+        self.states, losses = side_by_side.train_steps(
+            self._trainer, self.states, self._loop.data, padded, steps
+        )
+        last = np.asarray(losses)[:, steps - 1].astype(float)
+        self.at.seconds += time.perf_counter() - start
+        self.at.block += 1
+        self.at.step += steps
+        self.bar.update(steps)
+        return last
+
+    def end_what_has_ended(self, epoch: int, losses: np.ndarray) -> None:
+        for plugin in self._phase.plugins:
+            losses = losses + np.asarray(plugin.penalty(self.states))
+        stop_loss = self._phase.stop_loss
+        for number, loss in enumerate(losses):
+            ended = epoch + 1 == len(self._epochs)
+            if stop_loss is not None:
+                # Not finite: it never will be again.
+                ended |= bool(loss <= stop_loss) or not np.isfinite(loss)
+            if ended and str(number) not in self.ends:
+                self._end(number, epoch + 1, float(loss))
+
+    def _end(self, number: int, epochs: int, loss: float) -> None:
+        self.measure()
+        points = self.at.points
+        self.at.ends[str(number)] = {
+            "curve": {
+                "step": [point["step"] for point in points],
+                "accuracy": {
+                    task: [point["accuracy"][task][number] for point in points]
+                    for task in self._loop.curve
+                },
+            },
+            "epochs": epochs,
+            "last_loss": loss if np.isfinite(loss) else None,
+            "update_density": self._density(number) if self._loop.densities else None,
+            "seconds": self.at.seconds / self._count,
+        }
+        self.ends[str(number)] = jax.tree.map(lambda x: x[number], self.states)
+
+    def _density(self, number: int) -> float:
+        """The mean over the steps, as if each were like the one measured before it."""
+        measured = [point for point in self.at.points if "density" in point]
+        densities = [point["density"][number] for point in measured]
+        steps = np.diff([*(point["step"] for point in measured), self.at.step])
+        return float(np.average(densities, weights=steps))
+
+    def _accuracies(self) -> dict[str, list[list[float]]]:
+        """A pair a seed of each task: with dropout off, and on."""
+        accuracies = side_by_side.each_seed(
+            lambda state: {
+                name: self._trainer.accuracy(state.params, *data, state.dropout_key)
+                for name, data in self._loop.curve.items()
+            },
+            self.states,
+        )
+        return {
+            name: np.transpose(pair).astype(float).round(6).tolist()
+            for name, pair in accuracies.items()
+        }
+
+
+def _progress_bar(title: str, total: int, done: int) -> "tqdm[Any]":
+    return tqdm(
+        total=total,
+        desc=title,
+        unit="step",
+        dynamic_ncols=True,
+        initial=done,
+        disable=not sharding.is_first_process(),
+    )
+
+
+def _in_words(point: dict[str, list[list[float]]]) -> dict[str, str]:
+    """Accuracies, dropout off, for a progress bar."""
+    return {task: f"{np.mean(pairs, 0)[0]:.1%}" for task, pairs in point.items()}

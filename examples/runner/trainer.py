@@ -1,0 +1,231 @@
+"""The jitted train step that the experiments share, and the state that it changes."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from classp_jax import update_density
+from examples.runner import evaluation, sharding
+from examples.runner.data import Array
+from examples.runner.evaluation import Accuracy, Classifier, Preprocess
+
+
+class TrainState(NamedTuple):
+    """All that changes while training, as one pytree to jit, donate and save.
+
+    Attributes:
+      params: the model's ``nnx.Param`` state.
+      opt_state: the optimizer's state.
+      dropout_key: the random key of dropout, folded with the step.
+      step: the number of steps so far.
+    """
+
+    params: nnx.State
+    opt_state: Any
+    dropout_key: jax.Array
+    step: jax.Array
+
+
+class Trainer:
+    """The functions that train and evaluate a model, jitted.
+
+    Args:
+      make_model: makes, from its random streams, an NNX module whose only variables
+        are parameters, called as ``model(inputs, dropout_rngs=...)`` and returning
+        logits.
+      optimizer: any Optax transformation.
+      preprocess: applied to each batch of inputs inside the compiled step.
+      mesh: the devices to train on, from :func:`examples.runner.sharding.make_mesh`; by
+        default one.
+      dtype: of the weights and activations; losses are float32 in any case, and so
+        is what CLASSP collects.
+      heads: of each class the head that it belongs to; an example is then classified
+        among the classes of its label's head alone, in training and evaluation, as in
+        task-incremental learning. By default all are of one head.
+    """
+
+    def __init__(
+        self,
+        make_model: Callable[[nnx.Rngs], nnx.Module],
+        optimizer: optax.GradientTransformation,
+        preprocess: Callable[[jax.Array], jax.Array] = lambda inputs: inputs,
+        mesh: jax.sharding.Mesh | None = None,
+        dtype: jax.typing.DTypeLike = jnp.float32,
+        heads: tuple[int, ...] | None = None,
+    ):
+        self._make_model = make_model
+        self._optimizer = optax.with_extra_args_support(optimizer)
+        graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
+        self.classifier = Classifier(
+            graphdef, Preprocess(preprocess, mesh, dtype), heads
+        )
+        self._mesh = mesh
+        self._dtype = dtype
+
+    @functools.cached_property
+    def shapes(self) -> TrainState:
+        """Of the state's arrays, without computing any."""
+        shapes: TrainState = jax.eval_shape(lambda: self.init(0))
+        return shapes
+
+    def logits_form(self, inputs: Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        """Of what the model makes of inputs, (n, ...), without computing it."""
+        logits: jax.ShapeDtypeStruct = jax.eval_shape(
+            lambda params, inputs: self.classifier.logits(params, inputs, None),
+            self.shapes.params,
+            inputs,
+        )
+        return logits
+
+    def init(self, seed: int) -> TrainState:
+        """The state before the first step, in buffers of its own."""
+        params = nnx.state(self._make_model(nnx.Rngs(seed)), nnx.Param)
+        params = jax.tree.map(lambda p: p.astype(self._dtype), params)
+        state = TrainState(
+            params,
+            self._optimizer.init(params),
+            jax.random.key(seed),
+            jnp.zeros([], jnp.int32),
+        )
+        placed: TrainState = sharding.place(state, self._mesh)
+        return placed
+
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def train_steps(
+        self,
+        state: TrainState,
+        inputs: jax.Array,
+        labels: jax.Array,
+        batches: jax.Array,
+        steps: jax.typing.ArrayLike | None = None,
+    ) -> tuple[TrainState, jax.Array]:
+        """One :meth:`train_step` a batch, in one compiled loop.
+
+        Args:
+          state: the state before the steps; its buffers are donated.
+          inputs: as for :meth:`train_step`.
+          labels: as for :meth:`train_step`.
+          batches: which examples to train on, (most, batch), integer.
+          steps: on how many of the batches, the first ones; by default on all. Another
+            number needs no other program, another shape does.
+
+        Returns:
+          The state after the steps and the loss before each of them, (most,), with
+          zeros behind the last.
+        """
+
+        def step(
+            i: jax.Array, so_far: tuple[TrainState, jax.Array]
+        ) -> tuple[TrainState, jax.Array]:
+            state, losses = so_far
+            state, loss = self.train_step(state, inputs, labels, batches[i])
+            return state, losses.at[i].set(loss)
+
+        most = len(batches)
+        steps = most if steps is None else steps
+        losses = jnp.zeros(most, jnp.float32)
+        state, losses = jax.lax.fori_loop(0, steps, step, (state, losses))
+        return sharding.hold(state, self._mesh), losses
+
+    def train_step(
+        self, state: TrainState, inputs: jax.Array, labels: jax.Array, batch: jax.Array
+    ) -> tuple[TrainState, jax.Array]:
+        """One step on the mean cross-entropy of a batch; a pure function, to be jitted.
+
+        Args:
+          state: the state before the step.
+          inputs: all of a task's inputs, (n, ...), as ``preprocess`` takes them.
+          labels: all of its classes, (n,), integer.
+          batch: which examples to train on, (batch,), integer; behind the first -1
+            for none, where fewer are left.
+
+        Returns:
+          The state after the step and the loss before it.
+        """
+        loss, updates, opt_state = self._update(state, inputs, labels, batch)
+        params = optax.apply_updates(state.params, updates)
+        params, opt_state = sharding.hold((params, opt_state), self._mesh)
+        return TrainState(params, opt_state, state.dropout_key, state.step + 1), loss
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def update_density(
+        self, state: TrainState, inputs: jax.Array, labels: jax.Array, batch: jax.Array
+    ) -> jax.Array:
+        """The share of weights that :meth:`train_step` would move, 0 to 1."""
+        _, updates, _ = self._update(state, inputs, labels, batch)
+        return update_density(updates)
+
+    def example_loss(
+        self, params: nnx.State, example: jax.Array, label: jax.Array
+    ) -> jax.Array:
+        """The cross-entropy of a single example with dropout off."""
+        weights = jnp.ones(1, jnp.float32)
+        return self._loss(params, example[None], label[None], weights, None)
+
+    def accuracy(
+        self,
+        params: nnx.State,
+        inputs: jax.Array,
+        labels: jax.Array,
+        dropout_key: jax.Array | None = None,
+    ) -> Accuracy:
+        """The share of inputs classified correctly.
+
+        Args:
+          params: the model's parameters.
+          inputs: (n, ...), as ``preprocess`` takes them.
+          labels: (n,), integer.
+          dropout_key: to evaluate with dropout left on as well; what precedes the
+            first dropout is computed once for both.
+
+        Returns:
+          The accuracies.
+        """
+        # No method of one trainer: all those of one model share the compilation.
+        of: Accuracy = evaluation.accuracy(
+            self.classifier, params, inputs, labels, dropout_key
+        )
+        return of
+
+    def _loss(
+        self,
+        params: nnx.State,
+        inputs: jax.Array,
+        labels: jax.Array,
+        weights: jax.Array,
+        dropout_key: jax.Array | None,
+    ) -> jax.Array:
+        logits = self.classifier.logits(params, inputs, dropout_key)
+        logits = self.classifier.of_head(logits.astype(jnp.float32), labels)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return (losses * weights).sum()
+
+    def _update(
+        self, state: TrainState, inputs: jax.Array, labels: jax.Array, batch: jax.Array
+    ) -> tuple[jax.Array, optax.Updates, optax.OptState]:
+        key = jax.random.fold_in(state.dropout_key, state.step)
+        present = batch >= 0
+        weights = present.astype(jnp.float32) / present.sum()
+        batch = jnp.where(present, batch, batch[0])  # Nothing of another task's.
+        # Not cut like the inputs, so that no device asks the others for any of these.
+        batch, weights = sharding.hold((batch, weights), self._mesh)
+        examples = inputs[batch], labels[batch]
+
+        def loss_of(params: nnx.State) -> jax.Array:
+            return self._loss(params, *examples, weights, key)
+
+        loss, grads = jax.value_and_grad(loss_of)(state.params)
+        # What line searches ask for beside the loss, at no cost to others.
+        return loss, *self._optimizer.update(
+            grads,
+            state.opt_state,
+            state.params,
+            value=loss,
+            grad=grads,
+            value_fn=loss_of,
+        )

@@ -1,0 +1,96 @@
+"""Two tasks, one after the other, and what CLASSP does at the boundary.
+
+``python -m examples.two_tasks``: JAX and Optax alone, a few seconds.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from classp_jax import classp
+
+FEATURES, HIDDEN, CLASSES, STEPS = 32, 32, 10, 500
+Task = tuple[jax.Array, jax.Array]
+Params = dict[str, jax.Array]
+
+
+def make_tasks(key: jax.Array) -> tuple[Task, Task]:
+    """Ten classes of points, and the same with their features permuted."""
+    of_centres, of_labels, of_noise, of_order = jax.random.split(key, 4)
+    centres = jax.random.normal(of_centres, (CLASSES, FEATURES))
+    labels = jax.random.randint(of_labels, (2000,), 0, CLASSES)
+    points = centres[labels] + jax.random.normal(of_noise, (2000, FEATURES))
+    order = jax.random.permutation(of_order, FEATURES)
+    return (points, labels), (points[:, order], labels)
+
+
+def init(key: jax.Array) -> Params:
+    """A network with one hidden layer."""
+    first, second = jax.random.split(key)
+    return {
+        "hidden": jax.random.normal(first, (FEATURES, HIDDEN)) / FEATURES**0.5,
+        "out": jax.random.normal(second, (HIDDEN, CLASSES)) / HIDDEN**0.5,
+    }
+
+
+def logits_of(params: Params, points: jax.Array) -> jax.Array:
+    """What the network says of points."""
+    return jax.nn.relu(points @ params["hidden"]) @ params["out"]
+
+
+def loss_fn(params: Params, points: jax.Array, labels: jax.Array) -> jax.Array:
+    """The mean cross-entropy."""
+    logits = logits_of(params, points)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def train(
+    optimizer: optax.GradientTransformation,
+    params: Params,
+    opt_state: optax.OptState,
+    task: Task,
+    key: jax.Array,
+) -> tuple[Params, optax.OptState]:
+    """Trains on random batches of a task."""
+    points, labels = task
+    batches = jax.random.randint(key, (STEPS, 32), 0, len(labels))
+
+    def step(so_far, batch):
+        params, opt_state = so_far
+        grads = jax.grad(loss_fn)(params, points[batch], labels[batch])
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), None
+
+    scan = jax.jit(lambda so_far: jax.lax.scan(step, so_far, batches)[0])
+    return scan((params, opt_state))
+
+
+def accuracy(params: Params, task: Task) -> float:
+    """The share of a task's points that are classified correctly."""
+    points, labels = task
+    return float(jnp.mean(jnp.argmax(logits_of(params, points), -1) == labels))
+
+
+def main() -> dict[str, float]:
+    """Learns A, then B, by SGD and by CLASSP; gives what each keeps of A."""
+    a, b = make_tasks(jax.random.key(0))
+    optimizers = {
+        "SGD": (optax.sgd(0.1), optax.sgd(0.1)),
+        # With the decay off CLASSP is SGD that collects |g|. From the boundary on it
+        # divides each weight's step by what was collected; the state goes on as it is.
+        "CLASSP": (classp(0.1, apply_decay=False), classp(0.1)),
+    }
+    kept = {}
+    for name, (before, after) in optimizers.items():
+        params = init(jax.random.key(1))
+        opt_state = before.init(params)
+        params, opt_state = train(before, params, opt_state, a, jax.random.key(2))
+        print(f"{name}: {accuracy(params, a):.0%} on A after A,", end=" ")
+        params, _ = train(after, params, opt_state, b, jax.random.key(3))
+        kept[name] = accuracy(params, a)
+        print(f"{kept[name]:.0%} after B, with {accuracy(params, b):.0%} on B")
+    return kept
+
+
+if __name__ == "__main__":
+    main()

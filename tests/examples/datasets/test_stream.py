@@ -1,0 +1,94 @@
+"""The streams: the tasks that they make of a data set."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from examples.datasets.stream import Stream, benchmarks
+from examples.runner.data import Split, Task
+
+
+def whole(train=80, test=40, seed=0):
+    """A data set that a network learns: a few bright pixels a class."""
+    rng = np.random.default_rng(seed)
+
+    def split(n):
+        labels = (np.arange(n) % 10).astype(np.int32)
+        images = rng.integers(0, 40, (n, 28, 28, 1)).astype(np.uint8)
+        images[np.arange(n), 2 * labels + 4, 9:19] = 255
+        return Split(images, labels)
+
+    return Task(split(train), split(test))
+
+
+def stream(benchmark, scenario=None, tasks=None, **options):
+    of = benchmarks()[benchmark]
+    return Stream(benchmark, scenario or of.scenarios[0], tasks or of.tasks, **options)
+
+
+def test_permuted_mnist_has_the_permutations_of_avalanche():
+    data = whole()
+    tasks = stream("permuted_mnist", seed=3).of(data)
+    assert list(tasks) == [f"task_{i}" for i in range(1, 11)]
+    # PermutedMNIST(10, seed=3) draws one a task from this generator; none is as it was.
+    rng = np.random.RandomState(3)
+    for task in tasks.values():
+        permutation = rng.permutation(784)
+        for moved, split in zip(task, data, strict=True):
+            flat = split.inputs.reshape(len(split.labels), 784)
+            expected = flat[:, permutation].reshape(split.inputs.shape)
+            np.testing.assert_array_equal(moved.inputs, expected)
+            np.testing.assert_array_equal(moved.labels, split.labels)
+            assert moved.inputs.dtype == np.uint8
+
+
+def test_rotated_mnist_has_the_angles_of_avalanche_and_turns_as_pillow_does():
+    data = whole(20, 10)
+    rng = np.random.RandomState(0)
+    for task in stream("rotated_mnist", tasks=5).of(data).values():
+        angle = int(rng.randint(-180, 181))
+        for moved, split in zip(task, data, strict=True):
+            expected = [
+                np.asarray(Image.fromarray(image[..., 0]).rotate(angle))
+                for image in split.inputs
+            ]
+            np.testing.assert_array_equal(moved.inputs[..., 0], expected)
+
+
+@pytest.mark.parametrize("benchmark", ["split_mnist", "split_fashion_mnist"])
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("scenario", ["class", "domain", "task"])
+def test_split_streams(benchmark, scenario, seed):
+    data = whole()
+    of = stream(benchmark, scenario, seed=seed)
+    tasks, seen = of.of(data), []
+    assert len(tasks) == 5
+    for number, task in enumerate(tasks.values()):
+        for part, split in zip(task, data, strict=True):
+            # Whose image it is, by the bright row.
+            classes = (part.inputs[:, ::2, 9, 0] == 255).argmax(1) - 2
+            pair = np.unique(classes)
+            assert len(pair) == 2 and len(part.labels) == len(split.labels) / 5
+            if scenario == "domain":
+                assert set(part.labels) == {0, 1}
+                pairs = zip(classes.tolist(), part.labels.tolist(), strict=True)
+                assert len(set(pairs)) == 2
+            else:
+                np.testing.assert_array_equal(part.labels, classes)
+        if scenario == "task":
+            assert [of.heads[label] for label in pair] == [number, number]
+        seen += pair.tolist()
+    assert sorted(seen) == list(range(10))
+    assert (seen == list(range(10))) == (seed == 0)
+    assert of.outputs == (2 if scenario == "domain" else 10)
+    assert of.chance == (0.1 if scenario == "class" else 0.5)
+    assert (of.heads is None) == (scenario != "task")
+
+
+def test_validation_holds_out_of_the_training_set():
+    data = whole(100, 40)
+    tasks = stream("permuted_mnist", validation=True).of(data)
+    for task in tasks.values():
+        assert (len(task.train.labels), len(task.test.labels)) == (90, 10)
+    first = stream("split_mnist", validation=True).of(data)["task_1"].test
+    assert all(any(np.array_equal(i, j) for j in data.train.inputs) for i in first[0])

@@ -1,0 +1,72 @@
+"""A small experiment on eight devices, of one process or several.
+
+``python -m tests.examples.runner.several_devices FOLDER MESH [HOST:PORT COUNT ID]``
+writes rows, checkpoints and the final weights into a folder.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+
+from examples.methods.ewc import EWC
+from examples.runner import cli, sharding
+from examples.runner.data import Experiment, Task
+from examples.runner.plan import Method, Phase
+from examples.runner.run import Runner
+from tests.examples.helpers import random_split
+from tests.helpers import Network
+
+DEVICES = 8
+COLLECT = Phase({"a": 2}, "classp", dict(learning_rate=0.1, apply_decay=False))
+CLASSP = (COLLECT, Phase({"b": 2}, "classp", dict(learning_rate=0.1)))
+PENALTY = EWC(10.0, examples=20)
+METHODS = {
+    "classp": CLASSP,
+    "ewc": (COLLECT, Phase({"b": 2}, "sgd", dict(learning_rate=0.1), (PENALTY,))),
+}
+
+
+def experiment():
+    # 44 examples in batches of 20: of the last one 4 are left, fewer than devices.
+    tasks = {
+        name: Task(random_split(44, i), random_split(30, 5))
+        for i, name in enumerate("ab")
+    }
+    return Experiment("tiny", Network, lambda x: x / 255 - 0.5, tasks, 20)
+
+
+def train(folder, mesh, seeds=(0, 1), vmap_seeds=1):
+    """Rows of all methods, in the folder; the state that the first seed ends with."""
+    runner = Runner(experiment(), folder, vmap_seeds, mesh=mesh)
+    states = {}
+    for name, phases in METHODS.items():
+        method = Method(name, phases, ("train", "test"))
+        runner.run(name, method, seeds)
+        (outcome,) = runner.train(phases, [seeds[0]])
+        states[name] = outcome.state
+    return states
+
+
+def main():
+    folder, mesh, *processes = sys.argv[1:]
+    count = int(processes[1]) if processes else 1
+    jax.config.update("jax_num_cpu_devices", DEVICES // count)
+    if processes:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    axes = [sharding.axis(text) for text in mesh.split(",")]
+    args = argparse.Namespace(mesh=axes, distributed=processes or None)
+    sharding.LARGE = 1  # So that the small network's weights are cut too.
+    states = train(pathlib.Path(folder), cli.devices(args))
+    weights = sharding.fetch({name: state.params for name, state in states.items()})
+    if sharding.is_first_process():
+        leaves = jax.tree.leaves(weights)
+        np.savez(f"{folder}/weights.npz", **{str(i): x for i, x in enumerate(leaves)})
+    print(json.dumps([jax.process_count(), jax.device_count()]))
+
+
+if __name__ == "__main__":
+    main()

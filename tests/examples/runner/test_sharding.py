@@ -1,0 +1,132 @@
+"""Training on eight devices, of one process and of two."""
+
+import contextlib
+import pathlib
+import socket
+import subprocess
+import sys
+
+import chex
+import jax
+import numpy as np
+import optax
+import pytest
+
+import classp_jax
+from examples.runner import rows, sharding
+from examples.runner.trainer import Trainer
+from examples.vision.__main__ import main
+from tests.examples.helpers import random_split
+from tests.examples.runner.several_devices import train
+from tests.helpers import Network
+
+ROOT = pathlib.Path(__file__).parents[3]
+
+
+def make_mesh(text):
+    return sharding.make_mesh([sharding.axis(axis) for axis in text.split(",")])
+
+
+def accuracies(folder):
+    return {
+        (row["method"], row["seed"]): [result["accuracy"] for result in row["results"]]
+        for row in rows.read(folder / "rows.jsonl")
+    }
+
+
+def test_a_batch_is_cut_among_the_devices():
+    trainer = Trainer(
+        Network, classp_jax.classp(0.1), lambda x: x / 255, make_mesh("data=8")
+    )
+    data = jax.device_put(random_split(44, 0))
+    step = jax.jit(trainer.train_step).lower(trainer.init(0), *data, np.arange(16))
+    assert "all-reduce(" in step.compile().as_text()  # Of the gradient.
+
+
+@pytest.fixture(scope="module")
+def on_one_device(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    return jax.device_get([s.params for s in train(folder, None).values()]), folder
+
+
+@pytest.mark.parametrize(
+    ("text", "vmap_seeds"),
+    [
+        # Of two processes below, too.
+        pytest.param("data=8", 1, marks=pytest.mark.slow),
+        ("data=4,model=2", 2),
+    ],
+)
+def test_a_mesh_trains_as_one_device_does(
+    on_one_device, text, vmap_seeds, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sharding, "LARGE", 1)
+    mesh = make_mesh(text)
+    states = train(tmp_path, mesh, vmap_seeds=vmap_seeds)
+    params, folder = on_one_device
+    actual = sharding.fetch([state.params for state in states.values()])
+    chex.assert_trees_all_close(actual, params, rtol=1e-5, atol=1e-6)
+    assert accuracies(tmp_path) == accuracies(folder)
+    for row in rows.read(tmp_path / "rows.jsonl"):
+        assert row["results"][-1]["device"].endswith("as 8 devices")
+
+    # The sum lies where the weights do, and both where they were put.
+    state = states["classp"]
+    grad_sum = optax.tree.get(state.opt_state, "grad_sum")
+    for x in jax.tree.leaves((state.params, grad_sum)):
+        assert x.sharding.is_equivalent_to(sharding.of_shape(mesh, x.shape), x.ndim)
+    kernel = jax.tree.leaves(state.params["hidden"]["kernel"])[0]
+    cut = 8 // mesh.shape["model"]  # Of the hidden layer's eight units.
+    assert kernel.addressable_shards[0].data.shape == (6, cut)
+
+
+@pytest.mark.parametrize(
+    "text", ["data=8", pytest.param("model=8", marks=pytest.mark.slow)]
+)
+def test_two_processes_train_as_one_does(text, tmp_path):
+    command = [sys.executable, "-m", "tests.examples.runner.several_devices"]
+    with contextlib.closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    one, two = tmp_path / "one", tmp_path / "two"
+    runs = [[one, text], *([two, text, address, "2", str(i)] for i in range(2))]
+    processes = [
+        subprocess.Popen(
+            [*command, *map(str, run)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for run in runs
+    ]
+    ends = [process.communicate(timeout=300) for process in processes]
+    for process, (_, err) in zip(processes, ends, strict=True):
+        assert process.returncode == 0, err
+    assert [out.split("\n")[-2] for out, _ in ends] == ["[1, 8]", "[2, 8]", "[2, 8]"]
+    with np.load(one / "weights.npz") as expected, np.load(two / "weights.npz") as got:
+        assert len(got.files) == len(expected.files) > 0
+        for name in expected:
+            np.testing.assert_allclose(got[name], expected[name], rtol=1e-5, atol=1e-6)
+    assert accuracies(one) == accuracies(two)
+    assert len(rows.read(two / "rows.jsonl")) == 4  # Each once, not once a process.
+    assert ends[2][1].count("step/s") == 0  # One progress bar.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mesh", "data=3"], "data=3 makes 3 devices, of 8 there are"),
+        (["--mesh", "data=2", "data=4"], "an axis is named twice: data=2 data=4"),
+        (["--mesh", "rows=8"], "must be data=N or model=N, N from 1 on, got rows=8"),
+        (["--mesh", "data=0"], "must be data=N or model=N, N from 1 on, got data=0"),
+        (["--distributed", "here:1"], "takes HOST:PORT, COUNT and ID, or none"),
+        (["--distributed", "here:1", "two", "0"], "--distributed: invalid literal"),
+        (["--distributed", "here:1", "two", "0"], "'two'"),
+        (["--distributed", "here:1", "2", "0"], "must be called before any JAX calls"),
+    ],
+)
+def test_a_mesh_that_cannot_be(options, message, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([*options, "--out", str(tmp_path)])
+    assert message in capsys.readouterr().err
