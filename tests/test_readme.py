@@ -61,3 +61,15 @@ def test_tests_named_are_there():
     code = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     assert len(named) > 40
     assert not {name for name in named if f"def {name}(" not in code}
+
+
+def test_the_tree_that_is_drawn_is_there():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    (tree,) = re.findall(r"```\n(classp_jax/.*?)```", page, re.DOTALL)
+    folder = ROOT
+    for line in tree.splitlines():
+        indent, names = re.match(r"( *)((?:[\w.]+(?:/|\.py) ?)+)", line).groups()
+        parent = folder if indent else ROOT
+        for name in names.split():
+            assert (parent / name).exists(), name
+        folder = parent if indent else ROOT / names.split()[0]
