@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import classp_jax
 from classp_jax import baselines
 from examples.methods.ewc import EWC
 from examples.runner import batches, checkpoints, rows, side_by_side
@@ -215,7 +214,7 @@ def test_a_fisher_is_not_taken_again(tmp_path, monkeypatch):
         taken.append(None)
         return fisher_diagonal(*arguments, **options)
 
-    monkeypatch.setattr(classp_jax, "fisher_diagonal", counted)
+    monkeypatch.setattr(baselines, "fisher_diagonal", counted)
     runner.run("ewc", ewc, small_run.SEEDS)
     assert len(taken) == 1  # The second seed's.
     assert_same_rows(folder, expected)

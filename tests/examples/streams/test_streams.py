@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-import classp_jax
+from classp_jax import metrics
 from examples.datasets.stream import benchmarks
 from examples.datasets.tfds import DatasetError
 from examples.runner import rows, side_by_side
@@ -102,7 +102,7 @@ def test_one_command_makes_rows_a_table_and_figures(tiny, tmp_path, monkeypatch)
         cells = [cell.strip(" *") for cell in line.split("|")[2:]]
         for name, cell in zip(MEASURES, cells, strict=False):
             if sequential or name == "average_accuracy":
-                expected = getattr(classp_jax, name)(
+                expected = getattr(metrics, name)(
                     matrix if sequential else np.repeat(matrix, 2, 0)
                 )
                 assert cell == f"{float(expected):.1f}"
