@@ -351,7 +351,8 @@ def test_map_params_refuses_what_belongs_to_the_whole_tensor():
     def spec_of(s, spec):
         return s.partition_specs(spec) if is_factored(s) else spec
 
-    with pytest.raises(ValueError, match="FactoredSum"):
+    # JAX 0.5.3 doesn't say of which one.
+    with pytest.raises(ValueError, match="FactoredSum|Expected named tuple"):
         optax.tree.map_params(optimizer, lambda s, spec: spec, abstract_state, specs)
     mapped = optax.tree.map_params(
         optimizer, spec_of, abstract_state, specs, is_leaf=is_factored
