@@ -29,7 +29,9 @@ def test_python_snippets_run_as_written(tmp_path, monkeypatch):
         exec(snippet, namespace)
 
 
-@pytest.mark.parametrize("result", ["demo.md", "train_step.md", "verify.txt"])
+@pytest.mark.parametrize(
+    "result", ["demo/demo.md", "speed/train_step.md", "verify.txt"]
+)
 def test_tables_are_the_committed_results(result):
     assert (ROOT / "results" / result).read_text().strip() in README
 

@@ -209,7 +209,7 @@ COMMITTED = [
 
 
 @pytest.mark.parametrize(
-    "folder", COMMITTED, ids=lambda path: "-".join(path.parts[-2:])
+    "folder", COMMITTED, ids=lambda path: "-".join(path.parts[-3:])
 )
 def test_committed_tables_are_those_of_the_committed_rows(folder):
     compared, found = report.read(folder)
