@@ -30,7 +30,7 @@ def test_python_snippets_run_as_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "result", ["demo/demo.md", "speed/train_step.md", "verify.txt"]
+    "result", ["demo/demo.md", "speed/train_step.md", "verify/verify.txt"]
 )
 def test_tables_are_the_committed_results(result):
     assert (ROOT / "results" / result).read_text().strip() in README
