@@ -119,10 +119,15 @@ def pages_by_folder(root: pathlib.Path) -> dict[pathlib.Path, list[pathlib.Path]
 
 def targets(page: pathlib.Path) -> list[pathlib.Path]:
     """The files to which a page's links lead, and those that it shows or includes."""
-    links = re.findall(
-        r"\]\((?!https?:)([^)#]+)[)#]|^```\{include\} (\S+)", page.read_text(), re.M
+    return links(page.parent, page.read_text())
+
+
+def links(folder: pathlib.Path, text: str) -> list[pathlib.Path]:
+    """The same of a text, which lies in a folder."""
+    found = re.findall(
+        r"\]\((?!https?:)([^)#]+)[)#]|^```\{include\} (\S+)", text, re.MULTILINE
     )
-    return [(page.parent / (link or included)).resolve() for link, included in links]
+    return [(folder / (link or included)).resolve() for link, included in found]
 
 
 def _what(folder: pathlib.Path, settings: dict[str, object]) -> str:
