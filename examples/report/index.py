@@ -79,7 +79,7 @@ def index(root: pathlib.Path) -> str:
         if (folder / "rows.jsonl").exists():
             of_folder = rows.read(folder / "rows.jsonl")
             count, what = f"{len(of_folder)}", _what(folder, of_folder[0]["settings"])
-            commands: tuple[str, ...] = (_report(folder),)
+            commands: tuple[str, ...] = (report(folder),)
         else:
             count, (what, commands) = "\N{EN DASH}", WITHOUT_ROWS[name]
         links = [
@@ -142,8 +142,8 @@ def _what(folder: pathlib.Path, settings: dict[str, object]) -> str:
     return ", ".join([title, *otherwise, *unsaid])
 
 
-def _report(folder: pathlib.Path) -> str:
-    """The last of the commands that a folder's table names, which made it."""
+def report(folder: pathlib.Path) -> str:
+    """The last of the commands that a folder's table names, which makes it."""
     commands = re.findall(
         r"^python -m .*\.report .*$", (folder / "table.md").read_text(), re.M
     )

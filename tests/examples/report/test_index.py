@@ -1,8 +1,41 @@
-"""The index of the results: what is committed, and where it is shown."""
+"""The committed results: made by the commands that they name, and shown on a page."""
+
+import importlib
+import shutil
+
+import pytest
 
 from examples.report import index
 
 RESULTS = index.ROOT / "results"
+# The text's fronts are on no page, and the samples are drawn of the data.
+NOT_BOTH = {"fronts.png", "samples.png"}
+WITH_ROWS = [
+    path.parent.relative_to(index.ROOT) for path in sorted(RESULTS.rglob("rows.jsonl"))
+]
+
+
+@pytest.mark.parametrize("folder", WITH_ROWS, ids=lambda path: "-".join(path.parts[1:]))
+def test_committed_tables_are_what_their_command_makes(folder, tmp_path, monkeypatch):
+    committed = index.ROOT / folder
+    (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(committed / "rows.jsonl", tmp_path / folder)
+    _, _, module, *arguments = index.report(committed).split()
+    monkeypatch.chdir(tmp_path)
+    importlib.import_module(module).main(arguments)
+    made, there = (
+        {path.name for path in of.iterdir()} - NOT_BOTH for of in (folder, committed)
+    )
+    assert made == there
+    for path in folder.glob("*.md"):
+        assert path.read_text() == (committed / path.name).read_text()
+
+
+def test_the_tables_of_test_sets_are_included_in_a_page():
+    page = (index.ROOT / "docs" / "benchmarks.md").read_text()
+    for folder in WITH_ROWS:
+        if folder.name == "test":
+            assert f"{{include}} ../{folder}/table.md\n:start-line: 2\n" in page
 
 
 def test_the_committed_index_is_what_the_command_makes():

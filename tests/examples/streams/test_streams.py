@@ -1,6 +1,5 @@
 import collections
 import json
-import pathlib
 import re
 
 import numpy as np
@@ -23,7 +22,6 @@ from tests.examples.helpers import (
     assert_sigterm_saves,
 )
 
-ROOT = pathlib.Path(__file__).parents[3]
 MEASURES = ("average_accuracy", "backward_transfer", "forgetting")
 
 
@@ -199,28 +197,6 @@ def test_published_numbers_are_those_of_the_scenario(of, lines):
     table = tables.published_table(stream(*of))
     assert bool(table) == bool(lines)
     assert all(line in table for line in lines)
-
-
-COMMITTED = [
-    path.parent
-    for path in sorted((ROOT / "results").rglob("rows.jsonl"))
-    if '"experiment": "streams"' in path.read_text()[:1000]
-]
-
-
-@pytest.mark.parametrize(
-    "folder", COMMITTED, ids=lambda path: "-".join(path.parts[-3:])
-)
-def test_committed_tables_are_those_of_the_committed_rows(folder):
-    compared, found = report.read(folder)
-    table = tables.stream_table(compared, found)
-    page = (folder / "table.md").read_text()
-    assert page.startswith(f"# {compared.title}\n\n{table}\n")
-    if folder.name != "validation":
-        included = (
-            f"{{include}} ../{folder.relative_to(ROOT)}/table.md\n:start-line: 2\n"
-        )
-        assert included in (ROOT / "docs" / "benchmarks.md").read_text()
 
 
 def test_settings_are_chosen_on_another_stream(tiny, tmp_path):
