@@ -1,4 +1,7 @@
-"""The pages say the truth: snippets run, tables and figures are the results'."""
+"""The pages say the truth: snippets run, links lead somewhere, what is named is there.
+
+What they say of the results is in test_pages.py.
+"""
 
 import pathlib
 import re
@@ -29,17 +32,11 @@ def test_python_snippets_run_as_written(tmp_path, monkeypatch):
         exec(snippet, namespace)
 
 
-@pytest.mark.parametrize("result", ["demo.md", "train_step.md", "verify.txt"])
+@pytest.mark.parametrize(
+    "result", ["demo/demo.md", "speed/train_step.md", "verify/verify.txt"]
+)
 def test_tables_are_the_committed_results(result):
     assert (ROOT / "results" / result).read_text().strip() in README
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_means_and_deviations_are_in_the_committed_results(page):
-    # The paper's have two digits behind the point, ours one.
-    figures = set(re.findall(r"(?<![\d.])\d+\.\d ± \d+\.\d(?!\d)", page.read_text()))
-    results = "".join(path.read_text() for path in (ROOT / "results").rglob("*.md"))
-    assert not {figure for figure in figures if figure not in results}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

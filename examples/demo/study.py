@@ -18,7 +18,7 @@ class Compared(NamedTuple):
     hyperparameters: dict[str, Any]
 
 
-# Each learning rate is the best of its neighbours: results/demo_sweep/demo.md.
+# Each learning rate is the best of its neighbours: results/demo/sweep/demo.md.
 METHODS = {
     "sgd": Compared(plain.SGD, dict(learning_rate=0.1)),
     "adam": Compared(plain.ADAM, dict(learning_rate=0.0005)),

@@ -15,7 +15,8 @@ _FIRST = ("classp", "plain", "ewc", "synaptic_intelligence", "replay", "joint")
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 ADAPTIVE_RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)
 # Of the SGD that penalties are added to: between the best of SGD alone, whose choice is
-# how little it moves, and that of CLASSP (results/permuted_mnist/validation).
+# how little it moves, and that of CLASSP, in
+# results/streams/permuted_mnist/domain-mlp/validation.
 RATE = 0.05
 # The best of SGD alone on domain-incremental Split MNIST, and on Rotated MNIST; the
 # strengths are scaled, as what a penalty does is of the order of rate times strength.

@@ -195,7 +195,13 @@ def along_training(lines: Lines, not_drawn: list[str], caption: str) -> list[str
 
 
 def provenance(
-    study: Study, found: Found, left_out: int, folder: pathlib.Path, options: str = ""
+    study: Study,
+    found: Found,
+    left_out: int,
+    folder: pathlib.Path,
+    options: str = "",
+    *,
+    figures: bool = True,
 ) -> list[str]:
     """The commands, devices and versions behind the tables; no machine's paths.
 
@@ -205,6 +211,7 @@ def provenance(
       left_out: how many other rows there are.
       folder: where they are.
       options: of the command, further ones.
+      figures: whether there are any.
 
     Returns:
       Paragraphs of Markdown.
@@ -235,7 +242,8 @@ def provenance(
         f" --seeds {count}{options} --out {out}"
         for count, of_count in sorted(names.items())
     ]
-    commands.append(f"python -m examples.{study.experiment}.report {out}")
+    report = f"python -m examples.{study.experiment}.report {out}"
+    commands.append(report + " --no-figures" * (not figures))
     made_on = collections.Counter(
         ", ".join([part["device"], *(f"{k} {v}" for k, v in part["versions"].items())])
         for row in of_rows

@@ -208,6 +208,9 @@ def of_report(study: Study, description: str) -> argparse.ArgumentParser:
         help="draw the figures from the accuracies with dropout left on, as files"
         " named *_with_dropout.png",
     )
+    parser.add_argument(
+        "--no-figures", dest="figures", action="store_false", help="make tables alone"
+    )
     return parser
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from examples.report import figures, page, tables
+from examples.report import page, tables
+from examples.report.figures import save_fronts
 from examples.report.measures import Rows, curve
 from examples.report.style import Lines, accuracy_label, legend_below, styles
 from examples.report.table import cell, table
@@ -34,7 +35,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = arguments.of_report(STUDY, what)
     args = parser.parse_args(argv)
     try:
-        write(args.folder, with_dropout=args.evaluate_with_dropout)
+        write(
+            args.folder,
+            with_dropout=args.evaluate_with_dropout,
+            figures=args.figures,
+        )
     except (OSError, ValueError) as error:
         parser.error(str(error))
 
@@ -45,6 +50,7 @@ def write(
     *,
     with_dropout: bool = False,
     methods: Iterable[str] | None = None,
+    figures: bool = True,
 ) -> None:
     """Writes the tables and figures, and prints where.
 
@@ -53,6 +59,7 @@ def write(
       settings: of the rows to show; by default those that most rows have.
       with_dropout: whether the figures show accuracies with dropout left on.
       methods: those whose lines of the tables are printed; by default all.
+      figures: whether to draw any.
 
     Raises:
       ValueError: there are no rows, or something else.
@@ -60,7 +67,7 @@ def write(
     found, left_out = page.read(STUDY, folder / "rows.jsonl", settings)
     names = [best(STUDY, f, found) for f in STUDY.fronts if found.keys() & f.methods]
     names += ["classp", "sgd", "adam", "ewc_paper", *STUDY.groups["paper"]]
-    lines, not_drawn = page.training_lines(STUDY, found, names)
+    lines, not_drawn = page.training_lines(STUDY, found, names * figures)
     of_rows = next(iter(found.values()))[0]["settings"]
     sections = [
         *page.sections(STUDY, found),
@@ -84,15 +91,19 @@ def write(
             " IMDB, both from the training sets, while IMDB is learned, a line a seed;"
             " equal_accuracy.png the one against the other.",
         ),
-        *page.provenance(STUDY, found, left_out, folder, _options(of_rows)),
+        *page.provenance(
+            STUDY, found, left_out, folder, _options(of_rows), figures=figures
+        ),
     ]
     (folder / "table.md").write_text("\n\n".join(sections) + "\n")
 
     def file(name: str) -> pathlib.Path:
         return folder / f"{name}{'_with_dropout' * with_dropout}.png"
 
-    figures.save_fronts(STUDY, found, file("fronts"), with_dropout=with_dropout)
-    files = [folder / "rows.jsonl", folder / "table.md", file("fronts")]
+    files = [folder / "rows.jsonl", folder / "table.md"]
+    if figures:
+        save_fronts(STUDY, found, file("fronts"), with_dropout=with_dropout)
+        files.append(file("fronts"))
     if lines:
         save_forgetting(lines, file("forgetting"), with_dropout=with_dropout)
         save_equal_accuracy(lines, file("equal_accuracy"), with_dropout=with_dropout)
@@ -139,11 +150,15 @@ def equal_accuracy_table(found: Found) -> str:
         return cell(reached, 1) + count
 
     lines = [
-        [STUDY.methods[name].title, *(at(of_method, level) for level in LEVELS)]
+        [
+            STUDY.methods[name].title,
+            *(at(of_method, level) for level in LEVELS),
+            f"{len(of_method)}",
+        ]
         for name, of_method in found.items()
         if len(of_method[0]["results"]) > 1
     ]
-    return table(["method", *(f"IMDB {level}%" for level in LEVELS)], lines)
+    return table(["method", *(f"IMDB {level}%" for level in LEVELS), "seeds"], lines)
 
 
 def epochs_table(found: Found) -> str:

@@ -19,7 +19,7 @@ from examples.streams.study import study
 _CURVE = ("test", 500)
 _DEFAULT = "permuted_mnist"
 _BATCH_SIZE = 64
-# Their settings were chosen on Permuted MNIST (results/permuted_mnist/validation).
+# Their settings were chosen in results/streams/permuted_mnist/domain-mlp/validation.
 _METHODS = ["classp_0.1", "sgd_0.02", "ewc_online_30"]
 
 

@@ -23,12 +23,16 @@ def main(argv: list[str] | None = None) -> None:
     stream = Stream("permuted_mnist", "domain", 10)
     parser = arguments.of_report(
         study(stream, 1, 64),
-        "Makes table.md, matrices.png and curves.png of the rows that `python -m"
-        " examples.streams` wrote.",
+        "Makes table.md and, but for --validation, matrices.png and curves.png of the"
+        " rows that `python -m examples.streams` wrote.",
     )
     args = parser.parse_args(argv)
     try:
-        write(args.folder, with_dropout=args.evaluate_with_dropout)
+        write(
+            args.folder,
+            with_dropout=args.evaluate_with_dropout,
+            figures=args.figures,
+        )
     except (OSError, ValueError) as error:
         parser.error(str(error))
 
@@ -57,6 +61,7 @@ def write(
     *,
     with_dropout: bool = False,
     methods: Iterable[str] | None = None,
+    figures: bool = True,
 ) -> None:
     """Writes the table and figures, and prints where.
 
@@ -65,6 +70,7 @@ def write(
       settings: of the rows to show; by default those that most have.
       with_dropout: whether the figures show accuracies with dropout left on.
       methods: those whose lines of the table are printed; by default all.
+      figures: whether to draw any; of a validation stream there are none.
 
     Raises:
       ValueError: there are no rows, or something else.
@@ -88,7 +94,7 @@ def write(
         " stored images, at most. Seconds: the median of a seed's training, the first"
         " one's with compilation. Bold: the best of a method's settings.",
         *_published(stream),
-        *page.provenance(compared, found, left_out, folder, options),
+        *page.provenance(compared, found, left_out, folder, options, figures=figures),
     ]
     (folder / "table.md").write_text("\n\n".join(sections) + "\n")
     lines = {
@@ -101,7 +107,7 @@ def write(
         and not all(fate(compared, row) for row in found[name])
     }
     files = [folder / "rows.jsonl", folder / "table.md"]
-    if lines:
+    if lines and figures and not stream.validation:
         suffix = "_with_dropout" * with_dropout
         for name, save in FIGURES.items():
             path = folder / f"{name}{suffix}.png"

@@ -7,7 +7,8 @@ from typing import Any
 
 from examples.datasets import mnist
 from examples.datasets.tfds import DatasetError
-from examples.report import figures, page, tables
+from examples.report import page, tables
+from examples.report.figures import save_fronts
 from examples.report.style import Lines
 from examples.report.tables import Found, best
 from examples.runner import arguments
@@ -15,7 +16,13 @@ from examples.vision.ablation import ABLATION
 from examples.vision.figures import save_ablation, save_samples, save_training
 from examples.vision.fronts import FRONTS
 from examples.vision.study import STUDY
-from examples.vision.tables import ablation_table, of_common_seeds
+from examples.vision.tables import (
+    SUMMARY,
+    ablation_table,
+    of_common_seeds,
+    summary_table,
+    threshold_table,
+)
 
 _LINES = (
     *("classp", "classp_equation1", "sgd", "ewc_paper"),
@@ -29,7 +36,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = _parser()
     args = parser.parse_args(argv)
     try:
-        write(args.folder, with_dropout=args.evaluate_with_dropout)
+        write(
+            args.folder,
+            with_dropout=args.evaluate_with_dropout,
+            figures=args.figures,
+        )
         if args.data_dir:
             save_samples(mnist.load(args.data_dir), args.folder / "samples.png")
     except (DatasetError, OSError, ValueError) as error:
@@ -42,6 +53,7 @@ def write(
     *,
     with_dropout: bool = False,
     methods: Iterable[str] | None = None,
+    figures: bool = True,
 ) -> None:
     """Writes the tables and figures, and prints where.
 
@@ -50,12 +62,13 @@ def write(
       settings: of the rows to show; by default those that most rows have.
       with_dropout: whether the figures show accuracies with dropout left on.
       methods: those whose lines of the tables are printed; by default all.
+      figures: whether to draw any.
 
     Raises:
       ValueError: there are no rows, or something else.
     """
     found, left_out = page.read(STUDY, folder / "rows.jsonl", settings)
-    lines, not_drawn = page.training_lines(STUDY, found, _names(found))
+    lines, not_drawn = page.training_lines(STUDY, found, _names(found) * figures)
     caption = (
         "training.png shows accuracies on the first 1,000 images of each test set, the"
         " mean over the seeds and a deviation to both sides."
@@ -63,15 +76,14 @@ def write(
     sections = [
         *page.sections(STUDY, found),
         *page.along_training(lines, not_drawn, caption),
-        *page.provenance(STUDY, found, left_out, folder),
+        *page.provenance(STUDY, found, left_out, folder, figures=figures),
     ]
     (folder / "table.md").write_text("\n\n".join(sections) + "\n")
-    figures_of = _write_figures(found, lines, folder, with_dropout)
+    files = [folder / "rows.jsonl", folder / "table.md", *_write_tables(found, folder)]
+    if figures:
+        files += _write_figures(found, lines, folder, with_dropout)
     shown = page.of_methods(found, methods)
-    page.announce(
-        [*tables.of_run(STUDY, shown), ablation_table(shown)],
-        [folder / "rows.jsonl", folder / "table.md", *figures_of],
-    )
+    page.announce([*tables.of_run(STUDY, shown), ablation_table(shown)], files)
 
 
 def _names(found: Found) -> list[str]:
@@ -85,6 +97,27 @@ def _names(found: Found) -> list[str]:
     return [*bests, *_LINES]
 
 
+def _write_tables(found: Found, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Gives the files written, beside the page."""
+    written = []
+    if found.keys() >= set(SUMMARY):
+        written.append(folder / "summary.md")
+        written[-1].write_text(f"{summary_table(found)}\n")
+    if _ablated(found):
+        paired = of_common_seeds(found)
+        written.append(folder / "ablation.md")
+        written[-1].write_text(
+            f"{ablation_table(paired)}\n\n"
+            "Thresholds in the same unit on the same task are of the same seeds, if"
+            " there are any that all of them have. Accuracies on the test sets, dropout"
+            " off, %; updated: the share of weights that a step moves, unassigned: of"
+            " those that no gradient was collected for, %.\n\n"
+            "## Thresholds of θ·mean(g²), MNIST / Fashion-MNIST\n\n"
+            f"{threshold_table(paired)}\n"
+        )
+    return written
+
+
 def _write_figures(
     found: Found, lines: Lines, folder: pathlib.Path, with_dropout: bool
 ) -> list[pathlib.Path]:
@@ -93,30 +126,16 @@ def _write_figures(
     def file(name: str) -> pathlib.Path:
         return folder / f"{name}{'_with_dropout' * with_dropout}.png"
 
-    figures.save_fronts(STUDY, found, file("fronts"), with_dropout=with_dropout)
+    save_fronts(STUDY, found, file("fronts"), with_dropout=with_dropout)
     written = [file("fronts")]
     if lines:
         save_training(lines, file("training"), with_dropout=with_dropout)
         written.append(file("training"))
     if _ablated(found):
-        _write_ablation(found, folder / "ablation.md", file("ablation"), with_dropout)
-        written += [folder / "ablation.md", file("ablation")]
+        points = [(ABLATION[name], of) for name, of in of_common_seeds(found).items()]
+        save_ablation(points, file("ablation"), with_dropout=with_dropout)
+        written.append(file("ablation"))
     return written
-
-
-def _write_ablation(
-    found: Found, text: pathlib.Path, picture: pathlib.Path, with_dropout: bool
-) -> None:
-    paired = of_common_seeds(found)
-    text.write_text(
-        f"{ablation_table(paired)}\n\n"
-        "Thresholds in the same unit on the same task are of the same seeds, if there"
-        " are any that all of them have. Accuracies on the test sets, dropout off, %;"
-        " updated: the share of weights that a step moves, unassigned: of those that no"
-        " gradient was collected for, %.\n"
-    )
-    points_drawn = [(ABLATION[name], of_point) for name, of_point in paired.items()]
-    save_ablation(points_drawn, picture, with_dropout=with_dropout)
 
 
 def _ablated(found: Found) -> bool:
@@ -126,9 +145,9 @@ def _ablated(found: Found) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     what = (
-        "Makes table.md, fronts.png and training.png, and of the ablation's rows"
-        " ablation.md and ablation.png, from the rows that `python -m examples.vision`"
-        " wrote."
+        "Makes table.md, fronts.png and training.png, of the ablation's rows"
+        " ablation.md and ablation.png, and summary.md where all of its methods were"
+        " run, from the rows that `python -m examples.vision` wrote."
     )
     parser = arguments.of_report(STUDY, what)
     parser.add_argument(

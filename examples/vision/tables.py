@@ -1,4 +1,4 @@
-"""The vision experiment's own table: of its ablation."""
+"""The vision experiment's own tables: of its ablation, and a summary."""
 
 import itertools
 import math
@@ -10,6 +10,72 @@ from examples.report.tables import Found, of_tasks, seeds
 from examples.vision.ablation import ABLATION
 from examples.vision.phases import TASKS
 from examples.vision.study import STUDY
+
+SUMMARY = (
+    "classp_rate_0.2",
+    "classp_second_relative_10",
+    "classp_second_0.0001",
+    "classp_factored_rate_0.2",
+    "classp_factored_second_relative_10",
+    "ewc_1000",
+    "ewc_10000",
+    "ewc_rate_0.05_1000",
+    "replay_0.01",
+    "replay_0.001",
+    "adam_rate_0.0001",
+    "adagrad_rate_0.002",
+    "sgd_rate_0.005",
+    "joint",
+)
+"""The methods of :func:`summary_table`."""
+_PIVOT = (0.1, 1, 3, 10)  # The thresholds of the second table, in units of mean(g²).
+
+
+def summary_table(found: Found) -> str:
+    """What some of the methods keep, learn and cost.
+
+    Args:
+      found: the rows, those of :data:`SUMMARY` among them.
+
+    Returns:
+      The table, accuracies on the test sets.
+    """
+    lines = [
+        [
+            STUDY.methods[name].title,
+            *of_tasks(STUDY, accuracy, found[name], 1),
+            f"{found[name][0]['results'][-1]['bytes_per_weight']:.2g}",
+            seeds(STUDY, found[name]),
+        ]
+        for name in SUMMARY
+    ]
+    header = ["method", *TASKS.values(), "bytes a weight", "seeds"]
+    return table(header, lines)
+
+
+def threshold_table(found: Found) -> str:
+    """The ablation's relative thresholds: by task and sum, and by their values.
+
+    Args:
+      found: the rows, from :func:`of_common_seeds`.
+
+    Returns:
+      The table, both test sets' accuracies a cell, an en dash where there are no rows.
+    """
+    titles = {"first": "the first task", "both": "both", "second": "the second task"}
+    lines = []
+    for where, title in titles.items():
+        for all_ in (True, False):
+            points = {
+                ABLATION[name].threshold: " / ".join(of_tasks(STUDY, accuracy, rows, 1))
+                for name, rows in found.items()
+                if ABLATION[name][:3] == (where, True, all_)
+            }
+            cells = [points.get(value, "\N{EN DASH}") for value in _PIVOT]
+            sums = "all gradients" if all_ else "those that pass"
+            lines.append([title, sums, *cells])
+    header = ["θ on", "the sum is of", *(f"θ {value:g}" for value in _PIVOT)]
+    return table(header, lines)
 
 
 def ablation_table(found: Found) -> str:

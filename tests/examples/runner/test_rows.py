@@ -72,14 +72,14 @@ def test_rows_come_back_in_their_order(file):
 @pytest.mark.parametrize(
     ("study", "folders"),
     [
-        (STUDY, ["vision"]),
-        (TEXTS, ["sentiment", "sentiment_released", "sentiment_words"]),
+        (STUDY, ["vision/float32", "vision/bfloat16"]),
+        (TEXTS, ["text/named", "text/released", "text/words", "text/bfloat16"]),
     ],
     ids=lambda value: getattr(value, "experiment", ""),
 )
 def test_committed_rows_are_still_those_of_a_method(study, folders):
     for folder in folders:
-        committed = rows.read(ROOT / "results" / folder / "rows.jsonl")
+        committed = rows.read(ROOT / "results/paper" / folder / "rows.jsonl")
         assert committed
         settings = {json.dumps(row["settings"]): row["settings"] for row in committed}
         found = [
@@ -218,5 +218,5 @@ def test_a_full_disk_leaves_the_rows_as_they_were(file):
 
 
 def test_committed_rows_are_rows():
-    for file in (ROOT / "results").glob("*/rows.jsonl"):
+    for file in (ROOT / "results").rglob("rows.jsonl"):
         assert rows.read(file)

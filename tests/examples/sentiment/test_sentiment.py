@@ -168,7 +168,7 @@ def test_equal_accuracy_is_read_off_where_it_is_first_reached():
     reached = [report.at_equal_accuracy(other, level) for level in report.LEVELS]
     np.testing.assert_allclose(reached, [99, 62, np.nan, np.nan])
     table = report.equal_accuracy_table({"sgd": [one, other]})
-    assert "| SGD | 91.1 ± 11.2 | 68.5 ± 9.2 | 68.3 (1) | 65.0 (1) |" in table
+    assert "| SGD | 91.1 ± 11.2 | 68.5 ± 9.2 | 68.3 (1) | 65.0 (1) | 2 |" in table
 
 
 def test_epochs_table_says_who_never_got_there():

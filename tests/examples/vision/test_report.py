@@ -6,7 +6,12 @@ import pytest
 from examples.runner.data import Split, Task
 from examples.vision import figures
 from examples.vision.report import main
-from examples.vision.tables import ablation_table, of_common_seeds
+from examples.vision.tables import (
+    SUMMARY,
+    ablation_table,
+    of_common_seeds,
+    threshold_table,
+)
 from tests.examples.report.made import SETTINGS, TASKS, lines_of, row
 
 
@@ -101,6 +106,35 @@ def test_the_command_names_the_dtype(folder):
     path = folder(row("sgd", 0, settings=SETTINGS | {"dtype": "bfloat16"}))
     main([str(path)])
     assert " --dtype bfloat16 --out " in (path / "table.md").read_text()
+
+
+def test_tables_alone_are_made_where_no_figures_are_wanted(folder):
+    names = ["ewc_10", "ewc_100", "threshold_first_relative_all_1"]
+    path = folder(*map(row, names))
+    main([str(path), "--no-figures"])
+    written = {file.name for file in path.iterdir()}
+    assert written == {"rows.jsonl", "table.md", "ablation.md"}
+    text = (path / "table.md").read_text()
+    assert f"examples.vision.report {path.name} --no-figures\n" in text
+    assert ".png" not in text
+
+
+def test_the_summary_is_of_some_methods_and_made_where_all_were_run(folder):
+    path = folder(*map(row, SUMMARY))
+    main([str(path), "--no-figures"])
+    lines = lines_of((path / "summary.md").read_text())
+    assert [line[1:] for line in lines] == [["90.0", "80.0", "8", "1"]] * len(SUMMARY)
+    assert lines[0][0] == "CLASSP, α 0.2"
+
+
+def test_thresholds_are_shown_by_task_and_sum():
+    one = row("threshold_both_relative_masked_3", final=(0.7, 0.6))
+    found = {"threshold_both_relative_masked_3": [one]}
+    dash = "\N{EN DASH}"
+    lines = lines_of(threshold_table(found))
+    assert lines[0] == ["the first task", "all gradients", *[dash] * 4]
+    assert lines[3][:2] == ["both", "those that pass"]
+    assert lines[3][2:] == [dash, dash, "70.0 / 60.0", dash]
 
 
 def test_samples_are_drawn(tmp_path):
