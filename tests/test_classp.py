@@ -64,10 +64,12 @@ def is_shape(node):
         (classp_jax.classp, ["learning_rate", "threshold", "eps"]),
         (classp_jax.classp_equation1, ["learning_rate", "threshold", "eps"]),
         (classp_jax.classp_released, ["learning_rate", "threshold", "eps"]),
+        (classp_jax.classp_gram, ["learning_rate", "damping", "threshold"]),
         (baselines.ewc_penalty, ["strength", "learning_rate"]),
         (baselines.synaptic_intelligence, ["strength", "learning_rate"]),
         (classp_jax.threshold_mask, ["threshold"]),
         (classp_jax.scale_by_accumulated_power_norm, ["eps"]),
+        (classp_jax.scale_by_accumulated_gram, ["damping"]),
     ],
 )
 def test_annotations_say_what_may_be_a_schedule(make, names):
