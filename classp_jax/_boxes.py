@@ -74,4 +74,4 @@ def _of_axes(names: Any, ndim: int, axes: Sequence[int]) -> Any:
     while left and left[-1] is None:  # As a jitted step spells what it returns.
         left.pop()
     is_spec = isinstance(names, PartitionSpec)
-    return PartitionSpec(*left) if is_spec else tuple(left)  # type: ignore[no-untyped-call]
+    return PartitionSpec(*left) if is_spec else tuple(left)

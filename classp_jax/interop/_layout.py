@@ -275,7 +275,7 @@ def _equal(x: _Array, y: _Array, estimated: bool = False) -> bool:
         return x is y
     same = (x == y) | ((x != x) & (y != y))
     if estimated:
-        info = jnp.finfo(x.dtype)  # type: ignore[no-untyped-call]
+        info = jnp.finfo(x.dtype)
         same |= abs(x - y) <= 8 * info.eps * abs(x) + info.tiny
     return bool(np.all(same))
 

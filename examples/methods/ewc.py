@@ -116,7 +116,8 @@ class EWC(Plugin):
         """The penalty where it is explicit, as the paper's text experiment has it."""
         if self.implicit:
             return 0.0
-        return _explicit(states.params, states.opt_state, self.strength)
+        penalty: jax.Array = _explicit(states.params, states.opt_state, self.strength)
+        return penalty
 
     def _of_examples(self, context: Boundary, state: TrainState) -> optax.Params:
         """Of some that the phase before was trained on, at its last weights."""

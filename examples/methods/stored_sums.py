@@ -140,7 +140,9 @@ def scale_by_stored_sum(
         stored = [
             store(s, storage, rounding, key) for s, key in zip(sums, keys, strict=True)
         ]
-        return treedef.unflatten(updates), StoredSumState(state.count + 1, stored)
+        return jax.tree.unflatten(treedef, updates), StoredSumState(
+            state.count + 1, stored
+        )
 
     return optax.GradientTransformation(init_fn, update_fn)
 

@@ -142,7 +142,7 @@ def _check_split(where: str, inputs: Any, labels: Any) -> None:
 
 def _check_values(where: str, inputs: np.ndarray) -> None:
     """Refuses what isn't a finite number, or changes in the dtype JAX gives it."""
-    if inputs.dtype.kind in "OSUMmV" and not jax.dtypes.issubdtype(
+    if inputs.dtype.kind in "OSUMmV" and not jax.numpy.issubdtype(
         inputs.dtype, jax.numpy.number
     ):
         raise ValueError(f"{where}: inputs must be numbers, got {inputs.dtype}.")

@@ -89,7 +89,8 @@ def command(
       train: what it does, with its parser, its options and the signal to look out for.
     """
     args = parser.parse_args(argv)
-    precision = jax.config.jax_default_matmul_precision or "float32"
+    set_by_user = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    precision = set_by_user or "float32"
     with (
         until_stopped(parser, argv) as sigterm,
         jax.default_matmul_precision(precision),

@@ -10,6 +10,8 @@ from flax import nnx
 
 from examples.runner import sharding
 
+# A model's parameters by their paths.
+Params = nnx.State[str | int, Any]
 # Examples evaluated at once: what fits a CPU's cache; elsewhere few steps are better.
 _ON_CPU, _ON_ACCELERATORS = 50, 1000
 
@@ -59,7 +61,7 @@ class Classifier(NamedTuple):
     heads: tuple[int, ...] | None
 
     def logits(
-        self, params: nnx.State, inputs: jax.Array, dropout_key: jax.Array | None
+        self, params: Params, inputs: jax.Array, dropout_key: jax.Array | None
     ) -> jax.Array:
         """What the model makes of inputs, (n, classes); with a key dropout is on."""
         rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
@@ -78,7 +80,7 @@ class Classifier(NamedTuple):
 @functools.partial(jax.jit, static_argnums=0)
 def accuracy(
     classifier: Classifier,
-    params: nnx.State,
+    params: Params,
     inputs: jax.Array,
     labels: jax.Array,
     dropout_key: jax.Array | None,

@@ -9,7 +9,7 @@ import optax
 from classp_jax import ScaleByAccumulatedPowerNormState, unassigned_share
 from examples.runner import rows
 from examples.runner.carry_over import states_of
-from examples.runner.data import Experiment
+from examples.runner.data import Experiment, Split
 from examples.runner.evaluation import Accuracy
 from examples.runner.loop import Ended
 from examples.runner.plan import Phase
@@ -80,14 +80,14 @@ def _accuracies(
     seed: int,
 ) -> dict[str, dict[str, list[float]]]:
     """Of tasks, on those of the splits that they have."""
-    tasks = {name: experiment.tasks[name]._asdict() for name in names}
+    tasks: dict[str, dict[str, Split | None]] = {
+        name: experiment.tasks[name]._asdict() for name in names
+    }
     return {
         name: {
-            split: _shares(
-                trainer.accuracy(state.params, *task[split], jax.random.key(seed))
-            )
+            split: _shares(trainer.accuracy(state.params, *data, jax.random.key(seed)))
             for split in splits
-            if task[split]
+            if (data := task[split])
         }
         for name, task in tasks.items()
     }

@@ -95,9 +95,10 @@ def spread(batch: jax.Array, mesh: Mesh | None) -> jax.Array:
     """Cuts a batch, (n, ...), along ``data``; one of too few stays whole."""
     if mesh is None or len(batch) < mesh.shape["data"]:
         return batch
-    return jax.lax.with_sharding_constraint(
+    cut: jax.Array = jax.lax.with_sharding_constraint(
         batch, NamedSharding(mesh, PartitionSpec("data"))
     )
+    return cut
 
 
 def fetch(tree: Any) -> Any:
@@ -108,7 +109,8 @@ def fetch(tree: Any) -> Any:
             x = jax.random.key_data(x)
         if x.is_fully_addressable or x.is_fully_replicated:
             return np.asarray(x)
-        return multihost_utils.process_allgather(x, tiled=True)
+        gathered: np.ndarray = multihost_utils.process_allgather(x, tiled=True)
+        return gathered
 
     return jax.tree.map(whole, tree)
 

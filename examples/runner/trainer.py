@@ -12,7 +12,7 @@ from flax import nnx
 from classp_jax import update_density
 from examples.runner import evaluation, sharding
 from examples.runner.data import Array
-from examples.runner.evaluation import Accuracy, Classifier, Preprocess
+from examples.runner.evaluation import Accuracy, Classifier, Params, Preprocess
 
 
 class TrainState(NamedTuple):
@@ -25,7 +25,7 @@ class TrainState(NamedTuple):
       step: the number of steps so far.
     """
 
-    params: nnx.State
+    params: Params
     opt_state: Any
     dropout_key: jax.Array
     step: jax.Array
@@ -161,7 +161,7 @@ class Trainer:
         return update_density(updates)
 
     def example_loss(
-        self, params: nnx.State, example: jax.Array, label: jax.Array
+        self, params: Params, example: jax.Array, label: jax.Array
     ) -> jax.Array:
         """The cross-entropy of a single example with dropout off."""
         weights = jnp.ones(1, jnp.float32)
@@ -169,9 +169,9 @@ class Trainer:
 
     def accuracy(
         self,
-        params: nnx.State,
-        inputs: jax.Array,
-        labels: jax.Array,
+        params: Params,
+        inputs: Array,
+        labels: Array,
         dropout_key: jax.Array | None = None,
     ) -> Accuracy:
         """The share of inputs classified correctly.
@@ -194,7 +194,7 @@ class Trainer:
 
     def _loss(
         self,
-        params: nnx.State,
+        params: Params,
         inputs: jax.Array,
         labels: jax.Array,
         weights: jax.Array,
@@ -202,7 +202,9 @@ class Trainer:
     ) -> jax.Array:
         logits = self.classifier.logits(params, inputs, dropout_key)
         logits = self.classifier.of_head(logits.astype(jnp.float32), labels)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(
+            logits, labels
+        )
         return (losses * weights).sum()
 
     def _update(
@@ -216,7 +218,7 @@ class Trainer:
         batch, weights = sharding.hold((batch, weights), self._mesh)
         examples = inputs[batch], labels[batch]
 
-        def loss_of(params: nnx.State) -> jax.Array:
+        def loss_of(params: Params) -> jax.Array:
             return self._loss(params, *examples, weights, key)
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
