@@ -70,6 +70,12 @@ def test_no_import_reaches_for_the_network_or_unpickles():
     assert result.stdout == "done\n", result.stderr
 
 
+@pytest.mark.parametrize("folder", ["classp_jax", "examples"])
+def test_no_file_is_long(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        assert path.read_text().count("\n") <= 300, path
+
+
 def test_what_is_tested_as_lowest_is_what_is_declared():
     pinned = dict(
         line.split("==")
