@@ -41,6 +41,12 @@ def test_public_names_are_documented_and_all_there_is():
         assert public == set(module.__all__) - {"baselines", "metrics"}
 
 
+def test_the_metadata_name_the_paper_as_the_citation_does():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for file in ("CITATION.cff", "README.md"):
+        assert declared["urls"]["Paper"] in (ROOT / file).read_text()
+
+
 def test_core_dependencies():
     requirements = importlib.metadata.requires("classp_jax")
     core = [r.split(">")[0] for r in requirements if "extra ==" not in r]
