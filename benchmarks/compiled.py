@@ -126,7 +126,7 @@ def train_step(name: str, mesh: Mesh | None) -> Program:
     )
 
     def place(x, shape):
-        return _on(mesh and sharding.of_shape(mesh, shape), x)
+        return _on(mesh and sharding.sharding_of(mesh, shape), x)
 
     state = jax.tree.map(lambda x: place(x, x.shape), state)
     data = jax.tree.map(lambda x: place(x, ()), data)

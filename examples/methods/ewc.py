@@ -101,7 +101,7 @@ class EWC(Plugin):
         elif self.fisher == "batches":
             fisher, anchor = _of_batches(context)
         else:
-            fisher = context.once(
+            fisher = context.compute_once(
                 (self.key, self.examples), lambda: self._of_examples(context, state)
             )
             anchor = jax.tree.map(jnp.copy, state.params)

@@ -54,11 +54,11 @@ class Replay(Plugin):
                 f" got {self.share}."
             )
 
-    def replayed(self) -> int:
+    def examples_replayed(self) -> int:
         """How many of a batch's examples are drawn from those kept."""
         return self.in_batch
 
-    def which_kept(
+    def select_kept(
         self,
         tasks: list[np.ndarray],
         tasks_before: int,
@@ -68,7 +68,7 @@ class Replay(Plugin):
         """Which examples are kept: of a memory, none that one before had not."""
         if self.memory is None:
             count = len(tasks[0])
-            return rng.choice(count, self.kept(count), replace=False)
+            return rng.choice(count, self.examples_kept(count), replace=False)
         orders = [
             np.random.default_rng([seed, _ORDER, i]).permutation(of_task)
             for i, of_task in enumerate(tasks[:tasks_before])
@@ -76,7 +76,7 @@ class Replay(Plugin):
         each = max(1, self.memory // tasks_before)
         return np.concatenate([order[:each] for order in orders])
 
-    def kept(self, first_task: int) -> int:
+    def examples_kept(self, first_task: int) -> int:
         """How many examples of earlier tasks are kept."""
         if self.memory is not None:
             return self.memory

@@ -43,7 +43,7 @@ class Preprocess(NamedTuple):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Gives what the model takes."""
-        x = self.function(sharding.spread(inputs, self.mesh))
+        x = self.function(sharding.shard_batch(inputs, self.mesh))
         return x.astype(self.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 

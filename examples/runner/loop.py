@@ -41,14 +41,14 @@ class Loop(NamedTuple):
       curve: of each task, the examples on which accuracy is measured along training.
       measurements: along each phase of a given length.
       sigterm: the signal at which to save and stop.
-      densities: whether it is measured, too, how many weights a step moves.
+      measure_density: whether it is measured, too, how many weights a step moves.
     """
 
     data: Split
     curve: dict[str, Split]
     measurements: int
     sigterm: Sigterm
-    densities: bool = True
+    measure_density: bool = True
 
     def train(
         self,
@@ -174,7 +174,7 @@ class _Run:
             accuracy = self._accuracies()
             points.append({"step": self.at.step, "accuracy": accuracy})
             self.bar.set_postfix(_in_words(accuracy))
-        if following is not None and self._loop.densities:
+        if following is not None and self._loop.measure_density:
             density = side_by_side.each_seed(
                 lambda x: self._trainer.update_density(x[0], *self._loop.data, x[1]),
                 (self.states, following),
@@ -221,7 +221,9 @@ class _Run:
             },
             "epochs": epochs,
             "last_loss": loss if np.isfinite(loss) else None,
-            "update_density": self._density(number) if self._loop.densities else None,
+            "update_density": self._density(number)
+            if self._loop.measure_density
+            else None,
             "seconds": self.at.seconds / self._count,
         }
         self.ends[str(number)] = jax.tree.map(lambda x: x[number], self.states)

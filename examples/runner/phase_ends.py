@@ -67,11 +67,11 @@ class PhaseEnds(NamedTuple):
     def save(self, phases: tuple[Phase, ...], outcomes: dict[int, Outcome]) -> None:
         """Writes what phases led to, by seed."""
         for seed, outcome in outcomes.items():
-            kept = sharding.fetch(_Kept.of(outcome.state))
+            kept = sharding.to_host(_Kept.of(outcome.state))
             if sharding.is_first_process():
                 file = self.file(phases, seed)
                 checkpoints.save(file, kept, outcome.results)
-        sharding.wait("checkpoints")
+        sharding.barrier("checkpoints")
 
     def load(self, phases: tuple[Phase, ...], seed: int, like: TrainState) -> Outcome:
         """Reads an outcome; ``like`` is a state of the same structure and seed."""

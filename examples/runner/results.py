@@ -54,7 +54,7 @@ def of_phase(
         result["unassigned_share"] = float(unassigned_share(state.opt_state))
     if (is_open := optax.tree.get(state.opt_state, "is_open")) is not None:
         result["is_open"] = bool(is_open)
-    if experiment.unseen and len(phases) == 1:
+    if experiment.measure_unseen and len(phases) == 1:
         untrained = trainer.init(seed)
         result["untrained"] = _accuracies(
             experiment, trainer, untrained, names, splits, seed
@@ -67,7 +67,7 @@ def tasks_measured(experiment: Experiment, phases: tuple[Phase, ...]) -> list[st
     return [
         name
         for name in experiment.tasks
-        if experiment.unseen or any(name in phase.epochs for phase in phases)
+        if experiment.measure_unseen or any(name in phase.epochs for phase in phases)
     ]
 
 
@@ -101,7 +101,7 @@ def _bytes_per_weight(experiment: Experiment, phase: Phase, state: TrainState) -
     """Of the optimizer's state and the examples kept."""
     first = next(iter(experiment.tasks.values())).train
     count = len(first.labels)
-    examples = sum(plugin.kept(count) for plugin in phase.plugins)
+    examples = sum(plugin.examples_kept(count) for plugin in phase.plugins)
     kept = sum(x.nbytes for x in jax.tree.leaves(state.opt_state))
     weights = sum(p.size for p in jax.tree.leaves(state.params))
     return float((kept + examples * first.inputs.nbytes / count) / weights)

@@ -58,7 +58,7 @@ class Runner:
         check_experiment(experiment)
         # One by one: as a pytree, a dictionary would lose its order.
         tasks = {
-            name: sharding.place(task, mesh, cut=False)
+            name: sharding.place(task, mesh, shard=False)
             for name, task in experiment.tasks.items()
         }
         # All tasks behind one another, so that a batch may hold several.
@@ -135,11 +135,11 @@ class Runner:
             ]
             if sharding.is_first_process():
                 rows.append(self._rows, *of_group)
-            sharding.wait("rows")
+            sharding.barrier("rows")
 
         for group in self._groups(todo):
             self.train(method.phases, group, method.title, method.splits, write)
-        self._trainers.let_go()
+        self._trainers.evict()
 
     def train(
         self,
@@ -239,7 +239,7 @@ class Runner:
             (outcome,) = self._after(f"{title}: apart", phases, [seed])
             return outcome.state
 
-        def once(key: Any, compute: Callable[[], Any]) -> Any:
+        def compute_once(key: Any, compute: Callable[[], Any]) -> Any:
             place = (self._ends.key(tuple(earlier)), seed, key)
             if place not in self._computed:
                 self._computed[place] = compute()
@@ -254,5 +254,5 @@ class Runner:
             self._loop.data,
             self._trainers.of(phase),
             train,
-            once,
+            compute_once,
         )

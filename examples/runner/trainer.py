@@ -130,7 +130,7 @@ class Trainer:
         steps = most if steps is None else steps
         losses = jnp.zeros(most, jnp.float32)
         state, losses = jax.lax.fori_loop(0, steps, step, (state, losses))
-        return sharding.hold(state, self._mesh), losses
+        return sharding.constrain(state, self._mesh), losses
 
     def train_step(
         self, state: TrainState, inputs: jax.Array, labels: jax.Array, batch: jax.Array
@@ -149,7 +149,7 @@ class Trainer:
         """
         loss, updates, opt_state = self._update(state, inputs, labels, batch)
         params = optax.apply_updates(state.params, updates)
-        params, opt_state = sharding.hold((params, opt_state), self._mesh)
+        params, opt_state = sharding.constrain((params, opt_state), self._mesh)
         return TrainState(params, opt_state, state.dropout_key, state.step + 1), loss
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -215,7 +215,7 @@ class Trainer:
         weights = present.astype(jnp.float32) / present.sum()
         batch = jnp.where(present, batch, batch[0])  # Nothing of another task's.
         # Not cut like the inputs, so that no device asks the others for any of these.
-        batch, weights = sharding.hold((batch, weights), self._mesh)
+        batch, weights = sharding.constrain((batch, weights), self._mesh)
         examples = inputs[batch], labels[batch]
 
         def loss_of(params: Params) -> jax.Array:

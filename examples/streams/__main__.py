@@ -55,7 +55,7 @@ def _run(
         stream.heads,
         measurements=2,
         splits=("test",),
-        unseen=True,
+        measure_unseen=True,
     )
     cli.run(parser, args, experiment, methods, mesh, sigterm, report.write)
 
