@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from flax import nnx
 
 from examples.runner.data import Experiment
 from examples.runner.trainer import Trainer
@@ -28,12 +29,14 @@ def check_experiment(experiment: Experiment) -> None:
 
     Raises:
       ValueError: a number isn't from 1 on, :func:`check_tasks` refuses the tasks, the
-        model can't take their inputs, or :func:`check_outputs` refuses what it makes.
+        model can't take their inputs or has variables that aren't parameters, or
+        :func:`check_outputs` refuses what it makes.
       TypeError: inputs or labels are no array.
     """
     for what in ("batch_size", "measurements"):
         check_from_1_on(what, getattr(experiment, what))
     check_tasks(experiment.tasks, experiment.curve, experiment.splits)
+    _check_variables(nnx.eval_shape(lambda: experiment.make_model(nnx.Rngs(0))))
     inputs = next(iter(experiment.tasks.values())).train.inputs
     two = jax.ShapeDtypeStruct((2, *inputs.shape[1:]), inputs.dtype)
     trainer = Trainer(
@@ -167,6 +170,21 @@ def _check_values(where: str, inputs: np.ndarray) -> None:
 def _form(inputs: Any) -> str:
     dtype = jax.dtypes.canonicalize_dtype(inputs.dtype)
     return f"{dtype} of shape (n{''.join(f', {size}' for size in inputs.shape[1:])})"
+
+
+def _check_variables(model: nnx.Module) -> None:
+    """Refuses a model with a state of its own, which no phase would train or keep."""
+    others = nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.Param)))
+    if found := [
+        f"{'.'.join(map(str, path))} ({type(variable).__name__})"
+        for path, variable in others
+    ]:
+        raise ValueError(
+            "The model's only variables must be parameters, nnx.Param, but it has"
+            f" {', '.join(found)}. A norm must do without running statistics, as"
+            " nnx.LayerNorm does, and dropout takes its stream when it is called:"
+            " dropout_rngs."
+        )
 
 
 def check_outputs(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from examples.methods.ewc import EWC
 from examples.methods.replay import Replay
@@ -24,6 +25,12 @@ INPUTS = RNG.normal(size=(40, 6)).astype(np.float32)
 LABELS = RNG.integers(0, 3, 40).astype(np.int32)
 GOOD = Split(INPUTS, LABELS)
 HOLED = np.where(np.arange(240).reshape(40, 6) == 45, np.nan, INPUTS)
+
+
+class Averaging(Network):
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
 
 
 def sgd(task="a", epochs=1, **kwargs):
@@ -106,6 +113,7 @@ def test_wrong_data_are_named(changed, message, split, tmp_path):
         (dict(measurements=0), "measurements must be an integer from 1 on, got 0"),
         (dict(heads=(0, 1)), "each of the model's 3 outputs, got 2"),
         (dict(preprocess=lambda x: x[:, :5]), "The model can't take inputs float32"),
+        (dict(make_model=Averaging), "it has norm.mean (BatchStat), norm.var (BatchS"),
         (dict(preprocess=lambda x: x[0]), "makes (3,)"),
         (dict(preprocess=lambda x: x * 1j), "must make real logits, got complex64"),
         (dict(tasks={1: Task(GOOD, GOOD)}), "name must be a string, got 1"),
