@@ -35,7 +35,7 @@ def content(box: Any) -> Any:
     return value
 
 
-def alike(box: Any, value: Any, ndim: int, axes: Sequence[int]) -> Any:
+def rebox(box: Any, value: Any, ndim: int, axes: Sequence[int]) -> Any:
     """A box of what has some of the ``ndim`` axes of a box's content, and their names.
 
     Without a box where its names aren't known.
