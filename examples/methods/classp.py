@@ -15,13 +15,13 @@ from examples.methods.registry import (
     TaskSequence,
     same_throughout,
 )
-from examples.runner.optimizers import Maker, named
+from examples.runner.optimizers import Maker, register_optimizer
 from examples.runner.plan import Family, Phase
 
 FAMILY = Family("CLASSP", "#d55e00", width=2.4)
 
 
-@named
+@register_optimizer
 def collecting_all(
     learning_rate: float, threshold: float, apply_decay: bool = True, **mask: Any
 ) -> optax.GradientTransformation:
@@ -35,7 +35,7 @@ def collecting_all(
     )
 
 
-@named
+@register_optimizer
 def masked_sgd(learning_rate: float, **mask: Any) -> optax.GradientTransformation:
     """The threshold of CLASSP without its sum."""
     return optax.chain(
@@ -43,7 +43,7 @@ def masked_sgd(learning_rate: float, **mask: Any) -> optax.GradientTransformatio
     )
 
 
-@named
+@register_optimizer
 def classp_self_opening(
     learning_rate: float,
     ratio: float = 2.0,

@@ -11,7 +11,7 @@ import optax
 from classp_jax import baselines
 from examples.methods.registry import with_penalty
 from examples.runner.carry_over import collected_sums, kind_of_sum, states_of
-from examples.runner.checks import check_from_1_on
+from examples.runner.checks import check_positive_int
 from examples.runner.plan import Family, Phase
 from examples.runner.plugin import Boundary, Plugin
 from examples.runner.trainer import TrainState
@@ -61,7 +61,7 @@ class EWC(Plugin):
                 f"ewc's fisher must be {', '.join(map(repr, _FISHERS))}, got"
                 f" {self.fisher!r}."
             )
-        check_from_1_on("ewc's examples", self.examples)
+        check_positive_int("ewc's examples", self.examples)
         if not phases_before:
             raise ValueError(
                 "ewc draws to the weights of a phase before, got the first."

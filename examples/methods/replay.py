@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from examples.methods.registry import RATES, Sweep, TaskSequence
-from examples.runner.checks import check_from_1_on
+from examples.runner.checks import check_positive_int
 from examples.runner.plan import Family, Phase
 from examples.runner.plugin import Plugin
 
@@ -38,14 +38,14 @@ class Replay(Plugin):
     def check(self, phases_before: int, tasks_before: int, batch_size: int) -> None:
         """Refuses what can't be kept, and batches of nothing else."""
         del phases_before
-        check_from_1_on("replay's in_batch", self.in_batch)
+        check_positive_int("replay's in_batch", self.in_batch)
         if self.in_batch >= batch_size:
             raise ValueError(
                 f"replay's in_batch must be below the {batch_size} examples of a batch,"
                 f" got {self.in_batch}."
             )
         if self.memory is not None:
-            check_from_1_on("replay's memory", self.memory)
+            check_positive_int("replay's memory", self.memory)
             if not tasks_before:
                 raise ValueError("The first task has none before it to replay.")
         elif self.share is None or not 0 < self.share <= 1:

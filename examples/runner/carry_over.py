@@ -15,7 +15,7 @@ from examples.runner.trainer import TrainState
 _KINDS_OF_SUM: list[type] = [ScaleByAccumulatedPowerNormState]
 
 
-def holds_a_sum(kind: type[Any]) -> type[Any]:
+def register_sum_state(kind: type[Any]) -> type[Any]:
     """Lets a kind of state that holds a sum of CLASSP's go on as one.
 
     Args:

@@ -106,8 +106,8 @@ class Trail:
         *older, self._last = steps
         path = self._folder / str(self._last)
         start = f"step {older[-1]}" if older else "the beginning of the phase"
-        way_out = f"delete it, and the same command goes on from {start}"
-        with _reading(path, way_out):
+        remedy = f"delete it, and the same command goes on from {start}"
+        with _reading(path, remedy):
             kept = self._read(manager, progress=self._args.JsonRestore()).progress
             made_by, progress, sums = (
                 kept[key] for key in ("made_by", "progress", "crc32")
@@ -116,8 +116,8 @@ class Trail:
         wanted = as_numpy(tree, lambda x: np.empty(x.shape, x.dtype))
         made_here = self._made_by | {"tensor": described(wanted)}
         for what, here in made_here.items():
-            _check_same(path, what, made_by.get(what, {}), here, way_out)
-        with _reading(path, way_out):
+            _check_same(path, what, made_by.get(what, {}), here, remedy)
+        with _reading(path, remedy):
             arrays = self._read(manager, state=self._args.StandardRestore(wanted)).state
             for name, array in arrays.items():
                 if zlib.crc32(array.tobytes()) != sums[name]:
@@ -236,19 +236,19 @@ def load(file: pathlib.Path, like: Any) -> tuple[Any, Any]:
     Raises:
       CheckpointError: the file is damaged, or holds something else.
     """
-    way_out = "delete it, and the same command trains anew what it held"
+    remedy = "delete it, and the same command trains anew what it held"
     wanted = as_numpy(like, lambda x: np.empty(x.shape, x.dtype))
-    with _reading(file, way_out), np.load(file, allow_pickle=False) as arrays:
+    with _reading(file, remedy), np.load(file, allow_pickle=False) as arrays:
         results = json.loads(str(arrays["results"]))
         stored = [arrays[str(i)] for i in range(len(arrays.files) - 1)]
     there, here = ({"tensors": len(x)} for x in (stored, wanted))
-    _check_same(file, "number of", there, here, way_out)
+    _check_same(file, "number of", there, here, remedy)
     # NumPy knows bfloat16 by its bytes alone.
     found = {
         name: x.view(w.dtype) if x.dtype == f"V{w.dtype.itemsize}" else x
         for (name, w), x in zip(wanted.items(), stored, strict=True)
     }
-    _check_same(file, "tensor", described(found), described(wanted), way_out)
+    _check_same(file, "tensor", described(found), described(wanted), remedy)
     leaves, structure = jax.tree.flatten(like)
     leaves = [placed(x, w) for x, w in zip(found.values(), leaves, strict=True)]
     return jax.tree.unflatten(structure, leaves), results
@@ -266,12 +266,12 @@ def _locked(file: TextIO) -> bool:
 
 
 @contextlib.contextmanager
-def _reading(path: pathlib.Path, way_out: str) -> Iterator[None]:
+def _reading(path: pathlib.Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # NumPy and Orbax pass on what their libraries raise.
         raise CheckpointError(
-            f"{path} is damaged ({_in_a_line(error)}): {way_out}."
+            f"{path} is damaged ({_in_a_line(error)}): {remedy}."
         ) from error
 
 
@@ -280,13 +280,13 @@ def _check_same(
     what: str,
     there: dict[str, Any],
     here: dict[str, Any],
-    way_out: str,
+    remedy: str,
 ) -> None:
     for key in {**here, **there}:
         if here.get(key) != there.get(key):
             raise CheckpointError(
                 f"{path} isn't of this run: {what} {key} is {there.get(key)} there and"
-                f" {here.get(key)} here. Go on with that, or {way_out}."
+                f" {here.get(key)} here. Go on with that, or {remedy}."
             )
 
 

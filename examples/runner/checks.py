@@ -15,7 +15,7 @@ from examples.runner.trainer import Trainer
 _SPLITS = ("train", "test")
 
 
-def check_from_1_on(what: str, value: Any) -> None:
+def check_positive_int(what: str, value: Any) -> None:
     """Refuses what isn't an integer from 1 on, with a ``ValueError``."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
         raise ValueError(f"{what} must be an integer from 1 on, got {value!r}.")
@@ -34,7 +34,7 @@ def check_experiment(experiment: Experiment) -> None:
       TypeError: inputs or labels are no array.
     """
     for what in ("batch_size", "measurements"):
-        check_from_1_on(what, getattr(experiment, what))
+        check_positive_int(what, getattr(experiment, what))
     check_tasks(experiment.tasks, experiment.curve, experiment.splits)
     _check_variables(nnx.eval_shape(lambda: experiment.make_model(nnx.Rngs(0))))
     inputs = next(iter(experiment.tasks.values())).train.inputs
@@ -46,7 +46,7 @@ def check_experiment(experiment: Experiment) -> None:
         dtype=experiment.dtype,
     )
     try:
-        logits = trainer.logits_form(two)
+        logits = trainer.logits_shape(two)
     except Exception as error:  # Whatever layers raise.
         raise ValueError(
             f"The model can't take inputs {inputs.dtype} of shape {two.shape}, two of"
@@ -126,12 +126,12 @@ def _check_split(where: str, inputs: Any, labels: Any) -> None:
             )
     shape = f"of shape {labels.shape}"
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        way_out = "astype('int32')"
+        remedy = "astype('int32')"
         if labels.ndim > 1:
-            way_out = "ravel()" if labels.size == len(labels) else "argmax(-1)"
+            remedy = "ravel()" if labels.size == len(labels) else "argmax(-1)"
         raise ValueError(
             f"{where}: labels must be integers of shape (n,), a class each, got"
-            f" {labels.dtype} {shape}; labels.{way_out} may be what is meant."
+            f" {labels.dtype} {shape}; labels.{remedy} may be what is meant."
         )
     if inputs.ndim == 0 or len(inputs) != len(labels):
         raise ValueError(

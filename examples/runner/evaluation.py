@@ -69,7 +69,7 @@ class Classifier(NamedTuple):
         logits: jax.Array = model(self.preprocess(inputs), dropout_rngs=rngs)
         return logits
 
-    def of_head(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    def mask_other_heads(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
         """The logits of the label's head; the others are minus infinity."""
         if self.heads is None:
             return logits
@@ -103,7 +103,7 @@ def accuracy(
         if dropout_key is not None:
             keys.append(jax.random.fold_in(dropout_key, index))
         logits = [classifier.logits(params, inputs, key) for key in keys]
-        logits = [classifier.of_head(x, labels) for x in logits]
+        logits = [classifier.mask_other_heads(x, labels) for x in logits]
         return jnp.stack([jnp.sum(jnp.argmax(x, -1) == labels) for x in logits])
 
     # In batches, so that a whole data set fits; what is left over makes the last one.

@@ -11,10 +11,10 @@ import numpy as np
 from examples.runner import batches, results, rows, sharding
 from examples.runner.carry_over import carry_over
 from examples.runner.checkpoints import Saving
-from examples.runner.checks import check_experiment, check_from_1_on, check_seeds
+from examples.runner.checks import check_experiment, check_positive_int, check_seeds
 from examples.runner.data import Experiment, Split
 from examples.runner.loop import Loop
-from examples.runner.method_checks import check_goes_on, check_method
+from examples.runner.method_checks import check_method, check_transitions
 from examples.runner.phase_ends import Outcome, PhaseEnds
 from examples.runner.plan import Method, Phase, as_json
 from examples.runner.plugin import Boundary
@@ -54,7 +54,7 @@ class Runner:
         sigterm: Sigterm | None = None,
         mesh: jax.sharding.Mesh | None = None,
     ):
-        check_from_1_on("vmap_seeds", vmap_seeds)
+        check_positive_int("vmap_seeds", vmap_seeds)
         check_experiment(experiment)
         # One by one: as a pytree, a dictionary would lose its order.
         tasks = {
@@ -120,7 +120,7 @@ class Runner:
         done = {row["seed"] for row in found}
         todo = [seed for seed in seeds if seed not in done]
         if todo:
-            check_goes_on(method, self._trainers.of)
+            check_transitions(method, self._trainers.of)
 
         def write(outcomes: dict[int, Outcome]) -> None:
             of_group = [
@@ -200,7 +200,7 @@ class Runner:
                 )
                 so_far = before[i].results if before else []
                 outcomes[seed] = Outcome(end.state, [*so_far, result])
-            with self._loop.sigterm.held():
+            with self._loop.sigterm.deferred():
                 keep(outcomes)
         return list(outcomes.values())
 

@@ -73,7 +73,9 @@ class Trainer:
         shapes: TrainState = jax.eval_shape(lambda: self.init(0))
         return shapes
 
-    def logits_form(self, inputs: Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    def logits_shape(
+        self, inputs: Array | jax.ShapeDtypeStruct
+    ) -> jax.ShapeDtypeStruct:
         """Of what the model makes of inputs, (n, ...), without computing it."""
         logits: jax.ShapeDtypeStruct = jax.eval_shape(
             lambda params, inputs: self.classifier.logits(params, inputs, None),
@@ -201,7 +203,7 @@ class Trainer:
         dropout_key: jax.Array | None,
     ) -> jax.Array:
         logits = self.classifier.logits(params, inputs, dropout_key)
-        logits = self.classifier.of_head(logits.astype(jnp.float32), labels)
+        logits = self.classifier.mask_other_heads(logits.astype(jnp.float32), labels)
         losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(
             logits, labels
         )

@@ -46,7 +46,7 @@ def _run(
     experiment = Experiment(
         "streams",
         functools.partial(models()[args.model].make, classes=stream.outputs),
-        stream.made_of.preprocess,
+        stream.definition.preprocess,
         tasks,
         args.batch_size,
         _CURVE,

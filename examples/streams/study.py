@@ -48,7 +48,7 @@ def study(stream: Stream, epochs: int, batch_size: int) -> Study:
 
 
 def _title(stream: Stream) -> str:
-    title = f"{stream.made_of.title}, {stream.tasks} tasks"
-    if len(stream.made_of.scenarios) > 1:
+    title = f"{stream.definition.title}, {stream.tasks} tasks"
+    if len(stream.definition.scenarios) > 1:
         title += f", {stream.scenario}-incremental"
     return title + ", validation" * stream.validation

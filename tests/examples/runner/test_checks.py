@@ -14,7 +14,7 @@ from examples.methods.replay import Replay
 from examples.methods.synaptic_intelligence import SynapticIntelligence
 from examples.runner import batches, rows, run, side_by_side
 from examples.runner.data import Experiment, Split, Task
-from examples.runner.method_checks import check_goes_on, check_method
+from examples.runner.method_checks import check_method, check_transitions
 from examples.runner.plan import Method, Phase
 from examples.runner.run import Runner
 from examples.runner.trainers import Trainers
@@ -262,7 +262,7 @@ def test_what_is_done_is_not_checked_again(tmp_path, monkeypatch):
     Runner(experiment(), tmp_path).run("", method, [numpy_seed])
     (row,) = rows.read(tmp_path / "rows.jsonl")
     assert row["seed"] == 3
-    monkeypatch.setattr(run, "check_goes_on", None)
+    monkeypatch.setattr(run, "check_transitions", None)
     Runner(experiment(), tmp_path).run("", method, iter([3]))
 
 
@@ -273,5 +273,5 @@ def test_nothing_is_compiled_for_a_check(tmp_path):
     before = len(jax.devices()[0].client.live_executables())
     phases = (sgd(), dataclasses.replace(sgd("b"), optimizer="classp"))
     with pytest.warns(UserWarning, match="the one before collected none"):
-        check_goes_on(Method("", phases), Trainers(of, None).of)
+        check_transitions(Method("", phases), Trainers(of, None).of)
     assert len(jax.devices()[0].client.live_executables()) == before
