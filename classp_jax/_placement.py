@@ -32,7 +32,7 @@ def replicated_over_mesh_of(params: optax.Params, scalars: Any) -> Any:
         if isinstance(leaf, jax.core.Tracer) or not isinstance(sharding, NamedSharding):
             continue
         if isinstance(sharding.mesh, Mesh):  # Not an abstract one.
-            everywhere = PartitionSpec()  # type: ignore[no-untyped-call]
+            everywhere = PartitionSpec()
             return jax.device_put(scalars, NamedSharding(sharding.mesh, everywhere))
     return scalars
 
@@ -108,5 +108,5 @@ def _that_cut(names: Any, sizes: Mapping[Any, int]) -> Any:
 
 def spec_of_axes(names: Sequence[Any]) -> PartitionSpec:
     """A partition spec of the mesh axes that each of a tensor's axes is cut over."""
-    spec: PartitionSpec = PartitionSpec(*names)  # type: ignore[no-untyped-call]
+    spec: PartitionSpec = PartitionSpec(*names)
     return spec
