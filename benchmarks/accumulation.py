@@ -6,6 +6,7 @@ gradients that differ, to accumulators of ``classp`` in each dtype. It takes min
 
 import argparse
 import functools
+from collections.abc import Sequence
 from fractions import Fraction
 
 import jax
@@ -23,13 +24,13 @@ EQUAL = np.float32(0.1)
 _CYCLE = 2**16
 
 
-def streams():
+def streams() -> np.ndarray:
     """Two streams of gradients, (2, cycle), each repeated: all equal, and normal."""
     normal = np.random.default_rng(0).normal(size=_CYCLE).astype(np.float32)
     return np.stack([np.full(_CYCLE, EQUAL), normal])
 
 
-def exact_sums(additions):
+def exact_sums(additions: int) -> list[float]:
     """Of both streams' absolute values."""
     cycles, rest = divmod(additions, _CYCLE)
     return [
@@ -39,17 +40,27 @@ def exact_sums(additions):
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def accumulate(state, start, stop, gradients, dtype):
+def accumulate(
+    state: classp_jax.ScaleByAccumulatedPowerNormState,
+    start: int,
+    stop: int,
+    gradients: jax.Array,
+    dtype: str,
+) -> classp_jax.ScaleByAccumulatedPowerNormState:
     scale = classp_jax.scale_by_accumulated_power_norm(accumulator_dtype=dtype)
-    return jax.lax.fori_loop(
+    after: classp_jax.ScaleByAccumulatedPowerNormState = jax.lax.fori_loop(
         start, stop, lambda i, s: scale.update(gradients[:, i % _CYCLE], s)[1], state
     )
+    return after
 
 
-def errors(dtype, additions=ADDITIONS):
+def errors(
+    dtype: str, additions: Sequence[int] = ADDITIONS
+) -> dict[int, tuple[float, ...]]:
     """Relative errors of the sum, a pair (equal, normal) by the number of additions."""
     with helpers.enable_x64(dtype == "float64"):
-        gradients, start, found = jnp.asarray(streams()), 0, {}
+        gradients, start = jnp.asarray(streams()), 0
+        found: dict[int, tuple[float, ...]] = {}
         scale = classp_jax.scale_by_accumulated_power_norm(accumulator_dtype=dtype)
         state = scale.init(gradients[:, 0])
         for stop in sorted(additions):
@@ -60,7 +71,7 @@ def errors(dtype, additions=ADDITIONS):
     return found
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.accumulation", description=__doc__.split("\n")[0]
     )

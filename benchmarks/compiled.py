@@ -13,13 +13,15 @@ import importlib.util
 import math
 import os
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -42,29 +44,30 @@ _COLLECTIVE = re.compile(
     r"(?:-start)?\("
 )
 _ARRAY = re.compile(r"\b(pred|[suf](\d+)|bf16)\[([\d,]*)\]")
-UPDATES = {
+_READINGS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "classp": functools.partial(classp_jax.classp, threshold=1e-6),
+    "classp_equation1": functools.partial(classp_jax.classp_equation1, threshold=1e-6),
+    "classp_released": classp_jax.classp_released,
+    "classp, relative": functools.partial(
+        classp_jax.classp, threshold=1.0, relative=True
+    ),
+    "classp, factored": functools.partial(
+        classp_jax.classp, threshold=1e-6, factored=True
+    ),
+}
+UPDATES: dict[str, Callable[[float], optax.GradientTransformation]] = {
     f"{name}, p {power:g}": functools.partial(reading, power=power)
-    for name, reading in {
-        "classp": functools.partial(classp_jax.classp, threshold=1e-6),
-        "classp_equation1": functools.partial(
-            classp_jax.classp_equation1, threshold=1e-6
-        ),
-        "classp_released": classp_jax.classp_released,
-        "classp, relative": functools.partial(
-            classp_jax.classp, threshold=1.0, relative=True
-        ),
-        "classp, factored": functools.partial(
-            classp_jax.classp, threshold=1e-6, factored=True
-        ),
-    }.items()
+    for name, reading in _READINGS.items()
     for power in (1, 2, 1.5)
 } | {"optax.adagrad": optax.adagrad, "optax.adam": optax.adam}
 # Of batches that four devices can share evenly.
-TRAIN_STEPS = {
-    "CNN": (CNN, ((60_000, 28, 28, 1), jnp.float32), 32),
+TRAIN_STEPS: dict[
+    str, tuple[Callable[[nnx.Rngs], nnx.Module], jax.ShapeDtypeStruct, int]
+] = {
+    "CNN": (CNN, jax.ShapeDtypeStruct((60_000, 28, 28, 1), jnp.float32), 32),
     "Transformer": (
         functools.partial(Transformer, vocabulary=VOCABULARY),
-        ((25_000, 30), jnp.int32),
+        jax.ShapeDtypeStruct((25_000, 30), jnp.int32),
         748,
     ),
 }
@@ -101,14 +104,16 @@ def update(name: str, mesh: Mesh | None, weights: int = WEIGHTS) -> Program:
     rows = weights // COLUMNS * (mesh.size if mesh else 1)
     params = jax.ShapeDtypeStruct((rows, COLUMNS), jnp.float32)
 
-    def step(params, opt_state, grads):
+    def step(
+        params: jax.Array, opt_state: optax.OptState, grads: jax.Array
+    ) -> tuple[jax.Array, optax.OptState]:
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    def place(x):
+    def place(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         spec = PartitionSpec("data" if x.shape[:1] == (rows,) else None)
         spec = spec if x.shape else PartitionSpec()
-        return _on(mesh and NamedSharding(mesh, spec), x)
+        return _on(NamedSharding(mesh, spec) if mesh else None, x)
 
     arguments = params, jax.eval_shape(optimizer.init, params), params
     return _compile(step, (0, 1), *jax.tree.map(place, arguments))
@@ -116,17 +121,17 @@ def update(name: str, mesh: Mesh | None, weights: int = WEIGHTS) -> Program:
 
 def train_step(name: str, mesh: Mesh | None) -> Program:
     """A train step of an experiment with CLASSP, the batch cut among all devices."""
-    make_model, (shape, dtype), batch = TRAIN_STEPS[name]
+    make_model, inputs, batch = TRAIN_STEPS[name]
     optimizer = classp_jax.classp(0.1)
     state = jax.eval_shape(lambda: Trainer(make_model, optimizer).init(0))
     data = (
-        jax.ShapeDtypeStruct(shape, dtype),
-        jax.ShapeDtypeStruct(shape[:1], jnp.int32),
+        inputs,
+        jax.ShapeDtypeStruct(inputs.shape[:1], jnp.int32),
         jax.ShapeDtypeStruct((batch,), jnp.int32),
     )
 
-    def place(x, shape):
-        return _on(mesh and sharding.of_shape(mesh, shape), x)
+    def place(x: jax.ShapeDtypeStruct, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        return _on(sharding.sharding_of(mesh, shape) if mesh else None, x)
 
     state = jax.tree.map(lambda x: place(x, x.shape), state)
     data = jax.tree.map(lambda x: place(x, ()), data)
@@ -145,37 +150,42 @@ def weights(name: str) -> int:
     return sum(p.size for p in jax.tree.leaves(params))
 
 
-def _on(where, x):
+def _on(where: NamedSharding | None, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
 
-def _compile(f, donated, *arguments):
+def _compile(
+    f: Callable[..., Any], donated: tuple[int, ...], *arguments: Any
+) -> Program:
     compiled = jax.jit(f, donate_argnums=donated).lower(*arguments).compile()
+    text, cost = compiled.as_text(), compiled.cost_analysis()
+    memory = compiled.memory_analysis()
+    assert text is not None and cost is not None and memory is not None
     sent = []
-    for result, operation in _COLLECTIVE.findall(compiled.as_text()):
+    for result, operation in _COLLECTIVE.findall(text):
         shapes = [shape for _, _, shape in _ARRAY.findall(result)]
         elements = sum(
             int(np.prod([int(n or 1) for n in s.split(",")])) for s in shapes
         )
         sent.append((operation, elements))
     return Program(
-        compiled.cost_analysis()["bytes accessed"],
-        compiled.memory_analysis().temp_size_in_bytes,
+        cost["bytes accessed"],
+        memory.temp_size_in_bytes,
         sent,
     )
 
 
-def _in_words(sent):
+def _in_words(sent: list[tuple[str, int]]) -> str:
     return ", ".join(f"{what} of {count:,}" for what, count in sent) or "nothing"
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.compiled",
         description="What the compiled programs read, write, keep and send.",
     )
     parser.parse_args(argv)
-    devices = {jax.default_backend().upper(): None}
+    devices: dict[str, Mesh | None] = {jax.default_backend().upper(): None}
     if importlib.util.find_spec("libtpu"):
         devices |= {f"TPU {chip}, 2x2": tpus(chip) for chip in TPUS}
     else:

@@ -4,7 +4,7 @@ import jax
 import torch
 
 
-def torch_device():
+def torch_device() -> str | None:
     """PyTorch's name of the device that JAX computes on, None if it can't use it."""
     backend = jax.default_backend()
     if backend == "gpu":
@@ -12,7 +12,7 @@ def torch_device():
     return "cpu" if backend == "cpu" else None
 
 
-def wait_for_torch():
+def wait_for_torch() -> None:
     """Returns when PyTorch has computed what it was told to."""
     if torch_device() == "cuda":
         torch.cuda.synchronize()

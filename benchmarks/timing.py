@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -13,11 +14,13 @@ LEAST = 20
 VOCABULARY = 42_991  # Of PhraseBank and IMDB, but for nine tokens.
 
 
-def in_turns(runs, turns, title):
+def in_turns(
+    runs: Mapping[str, Callable[[], object]], turns: int, title: str
+) -> dict[str, list[float]]:
     """Milliseconds of each run, by its name, a number a turn; all run in each turn."""
     for run in runs.values():  # Compile, allocate, warm up.
         run()
-    milliseconds = {name: [] for name in runs}
+    milliseconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in trange(turns, desc=title, leave=False):
         for name, run in runs.items():
             start = time.perf_counter()
@@ -26,14 +29,15 @@ def in_turns(runs, turns, title):
     return milliseconds
 
 
-def spread(values, digits):
+def spread(values: Sequence[float] | np.ndarray, digits: int) -> str:
     """Median, smallest and largest, as cells of a table."""
     return " | ".join(f"{f(values):.{digits}f}" for f in (np.median, np.min, np.max))
 
 
-def machine():
+def machine() -> str:
     """What JAX computes on, in words."""
     device = jax.devices()[0]
     if device.platform == "cpu":
         return f"{len(os.sched_getaffinity(0))} cores"
-    return device.device_kind
+    kind: str = device.device_kind
+    return kind

@@ -13,6 +13,7 @@ arithmetic, and so what no loop around XLA's products can undercut.
 import argparse
 import functools
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +30,8 @@ from examples.runner.trainer import Trainer
 from tests.reference import cnn, transformer
 from tests.reference.optimizer import Classp
 
-HYPERPARAMETERS = {"threshold": 0.0, "power": 1.0, "apply_decay": True}
+HYPERPARAMETERS: dict[str, Any] = {"threshold": 0.0, "power": 1.0, "apply_decay": True}
+Three = tuple[jax.Array, ...]
 
 
 class Workload(NamedTuple):
@@ -52,7 +54,7 @@ class Workload(NamedTuple):
     title: str
     trainer: Trainer
     torch_model: torch.nn.Module
-    torch_inputs: Any
+    torch_inputs: Callable[[torch.Tensor], torch.Tensor]
     inputs: np.ndarray
     labels: np.ndarray
     batch_size: int
@@ -61,7 +63,7 @@ class Workload(NamedTuple):
     products: tuple[tuple[int, int, int], ...] = ()
 
 
-def vision():
+def vision() -> Workload:
     rng = np.random.default_rng(0)
     hyperparameters = HYPERPARAMETERS | {"eps": 1e-5}
     return Workload(
@@ -79,7 +81,7 @@ def vision():
     )
 
 
-def sentiment():
+def sentiment() -> Workload:
     rng = np.random.default_rng(0)
     hyperparameters = HYPERPARAMETERS | {"eps": 1e-4}
     make_model = functools.partial(Transformer, vocabulary=VOCABULARY)
@@ -97,12 +99,12 @@ def sentiment():
     )
 
 
-def jax_loop(work, batches):
+def jax_loop(work: Workload, batches: np.ndarray) -> Callable[[], None]:
     """A function that makes a step on each of the batches."""
     state = work.trainer.init(0)
     inputs, labels = jax.device_put((work.inputs, work.labels))
 
-    def run():
+    def run() -> None:
         nonlocal state
         state, _ = work.trainer.train_steps(
             state, inputs, labels, batches, len(batches)
@@ -112,7 +114,7 @@ def jax_loop(work, batches):
     return run
 
 
-def torch_loop(work, batches):
+def torch_loop(work: Workload, batches: np.ndarray) -> Callable[[], None]:
     """The same in PyTorch."""
     device = torch_device()
     model = work.torch_model.to(device).train()
@@ -120,7 +122,7 @@ def torch_loop(work, batches):
     inputs = torch.tensor(work.inputs, device=device)
     labels = torch.tensor(work.labels, dtype=torch.long, device=device)
 
-    def run():
+    def run() -> None:
         for batch in batches:
             optimizer.zero_grad()
             logits = model(work.torch_inputs(inputs[batch]))
@@ -131,12 +133,14 @@ def torch_loop(work, batches):
     return run
 
 
-def products_loop(shapes, steps):
+def products_loop(
+    shapes: tuple[tuple[int, int, int], ...], steps: int
+) -> Callable[[], None]:
     """A function that makes products of these shapes and their gradients, each step."""
 
     # Into the buffers of those before: fresh memory would take time of its own.
     @functools.partial(jax.jit, donate_argnums=2, keep_unused=True)
-    def three(a, b, before):
+    def three(a: jax.Array, b: jax.Array, before: Three) -> Three:
         del before
         y = a @ b
         return y, y @ b.T, a.T @ y
@@ -148,7 +152,7 @@ def products_loop(shapes, steps):
         tuple(map(jax.numpy.zeros, ((m, n), (m, k), (k, n)))) for m, k, n in shapes
     ]
 
-    def run():
+    def run() -> None:
         for _ in range(steps):
             for i, (a, b) in enumerate(operands):
                 results[i] = three(a, b, results[i])
@@ -157,7 +161,7 @@ def products_loop(shapes, steps):
     return run
 
 
-def measure(work, turns):
+def measure(work: Workload, turns: int) -> list[str]:
     """Times a workload and gives its table."""
     rng = np.random.default_rng(0)
     steps = work.steps * (1 if jax.default_backend() == "cpu" else 10)
@@ -167,8 +171,8 @@ def measure(work, turns):
         runs["PyTorch"] = torch_loop(work, batches)
     if work.products:
         runs["JAX, products alone"] = products_loop(work.products, steps)
-    milliseconds = in_turns(runs, turns, work.title)
-    milliseconds = {name: np.divide(t, steps) for name, t in milliseconds.items()}
+    times_of = in_turns(runs, turns, work.title)
+    milliseconds = {name: np.divide(t, steps) for name, t in times_of.items()}
     head = f"{work.title}, batch {work.batch_size}"
     lines = [
         f"| {head}: {name}, ms a step | {spread(times, 1)} |"
@@ -183,7 +187,7 @@ def measure(work, turns):
 WORKLOADS = {"cnn": vision, "transformer": sentiment}
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.train_step",
         description="Times the experiments' train steps in JAX and PyTorch.",

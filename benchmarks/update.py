@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -35,27 +36,29 @@ FLOOR = "floor"
 SUMMED = 2**26  # Elements of the arrays whose sum measures the bandwidth.
 WEIGHTS_A_TURN = {"cpu": 10**7, "gpu": 10**9, "tpu": 10**9}  # Updated in all.
 RATE = 1e-3
+Shapes = list[tuple[int, ...]]
 
 
-def shapes_of(make_model):
+def shapes_of(make_model: Callable[[nnx.Rngs], nnx.Module]) -> Shapes:
     model = nnx.eval_shape(lambda: make_model(nnx.Rngs(0)))
     return [p.shape for p in jax.tree.leaves(nnx.state(model, nnx.Param))]
 
 
-WEIGHTS = {
+WEIGHTS: dict[str, Callable[[], Shapes]] = {
     "cnn": lambda: shapes_of(CNN),
     "transformer": lambda: shapes_of(lambda rngs: Transformer(rngs, VOCABULARY)),
     "array": lambda: [(78_125, 1280)],
     "tensors": lambda: [(32, 32)] * 1000,
 }
+_READINGS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "classp": classp_jax.classp,
+    "classp_equation1": classp_jax.classp_equation1,
+    "classp_released": classp_jax.classp_released,
+    "classp, factored": functools.partial(classp_jax.classp, factored=True),
+}
 JAX = {
     f"{name}, p {power:g}": (reading, power)
-    for name, reading in {
-        "classp": classp_jax.classp,
-        "classp_equation1": classp_jax.classp_equation1,
-        "classp_released": classp_jax.classp_released,
-        "classp, factored": functools.partial(classp_jax.classp, factored=True),
-    }.items()
+    for name, reading in _READINGS.items()
     for power in (1, 2, 1.5)
 }
 OPTAX = {
@@ -63,7 +66,7 @@ OPTAX = {
     "optax.adam": optax.adam,
     "optax.sgd": optax.sgd,
 }
-TORCH = {
+TORCH: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, bool]]] = {
     f"torch {optimizer.__name__}, {form}": (optimizer, {form: True})
     for optimizer in (torch.optim.Adagrad, torch.optim.Adam)
     for form in ("fused", "foreach")
@@ -82,19 +85,21 @@ class Contender(NamedTuple):
       compile_seconds: NaN where nothing is compiled.
     """
 
-    run: Any
-    wait: Any
+    run: Callable[[], object]
+    wait: Callable[[], object]
     bytes_per_weight: float
     compile_seconds: float = float("nan")
 
 
-def of_jax(optimizer, shapes):
+def of_jax(optimizer: optax.GradientTransformation, shapes: Shapes) -> Contender:
     rng = np.random.default_rng(0)
     params = [jnp.asarray(rng.standard_normal(s, np.float32)) for s in shapes]
     grads = [jnp.asarray(rng.standard_normal(s, np.float32)) for s in shapes]
     state = optimizer.init(params)
 
-    def step(params, state, grads):
+    def step(
+        params: list[jax.Array], state: optax.OptState, grads: list[jax.Array]
+    ) -> tuple[list[jax.Array], optax.OptState]:
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
@@ -105,20 +110,23 @@ def of_jax(optimizer, shapes):
     seconds = time.perf_counter() - start
     size = sum(x.nbytes for x in jax.tree.leaves(state))
 
-    def run():
+    def run() -> None:
         nonlocal params, state
         params, state = compiled(params, state, grads)
 
-    def wait():
+    def wait() -> None:
         jax.block_until_ready(params)
 
     return Contender(run, wait, size / sum(p.size for p in params), seconds)
 
 
-def of_torch(make_optimizer, shapes):
+def of_torch(
+    make_optimizer: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer],
+    shapes: Shapes,
+) -> Contender:
     generator = torch.Generator().manual_seed(0)
 
-    def random(shape):
+    def random(shape: tuple[int, ...]) -> torch.Tensor:
         return torch.randn(shape, generator=generator).to(torch_device())
 
     params = [torch.nn.Parameter(random(shape)) for shape in shapes]
@@ -133,12 +141,12 @@ def of_torch(make_optimizer, shapes):
     )
 
 
-def floor():
+def floor() -> Callable[[], None]:
     """The in-place sum of two large arrays."""
     add = jax.jit(lambda a, b: a + b, donate_argnums=0)
     a, b = jnp.ones(SUMMED), jnp.ones(SUMMED)
 
-    def run():
+    def run() -> None:
         nonlocal a
         a = add(a, b)
         a.block_until_ready()
@@ -146,7 +154,7 @@ def floor():
     return run
 
 
-def contender(name, shapes):
+def contender(name: str, shapes: Shapes) -> Contender:
     """The optimizer of a name."""
     if name in JAX:
         reading, power = JAX[name]
@@ -163,7 +171,7 @@ def contender(name, shapes):
     return of_torch(lambda p: Classp(p, lr=RATE, threshold=0.0), shapes)
 
 
-def measure(what, name, turns):
+def measure(what: str, name: str, turns: int) -> dict[str, Any]:
     """A row: an optimizer's ratios to the floor, and what it costs besides."""
     shapes = WEIGHTS[what]()
     number = sum(int(np.prod(shape)) for shape in shapes)
@@ -171,7 +179,7 @@ def measure(what, name, turns):
     # So many steps that neither the clock nor the wait for the last one matters.
     steps = max(1, WEIGHTS_A_TURN[jax.default_backend()] // number)
 
-    def run():
+    def run() -> None:
         for _ in range(steps):
             made.run()
         made.wait()
@@ -192,7 +200,7 @@ def measure(what, name, turns):
     }
 
 
-def table(rows):
+def table(rows: list[dict[str, Any]]) -> str:
     """The rows of one set of weights as a table."""
     bandwidth = np.median([row["bandwidth"] for row in rows]) / 1e9
     lines = [
@@ -217,7 +225,7 @@ def table(rows):
     return "\n".join(lines)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     everything = [*JAX, *OPTAX, PENALTY, *TORCH, EAGER]
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.update",

@@ -23,12 +23,12 @@ def in_dtype_of(g: jax.Array, u: jax.Array) -> jax.Array:
 
 def largest_of(dtype: jax.typing.DTypeLike) -> float:
     """The largest finite number of a dtype, where a sum saturates."""
-    return float(jnp.finfo(dtype).max)  # type: ignore[no-untyped-call]
+    return float(jnp.finfo(dtype).max)
 
 
 def smallest_of(dtype: jax.typing.DTypeLike) -> float:
     """The smallest number above 0 that a dtype holds in full."""
-    return float(jnp.finfo(dtype).tiny)  # type: ignore[no-untyped-call]
+    return float(jnp.finfo(dtype).tiny)
 
 
 def select(mask: jax.Array, x: jax.Array, otherwise: jax.typing.ArrayLike) -> jax.Array:

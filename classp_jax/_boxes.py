@@ -35,7 +35,7 @@ def content(box: Any) -> Any:
     return value
 
 
-def alike(box: Any, value: Any, ndim: int, axes: Sequence[int]) -> Any:
+def rebox(box: Any, value: Any, ndim: int, axes: Sequence[int]) -> Any:
     """A box of what has some of the ``ndim`` axes of a box's content, and their names.
 
     Without a box where its names aren't known.
@@ -74,4 +74,4 @@ def _of_axes(names: Any, ndim: int, axes: Sequence[int]) -> Any:
     while left and left[-1] is None:  # As a jitted step spells what it returns.
         left.pop()
     is_spec = isinstance(names, PartitionSpec)
-    return PartitionSpec(*left) if is_spec else tuple(left)  # type: ignore[no-untyped-call]
+    return PartitionSpec(*left) if is_spec else tuple(left)

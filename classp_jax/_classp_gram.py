@@ -12,7 +12,7 @@ def classp_gram(
     threshold: optax.ScalarOrSchedule = 0.0,
     *,
     exponent: float = 1.0,
-    refresh_every: int = 50,
+    refresh_every: int = 10,
     max_dim: int = 1024,
     apply_decay: bool | optax.ScalarOrSchedule = 1.0,
     relative: bool = False,

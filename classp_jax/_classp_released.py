@@ -91,7 +91,7 @@ def _any_square_is_not_zero(g: jax.Array, theta: jax.typing.ArrayLike) -> jax.Ar
     # In the gradient's own dtype, a square of half the least number, or of less,
     # rounds to 0; the compiler may compute it in another.
     g = g if jnp.issubdtype(g.dtype, jnp.floating) else g.astype(jnp.float32)
-    info = jnp.finfo(g.dtype)  # type: ignore[no-untyped-call]
+    info = jnp.finfo(g.dtype)
     least_exponent = int(info.minexp) - int(info.nmant)
     wide = jnp.abs(g.astype(at_least_float32(g.dtype)))
     squares_to_0 = wide <= 2.0 ** ((least_exponent - 1) / 2)

@@ -6,7 +6,7 @@ they sit in a chained, masked, partitioned or injected state.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,14 @@ class CountNonfiniteState(NamedTuple):
     nonfinite_count: jax.Array
 
 
+@overload
+def average_grad_sum(
+    opt_state: optax.OptState, *, per_tensor: Literal[False] = False
+) -> jax.Array: ...
+@overload
+def average_grad_sum(
+    opt_state: optax.OptState, *, per_tensor: Literal[True]
+) -> dict[str, jax.Array]: ...
 def average_grad_sum(
     opt_state: optax.OptState, *, per_tensor: bool = False
 ) -> jax.Array | dict[str, jax.Array]:
@@ -60,6 +68,14 @@ def average_grad_sum(
     )
 
 
+@overload
+def unassigned_share(
+    opt_state: optax.OptState, *, per_tensor: Literal[False] = False
+) -> jax.Array: ...
+@overload
+def unassigned_share(
+    opt_state: optax.OptState, *, per_tensor: Literal[True]
+) -> dict[str, jax.Array]: ...
 def unassigned_share(
     opt_state: optax.OptState, *, per_tensor: bool = False
 ) -> jax.Array | dict[str, jax.Array]:
@@ -101,6 +117,14 @@ def unassigned_share(
     )
 
 
+@overload
+def update_density(
+    updates: optax.Updates, *, per_tensor: Literal[False] = False
+) -> jax.Array: ...
+@overload
+def update_density(
+    updates: optax.Updates, *, per_tensor: Literal[True]
+) -> dict[str, jax.Array]: ...
 def update_density(
     updates: optax.Updates, *, per_tensor: bool = False
 ) -> jax.Array | dict[str, jax.Array]:

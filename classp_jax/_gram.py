@@ -32,7 +32,7 @@ def scale_by_accumulated_gram(
     damping: optax.ScalarOrSchedule = 1.0,
     *,
     exponent: float = 1.0,
-    refresh_every: int = 50,
+    refresh_every: int = 10,
     max_dim: int = 1024,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Slows each direction of a tensor by the gradient that it has seen.
@@ -190,7 +190,7 @@ def _power(s: jax.Array, kappa: Any, exponent: float, before: jax.Array) -> jax.
     eye = jnp.eye(s.shape[-1], dtype=s.dtype)
     if exponent == 1:
         # Where rounding would make an eigenvalue negative, a little more than kappa.
-        unit = float(jnp.finfo(s.dtype).eps)  # type: ignore[no-untyped-call]
+        unit = float(jnp.finfo(s.dtype).eps)
         trace = jnp.trace(s, axis1=-2, axis2=-1)[:, None, None]
         kappa = jnp.asarray(kappa, s.dtype)
         factor = jnp.linalg.cholesky(

@@ -5,6 +5,7 @@ A state that lies elsewhere has the second step compiled once more than the firs
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,15 +34,16 @@ def replicated_over_mesh_of(params: optax.Params, scalars: Any) -> Any:
         if isinstance(leaf, jax.core.Tracer) or not isinstance(sharding, NamedSharding):
             continue
         if isinstance(sharding.mesh, Mesh):  # Not an abstract one.
-            mesh = sharding.mesh
-            return jax.tree.map(lambda x: _replicated(mesh, x), scalars)
+            place = functools.partial(_replicated, sharding.mesh)
+            return jax.tree.map(place, scalars)
     return scalars
 
 
 def _replicated(mesh: Mesh, x: jax.Array) -> jax.Array:
     # A step over explicit axes spells a name for every axis of what it returns.
     names = [None] * x.ndim if AxisType.Explicit in mesh.axis_types else []
-    return jax.device_put(x, NamedSharding(mesh, spec_of_axes(names)))
+    replicated: jax.Array = jax.device_put(x, NamedSharding(mesh, spec_of_axes(names)))
+    return replicated
 
 
 def placed_like(p: Any, x: Any) -> Any:
@@ -112,7 +114,7 @@ def _explicit_sharding(x: jax.Array) -> NamedSharding | None:
 
 
 def _reshard(x: jax.Array, sharding: NamedSharding) -> jax.Array:
-    resharded: jax.Array = jax.sharding.reshard(x, sharding)  # type: ignore[no-untyped-call]
+    resharded: jax.Array = jax.sharding.reshard(x, sharding)
     return resharded
 
 
@@ -155,5 +157,5 @@ def _that_cut(names: Any, sizes: Mapping[Any, int]) -> Any:
 
 def spec_of_axes(names: Sequence[Any]) -> PartitionSpec:
     """A partition spec of the mesh axes that each of a tensor's axes is cut over."""
-    spec: PartitionSpec = PartitionSpec(*names)  # type: ignore[no-untyped-call]
+    spec: PartitionSpec = PartitionSpec(*names)
     return spec

@@ -78,7 +78,7 @@ def accumulate_and_scale(
         # from behind a barrier are others to the compiler, so that each loop computes
         # its own, which is faster.
         hidden = (_boxes.unbox(bounds), jnp.inf)
-        bounds, infinity = jax.lax.optimization_barrier(hidden)  # type: ignore[no-untyped-call]
+        bounds, infinity = jax.lax.optimization_barrier(hidden)
 
         # A None among the gradients is a weight without one: Algorithm 1, line 7.
         def sum_of(g: Any, s: _sums.Sum, bound: Any) -> _sums.Sum:

@@ -107,8 +107,8 @@ def in_boxes(sums: Any) -> Any:
             return node
         last = s.rows.ndim
         return FactoredSum(
-            _boxes.alike(node, s.rows, last + 1, range(last)),
-            _boxes.alike(node, s.columns, last + 1, [last]),
+            _boxes.rebox(node, s.rows, last + 1, range(last)),
+            _boxes.rebox(node, s.columns, last + 1, [last]),
         )
 
     return jax.tree.map(pull_out, sums, is_leaf=_boxes.is_box)

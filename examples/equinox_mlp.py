@@ -33,7 +33,8 @@ OPTIMIZER = optax.inject_hyperparams(
 def loss_fn(model: eqx.nn.MLP, points: jax.Array, labels: jax.Array) -> jax.Array:
     """The mean cross-entropy."""
     logits = jax.vmap(model)(points)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses.mean()
 
 
 @eqx.filter_jit

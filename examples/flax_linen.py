@@ -38,11 +38,15 @@ class MLP(nn.Module):
 def train_step(state: TrainState, points: jax.Array, labels: jax.Array) -> TrainState:
     """One step on the mean cross-entropy."""
 
-    def loss_fn(params):
+    def loss_fn(params: optax.Params) -> jax.Array:
         logits = state.apply_fn({"params": params}, points)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(
+            logits, labels
+        )
+        return losses.mean()
 
-    return state.apply_gradients(grads=jax.grad(loss_fn)(state.params))
+    after: TrainState = state.apply_gradients(grads=jax.grad(loss_fn)(state.params))
+    return after
 
 
 def train(state: TrainState, task: Task, key: jax.Array) -> TrainState:

@@ -39,19 +39,22 @@ class MLP(nnx.Module):
 def loss_fn(model: MLP, points: jax.Array, labels: jax.Array) -> jax.Array:
     """The mean cross-entropy."""
     logits = model(points)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses.mean()
 
 
 @nnx.jit
 def train_step(
-    model: MLP, optimizer: nnx.Optimizer, points: jax.Array, labels: jax.Array
+    model: MLP, optimizer: nnx.Optimizer[MLP], points: jax.Array, labels: jax.Array
 ) -> None:
     """One step, which changes the model and the optimizer in place."""
     grads = nnx.grad(loss_fn)(model, points, labels)
     optimizer.update(model, grads)
 
 
-def train(model: MLP, optimizer: nnx.Optimizer, task: Task, key: jax.Array) -> None:
+def train(
+    model: MLP, optimizer: nnx.Optimizer[MLP], task: Task, key: jax.Array
+) -> None:
     """Trains on random batches of a task."""
     points, labels = task
     for batch in jax.random.randint(key, (STEPS, 32), 0, len(labels)):

@@ -13,6 +13,8 @@ from classp_jax import average_grad_sum, classp, interop
 from classp_jax.verify.reference import Classp  # Or the class that you use.
 
 FEATURES, HIDDEN, CLASSES, STEPS = 16, 32, 4, 200
+Params = dict[str, dict[str, jax.Array]]
+Training = tuple[Params, optax.OptState]
 
 
 def make_data(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -39,14 +41,13 @@ def begin_in_torch(
         batch = rng.integers(0, len(labels), 32)
         optimizer.zero_grad()
         logits = model(torch.tensor(points[batch]))
-        torch.nn.functional.cross_entropy(
-            logits, torch.tensor(labels[batch])
-        ).backward()
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(labels[batch]))
+        loss.backward()
         optimizer.step()
     return model, optimizer
 
 
-def logits_of(params: dict, points: jax.Array) -> jax.Array:
+def logits_of(params: Params, points: jax.typing.ArrayLike) -> jax.Array:
     """The same network in JAX."""
     hidden = points @ params["hidden"]["kernel"] + params["hidden"]["bias"]
     return jax.nn.relu(hidden) @ params["out"]["kernel"] + params["out"]["bias"]
@@ -73,19 +74,20 @@ def main() -> float:
     )
     print(f"Collected in PyTorch, on average: {average_grad_sum(opt_state):.3g}")
 
-    others, their_labels = make_data(1)
+    others, their_labels = map(jnp.asarray, make_data(1))
 
-    def step(so_far, batch):
-        def loss_fn(params):
+    def step(so_far: Training, batch: jax.Array) -> tuple[Training, None]:
+        def loss_fn(params: Params) -> jax.Array:
             logits, answers = logits_of(params, others[batch]), their_labels[batch]
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, answers)
+            losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(
+                logits, answers
+            )
             return losses.mean()
 
         params, opt_state = so_far
         updates, opt_state = optimizer.update(jax.grad(loss_fn)(params), opt_state)
         return (optax.apply_updates(params, updates), opt_state), None
 
-    others, their_labels = jnp.asarray(others), jnp.asarray(their_labels)
     batches = jax.random.randint(jax.random.key(0), (STEPS, 32), 0, len(labels))
     (params, _), _ = jax.lax.scan(step, (params, opt_state), batches)
     kept = float(jnp.mean(jnp.argmax(logits_of(params, points), -1) == labels))

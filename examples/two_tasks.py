@@ -12,6 +12,7 @@ from classp_jax import classp
 FEATURES, HIDDEN, CLASSES, STEPS = 32, 32, 10, 500
 Task = tuple[jax.Array, jax.Array]
 Params = dict[str, jax.Array]
+Training = tuple[Params, optax.OptState]
 
 
 def make_tasks(key: jax.Array) -> tuple[Task, Task]:
@@ -41,7 +42,8 @@ def logits_of(params: Params, points: jax.Array) -> jax.Array:
 def loss_fn(params: Params, points: jax.Array, labels: jax.Array) -> jax.Array:
     """The mean cross-entropy."""
     logits = logits_of(params, points)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses.mean()
 
 
 def train(
@@ -50,19 +52,20 @@ def train(
     opt_state: optax.OptState,
     task: Task,
     key: jax.Array,
-) -> tuple[Params, optax.OptState]:
+) -> Training:
     """Trains on random batches of a task."""
     points, labels = task
     batches = jax.random.randint(key, (STEPS, 32), 0, len(labels))
 
-    def step(so_far, batch):
+    def step(so_far: Training, batch: jax.Array) -> tuple[Training, None]:
         params, opt_state = so_far
         grads = jax.grad(loss_fn)(params, points[batch], labels[batch])
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), None
 
     scan = jax.jit(lambda so_far: jax.lax.scan(step, so_far, batches)[0])
-    return scan((params, opt_state))
+    trained: Training = scan((params, opt_state))
+    return trained
 
 
 def accuracy(params: Params, task: Task) -> float:

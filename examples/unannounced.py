@@ -11,6 +11,7 @@ from classp_jax import classp, loss_jump
 
 FEATURES, HIDDEN, CLASSES, CHANGE = 32, 32, 10, 500
 Params = dict[str, jax.Array]
+Training = tuple[Params, optax.OptState]
 Stream = tuple[jax.Array, jax.Array]
 
 
@@ -33,7 +34,8 @@ def logits_of(params: Params, points: jax.Array) -> jax.Array:
 def loss_fn(params: Params, points: jax.Array, labels: jax.Array) -> jax.Array:
     """The mean cross-entropy."""
     logits = logits_of(params, points)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses.mean()
 
 
 def train(stream: Stream, params: Params) -> tuple[Params, jax.Array]:
@@ -43,7 +45,7 @@ def train(stream: Stream, params: Params) -> tuple[Params, jax.Array]:
         learning_rate=0.1, apply_decay=loss_jump()
     )
 
-    def step(so_far, batch):
+    def step(so_far: Training, batch: Stream) -> tuple[Training, jax.Array]:
         params, opt_state = so_far
         loss, grads = jax.value_and_grad(loss_fn)(params, *batch)
         # The signal sees the loss.

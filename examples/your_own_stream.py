@@ -74,7 +74,7 @@ def main(folder: pathlib.Path = pathlib.Path("out/your_own_stream")) -> None:
     tasks = make_tasks()
     # All tasks are measured after each, also those still to come.
     experiment = Experiment(
-        "mine", MLP, lambda x: x, tasks, 16, splits=("test",), unseen=True
+        "mine", MLP, lambda x: x, tasks, 16, splits=("test",), measure_unseen=True
     )
     runner = Runner(experiment, folder)
     print("| method | average accuracy | forgetting |\n|---|---:|---:|")

@@ -41,6 +41,12 @@ def test_public_names_are_documented_and_all_there_is():
         assert public == set(module.__all__) - {"baselines", "metrics"}
 
 
+def test_the_metadata_name_the_paper_as_the_citation_does():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for file in ("CITATION.cff", "README.md"):
+        assert declared["urls"]["Paper"] in (ROOT / file).read_text()
+
+
 def test_core_dependencies():
     requirements = importlib.metadata.requires("classp_jax")
     core = [r.split(">")[0] for r in requirements if "extra ==" not in r]
@@ -68,6 +74,12 @@ def test_no_import_reaches_for_the_network_or_unpickles():
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
     )
     assert result.stdout == "done\n", result.stderr
+
+
+@pytest.mark.parametrize("folder", ["classp_jax", "examples"])
+def test_no_file_is_long(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        assert path.read_text().count("\n") <= 300, path
 
 
 def test_what_is_tested_as_lowest_is_what_is_declared():

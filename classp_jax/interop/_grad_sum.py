@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from classp_jax import _paths, _states, _sums
-from classp_jax.interop import _layout, _torch
+from classp_jax.interop import _conversion, _layout, _torch
 
 
 def with_grad_sum(opt_state: optax.OptState, grad_sum: Any) -> optax.OptState:
@@ -110,9 +110,9 @@ def grad_sum_from_torch(
     if unused := parameters.keys() - sums.keys():
         zeros = {path: np.zeros(_shape(s)) for path, s in current.items()}
         of_unused = [entry for entry in entries if unused & set(entry.keys)]
-        tensors = _layout.to_torch(of_unused, zeros)
+        tensors = _conversion.to_torch(of_unused, zeros)
         sums |= {name: tensors[name] for name in unused}
-    return with_grad_sum(opt_state, _layout.to_jax(entries, sums))
+    return with_grad_sum(opt_state, _conversion.to_jax(entries, sums))
 
 
 def grad_sum_to_torch(
@@ -145,7 +145,7 @@ def grad_sum_to_torch(
     current = _grad_sums(opt_state)
     parameters, entries = _match(optimizer_state_dict, names, layout)
     _paths.check_names("accumulator", _paths_of(entries), current)
-    tensors = _layout.to_torch(
+    tensors = _conversion.to_torch(
         entries,
         {path: np.asarray(_sums.of_each_weight(s)) for path, s in current.items()},
         estimated=any(_sums.is_factored(s) for s in current.values()),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classp_jax import _paths
-from classp_jax.interop import _layout, _torch
+from classp_jax.interop import _conversion, _layout, _torch
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +71,7 @@ def params_from_torch(
     ]
     _paths.check_names("tensor of the PyTorch model", keys, given)
     tensors = {key: _torch.to_numpy(key, state_dict[key]) for key in keys}
-    return _paths.replace_leaves(params, _layout.to_jax(entries, tensors))
+    return _paths.replace_leaves(params, _conversion.to_jax(entries, tensors))
 
 
 def params_to_torch(params: Any, layout: _layout.Layout) -> dict[str, torch.Tensor]:
@@ -96,5 +96,7 @@ def params_to_torch(params: Any, layout: _layout.Layout) -> dict[str, torch.Tens
     entries = _layout.entries(layout)
     paths = [path for entry in entries for path in entry.paths]
     _paths.check_names("array of the JAX model", paths, arrays)
-    tensors = _layout.to_torch(entries, {p: np.asarray(a) for p, a in arrays.items()})
+    tensors = _conversion.to_torch(
+        entries, {p: np.asarray(a) for p, a in arrays.items()}
+    )
     return {key: _torch.to_tensor(key, array) for key, array in tensors.items()}

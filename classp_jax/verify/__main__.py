@@ -57,7 +57,7 @@ def _verify(args: argparse.Namespace) -> int:
     target = _run.target(args)
     schedule = _run.schedule_of(args, target)
     problem = _problem(args, target, schedule)
-    comparison, schedule, uses_first = _run.run(args, target, schedule, problem)
+    comparison, schedule, uses_first_group = _run.run(args, target, schedule, problem)
 
     title = (
         f"{args.reading}{''.join(f', {name},' for name in target.static)} against"
@@ -70,13 +70,13 @@ def _verify(args: argparse.Namespace) -> int:
     for note in _report.notes(comparison, _run.accumulators_of(args)):
         print(note)
     faults = list(comparison.faults)
-    if uses_first:
+    if uses_first_group:
         note = "it uses the first parameter group's values for all groups"
         if args.reading == "released":
             print(f"As the released class, {note}.")
         else:
             faults.insert(0, note)
-    agrees = comparison.moved and not faults and not comparison.over
+    agrees = comparison.moved and not faults and not comparison.over_tolerance
     if args.json:
         settings = {
             k: str(v) if isinstance(v, pathlib.Path) else v

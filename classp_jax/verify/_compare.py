@@ -46,7 +46,7 @@ class Comparison(NamedTuple):
     faults: list[str]
 
     @property
-    def over(self) -> set[str]:
+    def over_tolerance(self) -> set[str]:
         """The tensors of which something was over the tolerance."""
         distances = [*self.weights.items(), *self.accumulators.items()]
         return {name for name, d in distances if d.first_over is not None}
@@ -54,7 +54,7 @@ class Comparison(NamedTuple):
     @property
     def differs(self) -> bool:
         """Whether anything was over it, or the PyTorch optimizer did anything wrong."""
-        return bool(self.over or self.faults)
+        return bool(self.over_tolerance or self.faults)
 
 
 def compare(

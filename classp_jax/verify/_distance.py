@@ -31,7 +31,7 @@ def differences(
     actual, expected = (np.reshape(x, (len(x), -1)) for x in (actual, expected))
     rms = np.maximum(root_mean_square(expected), smallest_scale)
     scale = np.maximum(np.abs(expected), rms)
-    tiny = float(jnp.finfo(expected.dtype).tiny)  # type: ignore[no-untyped-call]
+    tiny = float(jnp.finfo(expected.dtype).tiny)
     agree = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
 
     def largest(unit: Any) -> np.ndarray:

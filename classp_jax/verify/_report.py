@@ -94,7 +94,7 @@ def over(comparison: Comparison) -> list[str]:
         return []
     step, what = min(over)
     line = f"{what} from step {step} on"
-    kinds = {name.rpartition(".")[2] for name in comparison.over}
+    kinds = {name.rpartition(".")[2] for name in comparison.over_tolerance}
     if len(kinds) == 1 and kinds <= {*KINDS}:
         line += f"; what differs is {KINDS[kinds.pop()]} only"
     return [line]

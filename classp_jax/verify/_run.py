@@ -47,12 +47,12 @@ class Result(NamedTuple):
     Attributes:
       comparison: the distances.
       schedule: the hyperparameters that JAX had, of each group.
-      uses_first: whether the PyTorch optimizer has the first group's for all.
+      uses_first_group: whether the PyTorch optimizer has the first group's for all.
     """
 
     comparison: Comparison
     schedule: Schedule
-    uses_first: bool
+    uses_first_group: bool
 
 
 def target(args: argparse.Namespace) -> Target:
@@ -164,7 +164,7 @@ def run(
         groups = [[name for group in groups for name in group]]
         schedule = schedule[:1]
         comparison = compared(schedule)
-    if comparison.over and not comparison.over & {*groups[0]}:
+    if comparison.over_tolerance and not comparison.over_tolerance & {*groups[0]}:
         firsts = [schedule[0]] * len(groups)
         with_firsts = compared(firsts)
         if not with_firsts.differs:

@@ -78,7 +78,7 @@ def gradient_stream(
     """
     rng = np.random.default_rng(seed)
     dtype = np.dtype(dtype).type
-    limits: Any = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
+    limits: Any = jnp.finfo(dtype)
     tiny = float(limits.tiny)
     is_short = float(limits.max) < 1e5
     decades, small = ((-7, 4), 1e-3) if is_short else ((-20, 10), 1e-9)
@@ -178,7 +178,7 @@ def group_streams(
 
 def largest(power: float, dtype: Any) -> float:
     """The size of huge gradients, of which sums over many steps are finite still."""
-    is_short = float(jnp.finfo(dtype).max) < 1e5  # type: ignore[no-untyped-call]
+    is_short = float(jnp.finfo(dtype).max) < 1e5
     return float(10 ** (3 if is_short else 34 / max(power, 2.0)))
 
 

@@ -82,7 +82,7 @@ def _root(x: torch.Tensor, power: float) -> torch.Tensor:
     return x.sqrt() if power == 2 else x.pow(1 / power)
 
 
-def _above(grad: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+def _passes_threshold(grad: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
     square, finite, threshold = grad**2, grad.isfinite(), group["threshold"]
     if group["relative"]:
         threshold = threshold * square[finite].mean()
@@ -113,7 +113,7 @@ def _algorithm1(
 ) -> torch.Tensor:
     grad = grad.to(state["grad_sum"].dtype)
     # Line 9, element by element; an element that isn't finite is never above.
-    grad = torch.where(_above(grad, group), grad, 0.0)
+    grad = torch.where(_passes_threshold(grad, group), grad, 0.0)
     _, grad_sum = _collect(state, grad.abs() ** group["power"], group)  # Line 11.
     if group["apply_decay"]:
         grad = grad / _root(group["eps"] + grad_sum, group["power"])  # Line 14.
@@ -129,7 +129,7 @@ def _equation1(
     step = grad
     if group["apply_decay"]:
         step = grad / _root(group["eps"] + grad_sum, group["power"])
-    return torch.where(_above(grad, group), step, 0.0)
+    return torch.where(_passes_threshold(grad, group), step, 0.0)
 
 
 def _released(

@@ -67,11 +67,11 @@ def _read(folder: pathlib.Path, split: str) -> Split:
 def _builder_class(name: str) -> type:
     """TFDS's builder of a data set, less the steps for which it needs TensorFlow."""
     tfds = import_tfds()
-    published = tfds.builder_cls(name)
+    published: Any = tfds.builder_cls(name)
     # Fashion-MNIST's files are named as MNIST's are.
     files = {"train": "train", "test": "t10k"}
 
-    class Builder(published, skip_registration=True):
+    class Builder(published, skip_registration=True):  # type: ignore[call-arg,misc]
         name = published.name
         VERSION = tfds.core.Version(_VERSION)
 

@@ -96,20 +96,20 @@ class Stream(NamedTuple):
     validation: bool = False
 
     @property
-    def made_of(self) -> Benchmark:
+    def definition(self) -> Benchmark:
         """The benchmark."""
         return benchmarks()[self.benchmark]
 
     @property
     def outputs(self) -> int:
         """How many outputs a network needs."""
-        of = self.made_of
+        of = self.definition
         return of.classes_a_task if self.scenario == "domain" else of.classes
 
     @property
     def heads(self) -> tuple[int, ...] | None:
         """Of each class its task, where the network is told which it is; else None."""
-        of = self.made_of
+        of = self.definition
         if self.scenario != "task" or of.order is None:
             return None
         place = np.argsort(of.order(self.seed))
@@ -118,7 +118,7 @@ class Stream(NamedTuple):
     @property
     def chance(self) -> float:
         """The accuracy of guessing among the outputs that may be right."""
-        of = self.made_of
+        of = self.definition
         return 1 / (of.classes_a_task if self.scenario == "task" else self.outputs)
 
     def load(self, data_dir: pathlib.Path | None = None) -> dict[str, Task]:
@@ -133,7 +133,7 @@ class Stream(NamedTuple):
         Raises:
           DatasetError: the data set is damaged, or missing and can't be downloaded.
         """
-        return self.of(self.made_of.load(data_dir))
+        return self.of(self.definition.load(data_dir))
 
     def of(self, whole: Task) -> dict[str, Task]:
         """Makes the tasks of a whole data set, as :meth:`load` returns them."""
@@ -145,7 +145,7 @@ class Stream(NamedTuple):
                 Split(inputs[count:], labels[count:]),
             )
         assert whole.test is not None
-        parts = self.made_of.parts(self.seed, self.scenario, self.tasks)
+        parts = self.definition.parts(self.seed, self.scenario, self.tasks)
         return {
             f"task_{i}": Task(part(whole.train), part(whole.test))
             for i, part in enumerate(parts, start=1)

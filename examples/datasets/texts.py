@@ -129,7 +129,9 @@ def beginning(text: str) -> str:
 
     No tokenizer here makes less than a token of what stands between two blanks.
     """
-    return re.match(rf"\s*(?:\S+\s*){{0,{LENGTH}}}", text).group()
+    # Any text has one, if only an empty one.
+    found = re.match(rf"\s*(?:\S+\s*){{0,{LENGTH}}}", text)
+    return found.group() if found else ""
 
 
 def _spacy() -> Callable[[str], list[str]]:
@@ -170,8 +172,9 @@ def _prepare_phrasebank(
 def _phrasebank_builder_class(path: pathlib.Path) -> type:
     """A TFDS builder of Financial PhraseBank, of which TFDS has none."""
     tfds = import_tfds()
+    base: Any = tfds.core.GeneratorBasedBuilder
 
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class Builder(base, skip_registration=True):  # type: ignore[call-arg,misc]
         name = _PHRASEBANK.split("/")[0]
         VERSION = tfds.core.Version(_PHRASEBANK.split("/")[1])
         MANUAL_DOWNLOAD_INSTRUCTIONS = f"{_HOW_TO_GET_IT}."
@@ -247,9 +250,9 @@ def _is_utf_8(content: bytes) -> bool:
 def _imdb_builder_class() -> type:
     """TFDS's builder of IMDB's labelled splits, less what needs TensorFlow."""
     tfds = import_tfds()
-    published = tfds.builder_cls("imdb_reviews")
+    published: Any = tfds.builder_cls("imdb_reviews")
 
-    class Builder(published, skip_registration=True):
+    class Builder(published, skip_registration=True):  # type: ignore[call-arg,misc]
         name = published.name
         URL = _IMDB_URL
 
@@ -276,8 +279,10 @@ def _imdb_builder_class() -> type:
                 for member in archive:
                     folder, _, file = member.name.rpartition("/")
                     label = folder.removeprefix(f"aclImdb/{split}/")
-                    if member.isfile() and file and label in ("neg", "pos"):
-                        text = archive.extractfile(member).read().strip()
+                    if not (member.isfile() and file and label in ("neg", "pos")):
+                        continue
+                    if opened := archive.extractfile(member):
+                        text = opened.read().strip()
                         if not _is_utf_8(text):
                             raise ValueError(f"{member.name} isn't UTF-8")
                         # The key decides the order in which TFDS stores them.

@@ -30,7 +30,8 @@ def import_tfds() -> ModuleType:
         raise DatasetError(
             f"{error}; the experiments need pip install '.[experiments]'"
         ) from error
-    return tensorflow_datasets
+    tfds: ModuleType = tensorflow_datasets
+    return tfds
 
 
 def prepare(

@@ -56,7 +56,7 @@ def _run(
             )
             for seed in arguments.seeds(args)
         ]
-        with sigterm.held():
+        with sigterm.deferred():
             # So that a sweep cut short has left its rows.
             text = _write(args, runs, compared)
     print(f"\n{text}")

@@ -67,7 +67,7 @@ def train(
         lambda *parts: jnp.concatenate(parts), *(task.train for task in tasks.values())
     )
     curve = {name: jax.device_put(task.test) for name, task in tasks.items()}
-    loop = Loop(data, curve, _MEASUREMENTS, sigterm, densities=False)
+    loop = Loop(data, curve, _MEASUREMENTS, sigterm, measure_density=False)
     rng = np.random.default_rng(seed)
     count = len(data.labels) // len(tasks)
     state, ends = None, list[Ended]()

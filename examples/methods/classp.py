@@ -13,14 +13,15 @@ from examples.methods.registry import (
     RATES,
     Sweep,
     TaskSequence,
+    same_throughout,
 )
-from examples.runner.optimizers import Maker, named
+from examples.runner.optimizers import Maker, register_optimizer
 from examples.runner.plan import Family, Phase
 
 FAMILY = Family("CLASSP", "#d55e00", width=2.4)
 
 
-@named
+@register_optimizer
 def collecting_all(
     learning_rate: float, threshold: float, apply_decay: bool = True, **mask: Any
 ) -> optax.GradientTransformation:
@@ -34,7 +35,7 @@ def collecting_all(
     )
 
 
-@named
+@register_optimizer
 def masked_sgd(learning_rate: float, **mask: Any) -> optax.GradientTransformation:
     """The threshold of CLASSP without its sum."""
     return optax.chain(
@@ -42,7 +43,7 @@ def masked_sgd(learning_rate: float, **mask: Any) -> optax.GradientTransformatio
     )
 
 
-@named
+@register_optimizer
 def classp_self_opening(
     learning_rate: float,
     ratio: float = 2.0,
@@ -69,13 +70,13 @@ def collect(
     return closed, *sequence.phases(optimizer, rate, **hyperparameters)[1:]
 
 
-def _with(
+def _gate_opened(
     optimizer: str | Maker = "classp", **hyperparameters: Any
 ) -> Callable[[TaskSequence, float], tuple[Phase, ...]]:
     return lambda sequence, rate: collect(sequence, rate, optimizer, **hyperparameters)
 
 
-def _above_mean(
+def _relative_threshold(
     optimizer: str | Maker,
 ) -> Callable[[TaskSequence, float], tuple[Phase, ...]]:
     def phases(sequence: TaskSequence, rate: float) -> tuple[Phase, ...]:
@@ -86,16 +87,10 @@ def _above_mean(
     return phases
 
 
-def _then(sequence: TaskSequence, rate: float) -> tuple[Phase, ...]:
+def _sgd_then(sequence: TaskSequence, rate: float) -> tuple[Phase, ...]:
     """The first task as the penalties' SGD learns it, whatever the rate is later."""
     first, *_ = collect(sequence, RATE)
     return first, *collect(sequence, rate)[1:]
-
-
-def _all_along(
-    optimizer: str | Maker,
-) -> Callable[[TaskSequence, float], tuple[Phase, ...]]:
-    return lambda sequence, rate: sequence.phases(optimizer, rate)
 
 
 def _sweep(
@@ -110,20 +105,26 @@ def _sweep(
 SWEEPS = [
     _sweep("classp", "CLASSP", collect),
     # No step is then longer than one without the decay.
-    _sweep("classp_bounded", "CLASSP, ε 1", _with(eps=1.0)),
-    _sweep("classp_factored", "CLASSP, factored sum", _with(factored=True)),
-    _sweep("classp_relative", "CLASSP, g² > 10·mean(g²)", _above_mean("classp")),
+    _sweep("classp_bounded", "CLASSP, ε 1", _gate_opened(eps=1.0)),
+    _sweep("classp_factored", "CLASSP, factored sum", _gate_opened(factored=True)),
+    _sweep(
+        "classp_relative", "CLASSP, g² > 10·mean(g²)", _relative_threshold("classp")
+    ),
     _sweep(
         "classp_relative_all",
         "CLASSP, g² > 10·mean(g²), all collected",
-        _above_mean(collecting_all),
+        _relative_threshold(collecting_all),
     ),
     _sweep(
         "classp_always",
         "CLASSP, decay always on",
-        _all_along("classp"),
+        same_throughout("classp"),
         ADAPTIVE_RATES,
     ),
-    _sweep("classp_then", f"SGD at {RATE}, then CLASSP", _then, ADAPTIVE_RATES),
-    _sweep("classp_self", "CLASSP, gate opens itself", _all_along(classp_self_opening)),
+    _sweep("classp_then", f"SGD at {RATE}, then CLASSP", _sgd_then, ADAPTIVE_RATES),
+    _sweep(
+        "classp_self",
+        "CLASSP, gate opens itself",
+        same_throughout(classp_self_opening),
+    ),
 ]

@@ -11,7 +11,7 @@ import optax
 from classp_jax import baselines
 from examples.methods.registry import with_penalty
 from examples.runner.carry_over import collected_sums, kind_of_sum, states_of
-from examples.runner.checks import check_from_1_on
+from examples.runner.checks import check_positive_int
 from examples.runner.plan import Family, Phase
 from examples.runner.plugin import Boundary, Plugin
 from examples.runner.trainer import TrainState
@@ -61,7 +61,7 @@ class EWC(Plugin):
                 f"ewc's fisher must be {', '.join(map(repr, _FISHERS))}, got"
                 f" {self.fisher!r}."
             )
-        check_from_1_on("ewc's examples", self.examples)
+        check_positive_int("ewc's examples", self.examples)
         if not phases_before:
             raise ValueError(
                 "ewc draws to the weights of a phase before, got the first."
@@ -101,7 +101,7 @@ class EWC(Plugin):
         elif self.fisher == "batches":
             fisher, anchor = _of_batches(context)
         else:
-            fisher = context.once(
+            fisher = context.compute_once(
                 (self.key, self.examples), lambda: self._of_examples(context, state)
             )
             anchor = jax.tree.map(jnp.copy, state.params)
@@ -116,7 +116,8 @@ class EWC(Plugin):
         """The penalty where it is explicit, as the paper's text experiment has it."""
         if self.implicit:
             return 0.0
-        return _explicit(states.params, states.opt_state, self.strength)
+        penalty: jax.Array = _explicit(states.params, states.opt_state, self.strength)
+        return penalty
 
     def _of_examples(self, context: Boundary, state: TrainState) -> optax.Params:
         """Of some that the phase before was trained on, at its last weights."""

@@ -20,7 +20,7 @@ ADAPTIVE_RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)
 RATE = 0.05
 # The best of SGD alone on domain-incremental Split MNIST, and on Rotated MNIST; the
 # strengths are scaled, as what a penalty does is of the order of rate times strength.
-SPEEDS = {
+PENALTY_RATES = {
     "": (RATE, 1.0, ""),
     "_slow": (0.002, 100.0, ", SGD at 0.002"),
     "_fast": (0.2, 0.1, ", SGD at 0.2"),
@@ -90,6 +90,13 @@ class Sweep(NamedTuple):
     group: str = "all"
 
 
+def same_throughout(
+    optimizer: str | Maker,
+) -> Callable[[TaskSequence, float], tuple[Phase, ...]]:
+    """A sweep's ``phases``: an optimizer that knows of no tasks, by its rate."""
+    return lambda sequence, rate: sequence.phases(optimizer, rate)
+
+
 def with_penalty(
     name: str,
     title: str,
@@ -129,7 +136,7 @@ def with_penalty(
             functools.partial(phases, rate=rate),
             family,
         )
-        for speed, (rate, scale, at) in SPEEDS.items()
+        for speed, (rate, scale, at) in PENALTY_RATES.items()
     ]
 
 

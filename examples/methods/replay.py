@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from examples.methods.registry import RATES, Sweep, TaskSequence
-from examples.runner.checks import check_from_1_on
+from examples.runner.checks import check_positive_int
 from examples.runner.plan import Family, Phase
 from examples.runner.plugin import Plugin
 
@@ -38,14 +38,14 @@ class Replay(Plugin):
     def check(self, phases_before: int, tasks_before: int, batch_size: int) -> None:
         """Refuses what can't be kept, and batches of nothing else."""
         del phases_before
-        check_from_1_on("replay's in_batch", self.in_batch)
+        check_positive_int("replay's in_batch", self.in_batch)
         if self.in_batch >= batch_size:
             raise ValueError(
                 f"replay's in_batch must be below the {batch_size} examples of a batch,"
                 f" got {self.in_batch}."
             )
         if self.memory is not None:
-            check_from_1_on("replay's memory", self.memory)
+            check_positive_int("replay's memory", self.memory)
             if not tasks_before:
                 raise ValueError("The first task has none before it to replay.")
         elif self.share is None or not 0 < self.share <= 1:
@@ -54,11 +54,11 @@ class Replay(Plugin):
                 f" got {self.share}."
             )
 
-    def replayed(self) -> int:
+    def examples_replayed(self) -> int:
         """How many of a batch's examples are drawn from those kept."""
         return self.in_batch
 
-    def which_kept(
+    def select_kept(
         self,
         tasks: list[np.ndarray],
         tasks_before: int,
@@ -68,7 +68,7 @@ class Replay(Plugin):
         """Which examples are kept: of a memory, none that one before had not."""
         if self.memory is None:
             count = len(tasks[0])
-            return rng.choice(count, self.kept(count), replace=False)
+            return rng.choice(count, self.examples_kept(count), replace=False)
         orders = [
             np.random.default_rng([seed, _ORDER, i]).permutation(of_task)
             for i, of_task in enumerate(tasks[:tasks_before])
@@ -76,7 +76,7 @@ class Replay(Plugin):
         each = max(1, self.memory // tasks_before)
         return np.concatenate([order[:each] for order in orders])
 
-    def kept(self, first_task: int) -> int:
+    def examples_kept(self, first_task: int) -> int:
         """How many examples of earlier tasks are kept."""
         if self.memory is not None:
             return self.memory

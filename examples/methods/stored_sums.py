@@ -11,8 +11,8 @@ import optax
 import classp_jax
 from examples.methods.classp import FAMILY, collect
 from examples.methods.registry import Sweep, TaskSequence
-from examples.runner.carry_over import holds_a_sum
-from examples.runner.optimizers import named
+from examples.runner.carry_over import register_sum_state
+from examples.runner.optimizers import register_optimizer
 from examples.runner.plan import Phase
 
 _BLOCK = 256  # Values that share a scale.
@@ -52,7 +52,7 @@ ROUNDINGS = {
 }
 
 
-@holds_a_sum
+@register_sum_state
 class StoredSumState(NamedTuple):
     """State of :func:`scale_by_stored_sum`.
 
@@ -77,7 +77,7 @@ class Blocks(NamedTuple):
     scales: jax.Array
 
 
-@named
+@register_optimizer
 def classp_stored(
     learning_rate: float,
     storage: str,
@@ -140,7 +140,9 @@ def scale_by_stored_sum(
         stored = [
             store(s, storage, rounding, key) for s, key in zip(sums, keys, strict=True)
         ]
-        return treedef.unflatten(updates), StoredSumState(state.count + 1, stored)
+        return jax.tree.unflatten(treedef, updates), StoredSumState(
+            state.count + 1, stored
+        )
 
     return optax.GradientTransformation(init_fn, update_fn)
 

@@ -23,8 +23,8 @@ class MLP(nnx.Module):
     def __init__(
         self, rngs: nnx.Rngs, classes: int = 10, inputs: int = 784, hidden: int = 256
     ):
-        def linear(of: int, to: int) -> nnx.Linear:
-            return nnx.Linear(of, to, rngs=rngs, **uniform(fan_in=of))
+        def linear(fan_in: int, fan_out: int) -> nnx.Linear:
+            return nnx.Linear(fan_in, fan_out, rngs=rngs, **uniform(fan_in=fan_in))
 
         self.dense1 = linear(inputs, hidden)
         self.dense2 = linear(hidden, hidden)

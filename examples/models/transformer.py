@@ -160,6 +160,7 @@ class EncoderLayer(nnx.Module):
         if real is not None:
             positions = jnp.where(real, jnp.arange(length), 0)
             last = x[jnp.arange(batch), positions.max(axis=1)]
+        assert self.in_proj.bias is not None
         kernel, bias = self.in_proj.kernel[...], self.in_proj.bias[...]
         query = by_head(last @ kernel[:, :width] + bias[:width])
         of_keys, of_values = (
@@ -181,7 +182,8 @@ class EncoderLayer(nnx.Module):
 
         y = self.norm1(last + dropout(self.out_proj(attended)))
         hidden = dropout(nnx.relu(self.dense1(y)))
-        return self.norm2(y + dropout(self.dense2(hidden)))
+        features: jax.Array = self.norm2(y + dropout(self.dense2(hidden)))
+        return features
 
 
 def _layer_norm(width: int, rngs: nnx.Rngs) -> nnx.LayerNorm:

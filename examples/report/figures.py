@@ -64,10 +64,10 @@ def save_fronts(
         best = (x + y)[:, 0].argmax()
         bests.append((x[best, 0], y[best, 0]))
     if joint := drawn.get("joint"):
-        y, x = (
+        (joint_y, _), (joint_x, _) = (
             mean_deviation(joint, *o, with_dropout) for o in study.judged_on.items()
         )
-        bests.append((x[0], y[0]))
+        bests.append((joint_x, joint_y))
         label = "Joint training, on both at once"
         ax.scatter(*bests[-1], 160, "black", marker="*", label=label, zorder=3)
     (first, second), (y_split, x_split) = study.tasks.values(), study.judged_on.values()

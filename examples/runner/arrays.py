@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from examples.runner.data import Array
+
 
 def as_numpy(tree: Any, array: Callable[[Any], np.ndarray]) -> dict[str, np.ndarray]:
     """A tree's leaves by their paths, random keys as the integers they're made of."""
@@ -30,7 +32,9 @@ def _is_key(x: jax.Array) -> bool:
 def placed(array: np.ndarray, like: jax.Array) -> jax.Array:
     """The array on the devices of another, and a random key where that is one."""
     sharding = like.sharding if like.committed else None
+    value: Array = array
     if _is_key(like):
-        keys = jax.random.wrap_key_data(array, impl=jax.random.key_impl(like))
-        return jax.device_put(keys, sharding)
-    return jax.device_put(array, sharding)
+        of_key = jnp.asarray(array)
+        value = jax.random.wrap_key_data(of_key, impl=jax.random.key_impl(like))
+    there: jax.Array = jax.device_put(value, sharding)
+    return there

@@ -47,7 +47,7 @@ def new_in_batch(phase: Phase, shortest: int, batch_size: int) -> int:
     Raises:
       ValueError: an epoch hasn't as many, or there are none.
     """
-    replayed = sum(plugin.replayed() for plugin in phase.plugins)
+    replayed = sum(plugin.examples_replayed() for plugin in phase.plugins)
     new = batch_size - replayed
     if not 0 < new <= shortest:
         raise ValueError(
@@ -101,10 +101,13 @@ def of_phase(
     blocks = [in_blocks(epoch, new) for epoch in epochs]
     before = tasks_before(phase, list(tasks))
     for plugin in phase.plugins:
-        if plugin.replayed():
-            kept = plugin.which_kept(list(tasks.values()), before, seed, rng)
+        if plugin.examples_replayed():
+            kept = plugin.select_kept(list(tasks.values()), before, seed, rng)
             blocks = [
-                [_with_drawn(block, kept, plugin.replayed(), rng) for block in of_epoch]
+                [
+                    _with_drawn(block, kept, plugin.examples_replayed(), rng)
+                    for block in of_epoch
+                ]
                 for of_epoch in blocks
             ]
     return blocks

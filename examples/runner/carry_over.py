@@ -15,7 +15,7 @@ from examples.runner.trainer import TrainState
 _KINDS_OF_SUM: list[type] = [ScaleByAccumulatedPowerNormState]
 
 
-def holds_a_sum(kind: type[Any]) -> type[Any]:
+def register_sum_state(kind: type[Any]) -> type[Any]:
     """Lets a kind of state that holds a sum of CLASSP's go on as one.
 
     Args:
@@ -72,7 +72,7 @@ def carry_over(before: TrainState, fresh: TrainState) -> TrainState:
       ValueError: what should go on can't be had in the form that the phase keeps.
     """
     so_far, own = before.opt_state, fresh.opt_state
-    if jax.tree.structure(so_far) == jax.tree.structure(own):
+    if jax.tree.structure(so_far) == jax.tree.structure(own):  # type: ignore[operator]
         opt_state = jax.tree_util.tree_map_with_path(_continued, so_far, own)
         return before._replace(opt_state=opt_state)
     collected, kept = collected_sums(so_far), collected_sums(own)
@@ -125,7 +125,7 @@ def _in_the_form_of(
             _widened(path, *pair) for pair in zip(parts, own_parts, strict=True)
         ]
     structure = jax.tree.structure(own.grad_sum)
-    return own._replace(grad_sum=structure.unflatten(goes_on))
+    return own._replace(grad_sum=jax.tree.unflatten(structure, goes_on))
 
 
 def _by_path(grad_sum: optax.Updates) -> dict[str, jax.Array | FactoredSum]:
@@ -153,7 +153,9 @@ def _continued(path: Any, so_far: jax.Array, own: jax.Array) -> jax.Array:
     return _widened(keys, so_far, own)
 
 
-def _widened(path: str, so_far: jax.Array, own: jax.Array) -> jax.Array:
+def _widened(
+    path: str, so_far: jax.Array, own: jax.Array | jax.ShapeDtypeStruct
+) -> jax.Array:
     """An array as one of a phase's optimizer, where that loses nothing."""
     if so_far.dtype == own.dtype and so_far.shape == own.shape:
         return so_far

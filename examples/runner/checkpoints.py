@@ -8,12 +8,15 @@ import shutil
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import jax
 import numpy as np
 
 from examples.runner.arrays import as_numpy, described, placed
+
+if TYPE_CHECKING:
+    from orbax.checkpoint import CheckpointManager
 
 
 class CheckpointError(Exception):
@@ -50,9 +53,12 @@ class Trail:
       CheckpointError: the folder can't be written.
     """
 
-    def __init__(self, name: str, made_by: dict[str, dict], saving: Saving | None):
+    def __init__(
+        self, name: str, made_by: dict[str, dict[Any, Any]], saving: Saving | None
+    ):
         self._last = 0
-        self._manager = self._lock = None
+        self._manager: CheckpointManager | None = None
+        self._lock: TextIO | None = None
         if not saving:
             return
         import orbax.checkpoint as ocp  # Here, as it takes half a second.
@@ -93,15 +99,16 @@ class Trail:
         Raises:
           CheckpointError: it is damaged, or something else made it.
         """
-        steps = sorted(self._manager.all_steps()) if self._manager else []
-        if not steps:
+        manager = self._manager
+        steps = sorted(manager.all_steps()) if manager else []
+        if not manager or not steps:
             return None
         *older, self._last = steps
         path = self._folder / str(self._last)
         start = f"step {older[-1]}" if older else "the beginning of the phase"
-        way_out = f"delete it, and the same command goes on from {start}"
-        with _reading(path, way_out):
-            kept = self._read(progress=self._args.JsonRestore()).progress
+        remedy = f"delete it, and the same command goes on from {start}"
+        with _reading(path, remedy):
+            kept = self._read(manager, progress=self._args.JsonRestore()).progress
             made_by, progress, sums = (
                 kept[key] for key in ("made_by", "progress", "crc32")
             )
@@ -109,9 +116,9 @@ class Trail:
         wanted = as_numpy(tree, lambda x: np.empty(x.shape, x.dtype))
         made_here = self._made_by | {"tensor": described(wanted)}
         for what, here in made_here.items():
-            _check_same(path, what, made_by.get(what, {}), here, way_out)
-        with _reading(path, way_out):
-            arrays = self._read(state=self._args.StandardRestore(wanted)).state
+            _check_same(path, what, made_by.get(what, {}), here, remedy)
+        with _reading(path, remedy):
+            arrays = self._read(manager, state=self._args.StandardRestore(wanted)).state
             for name, array in arrays.items():
                 if zlib.crc32(array.tobytes()) != sums[name]:
                     raise ValueError(f"{name} isn't what was written")
@@ -145,7 +152,7 @@ class Trail:
         items = self._args.Composite(
             progress=self._args.JsonSave(kept), state=self._args.StandardSave(arrays)
         )
-        with self._writing():
+        with self._writing(self._manager):
             self._manager.save(step, args=items)
         self._last = step
 
@@ -156,7 +163,7 @@ class Trail:
           CheckpointError: it couldn't be.
         """
         if self._manager is not None:
-            with self._writing():
+            with self._writing(self._manager):
                 self._manager.wait_until_finished()
 
     def close(self, *, delete: bool = False) -> None:
@@ -173,15 +180,15 @@ class Trail:
         if self._lock is not None:
             self._lock.close()
 
-    def _read(self, **items: Any) -> Any:
-        return self._manager.restore(self._last, args=self._args.Composite(**items))
+    def _read(self, manager: "CheckpointManager", **items: Any) -> Any:
+        return manager.restore(self._last, args=self._args.Composite(**items))
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self, manager: "CheckpointManager") -> Iterator[None]:
         try:
             yield
         except Exception as error:  # Orbax passes on what any of its libraries raises.
-            steps = self._manager.all_steps(read=True)
+            steps = manager.all_steps(read=True)
             there = f"those of the steps {sorted(steps)}" if steps else "none"
             raise CheckpointError(
                 f"{self._folder}: a checkpoint can't be written ({_in_a_line(error)});"
@@ -229,19 +236,19 @@ def load(file: pathlib.Path, like: Any) -> tuple[Any, Any]:
     Raises:
       CheckpointError: the file is damaged, or holds something else.
     """
-    way_out = "delete it, and the same command trains anew what it held"
+    remedy = "delete it, and the same command trains anew what it held"
     wanted = as_numpy(like, lambda x: np.empty(x.shape, x.dtype))
-    with _reading(file, way_out), np.load(file, allow_pickle=False) as arrays:
+    with _reading(file, remedy), np.load(file, allow_pickle=False) as arrays:
         results = json.loads(str(arrays["results"]))
         stored = [arrays[str(i)] for i in range(len(arrays.files) - 1)]
     there, here = ({"tensors": len(x)} for x in (stored, wanted))
-    _check_same(file, "number of", there, here, way_out)
+    _check_same(file, "number of", there, here, remedy)
     # NumPy knows bfloat16 by its bytes alone.
     found = {
         name: x.view(w.dtype) if x.dtype == f"V{w.dtype.itemsize}" else x
         for (name, w), x in zip(wanted.items(), stored, strict=True)
     }
-    _check_same(file, "tensor", described(found), described(wanted), way_out)
+    _check_same(file, "tensor", described(found), described(wanted), remedy)
     leaves, structure = jax.tree.flatten(like)
     leaves = [placed(x, w) for x, w in zip(found.values(), leaves, strict=True)]
     return jax.tree.unflatten(structure, leaves), results
@@ -259,23 +266,27 @@ def _locked(file: TextIO) -> bool:
 
 
 @contextlib.contextmanager
-def _reading(path: pathlib.Path, way_out: str) -> Iterator[None]:
+def _reading(path: pathlib.Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # NumPy and Orbax pass on what their libraries raise.
         raise CheckpointError(
-            f"{path} is damaged ({_in_a_line(error)}): {way_out}."
+            f"{path} is damaged ({_in_a_line(error)}): {remedy}."
         ) from error
 
 
 def _check_same(
-    path: pathlib.Path, what: str, there: dict, here: dict, way_out: str
+    path: pathlib.Path,
+    what: str,
+    there: dict[str, Any],
+    here: dict[str, Any],
+    remedy: str,
 ) -> None:
     for key in {**here, **there}:
         if here.get(key) != there.get(key):
             raise CheckpointError(
                 f"{path} isn't of this run: {what} {key} is {there.get(key)} there and"
-                f" {here.get(key)} here. Go on with that, or {way_out}."
+                f" {here.get(key)} here. Go on with that, or {remedy}."
             )
 
 

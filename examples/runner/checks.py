@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from flax import nnx
 
 from examples.runner.data import Experiment
 from examples.runner.trainer import Trainer
@@ -14,7 +15,7 @@ from examples.runner.trainer import Trainer
 _SPLITS = ("train", "test")
 
 
-def check_from_1_on(what: str, value: Any) -> None:
+def check_positive_int(what: str, value: Any) -> None:
     """Refuses what isn't an integer from 1 on, with a ``ValueError``."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
         raise ValueError(f"{what} must be an integer from 1 on, got {value!r}.")
@@ -28,12 +29,14 @@ def check_experiment(experiment: Experiment) -> None:
 
     Raises:
       ValueError: a number isn't from 1 on, :func:`check_tasks` refuses the tasks, the
-        model can't take their inputs, or :func:`check_outputs` refuses what it makes.
+        model can't take their inputs or has variables that aren't parameters, or
+        :func:`check_outputs` refuses what it makes.
       TypeError: inputs or labels are no array.
     """
     for what in ("batch_size", "measurements"):
-        check_from_1_on(what, getattr(experiment, what))
+        check_positive_int(what, getattr(experiment, what))
     check_tasks(experiment.tasks, experiment.curve, experiment.splits)
+    _check_variables(nnx.eval_shape(lambda: experiment.make_model(nnx.Rngs(0))))
     inputs = next(iter(experiment.tasks.values())).train.inputs
     two = jax.ShapeDtypeStruct((2, *inputs.shape[1:]), inputs.dtype)
     trainer = Trainer(
@@ -43,7 +46,7 @@ def check_experiment(experiment: Experiment) -> None:
         dtype=experiment.dtype,
     )
     try:
-        logits = trainer.logits_form(two)
+        logits = trainer.logits_shape(two)
     except Exception as error:  # Whatever layers raise.
         raise ValueError(
             f"The model can't take inputs {inputs.dtype} of shape {two.shape}, two of"
@@ -123,12 +126,12 @@ def _check_split(where: str, inputs: Any, labels: Any) -> None:
             )
     shape = f"of shape {labels.shape}"
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        way_out = "astype('int32')"
+        remedy = "astype('int32')"
         if labels.ndim > 1:
-            way_out = "ravel()" if labels.size == len(labels) else "argmax(-1)"
+            remedy = "ravel()" if labels.size == len(labels) else "argmax(-1)"
         raise ValueError(
             f"{where}: labels must be integers of shape (n,), a class each, got"
-            f" {labels.dtype} {shape}; labels.{way_out} may be what is meant."
+            f" {labels.dtype} {shape}; labels.{remedy} may be what is meant."
         )
     if inputs.ndim == 0 or len(inputs) != len(labels):
         raise ValueError(
@@ -142,7 +145,7 @@ def _check_split(where: str, inputs: Any, labels: Any) -> None:
 
 def _check_values(where: str, inputs: np.ndarray) -> None:
     """Refuses what isn't a finite number, or changes in the dtype JAX gives it."""
-    if inputs.dtype.kind in "OSUMmV" and not jax.dtypes.issubdtype(
+    if inputs.dtype.kind in "OSUMmV" and not jax.numpy.issubdtype(
         inputs.dtype, jax.numpy.number
     ):
         raise ValueError(f"{where}: inputs must be numbers, got {inputs.dtype}.")
@@ -167,6 +170,21 @@ def _check_values(where: str, inputs: np.ndarray) -> None:
 def _form(inputs: Any) -> str:
     dtype = jax.dtypes.canonicalize_dtype(inputs.dtype)
     return f"{dtype} of shape (n{''.join(f', {size}' for size in inputs.shape[1:])})"
+
+
+def _check_variables(model: nnx.Module) -> None:
+    """Refuses a model with a state of its own, which no phase would train or keep."""
+    others = nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.Param)))
+    if found := [
+        f"{'.'.join(map(str, path))} ({type(variable).__name__})"
+        for path, variable in others
+    ]:
+        raise ValueError(
+            "The model's only variables must be parameters, nnx.Param, but it has"
+            f" {', '.join(found)}. A norm must do without running statistics, as"
+            " nnx.LayerNorm does, and dropout takes its stream when it is called:"
+            " dropout_rngs."
+        )
 
 
 def check_outputs(

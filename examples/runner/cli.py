@@ -89,7 +89,8 @@ def command(
       train: what it does, with its parser, its options and the signal to look out for.
     """
     args = parser.parse_args(argv)
-    precision = jax.config.jax_default_matmul_precision or "float32"
+    set_by_user = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    precision = set_by_user or "float32"
     with (
         until_stopped(parser, argv) as sigterm,
         jax.default_matmul_precision(precision),
@@ -149,13 +150,16 @@ def run(
     if args.batch_size > fewest:
         parser.error(f"--batch-size must be at most {fewest}, a task's examples")
     seeds = arguments.seeds(args)
-    if args.dry_run:
-        path = args.out / "rows.jsonl"
-        print("\n".join(describe(experiment, methods, seeds, path)))
-        return
-    on_cpu = jax.default_backend() == "cpu"
-    vmap_seeds = args.vmap_seeds or (1 if on_cpu else len(seeds))
-    runner = Runner(experiment, args.out, vmap_seeds, saving(args), sigterm, mesh)
+    try:
+        if args.dry_run:
+            path = args.out / "rows.jsonl"
+            print("\n".join(describe(experiment, methods, seeds, path)))
+            return
+        on_cpu = jax.default_backend() == "cpu"
+        vmap_seeds = args.vmap_seeds or (1 if on_cpu else len(seeds))
+        runner = Runner(experiment, args.out, vmap_seeds, saving(args), sigterm, mesh)
+    except (TypeError, ValueError) as error:  # Of the data, the model or a method.
+        parser.error(str(error))
     for name, method in methods.items():
         runner.run(name, method, seeds)
     if sharding.is_first_process():

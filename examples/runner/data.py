@@ -51,8 +51,8 @@ class Experiment(NamedTuple):
       heads: as :class:`examples.runner.trainer.Trainer` takes it; ``options`` tell.
       measurements: along each phase of a given length.
       splits: on which accuracy is measured behind phases that others follow.
-      unseen: whether it is measured on tasks that are still to come too, and before
-        the first phase.
+      measure_unseen: whether it is measured on tasks that are still to come too, and
+        before the first phase.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Experiment(NamedTuple):
     heads: tuple[int, ...] | None = None
     measurements: int = 8
     splits: tuple[str, ...] = ("train", "test")
-    unseen: bool = False
+    measure_unseen: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import pathlib
 
 from examples.runner import batches, rows
+from examples.runner.checks import check_experiment
 from examples.runner.data import Experiment
 from examples.runner.method_checks import check_method
 from examples.runner.plan import Method, as_json
@@ -27,9 +28,10 @@ def describe(
       A line a method, and their sum.
 
     Raises:
-      ValueError: a method can't be trained.
+      ValueError: the tasks, the model or a method can't be trained.
       TypeError: likewise.
     """
+    check_experiment(experiment)
     sizes = {name: len(task.train.labels) for name, task in experiment.tasks.items()}
     tasks, there = batches.of_tasks(sizes), rows.read(path)
     lines, trained, total = [], set(), 0

@@ -10,6 +10,8 @@ from flax import nnx
 
 from examples.runner import sharding
 
+# A model's parameters by their paths.
+Params = nnx.State[str | int, Any]
 # Examples evaluated at once: what fits a CPU's cache; elsewhere few steps are better.
 _ON_CPU, _ON_ACCELERATORS = 50, 1000
 
@@ -41,7 +43,7 @@ class Preprocess(NamedTuple):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Gives what the model takes."""
-        x = self.function(sharding.spread(inputs, self.mesh))
+        x = self.function(sharding.shard_batch(inputs, self.mesh))
         return x.astype(self.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
@@ -59,7 +61,7 @@ class Classifier(NamedTuple):
     heads: tuple[int, ...] | None
 
     def logits(
-        self, params: nnx.State, inputs: jax.Array, dropout_key: jax.Array | None
+        self, params: Params, inputs: jax.Array, dropout_key: jax.Array | None
     ) -> jax.Array:
         """What the model makes of inputs, (n, classes); with a key dropout is on."""
         rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
@@ -67,7 +69,7 @@ class Classifier(NamedTuple):
         logits: jax.Array = model(self.preprocess(inputs), dropout_rngs=rngs)
         return logits
 
-    def of_head(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    def mask_other_heads(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
         """The logits of the label's head; the others are minus infinity."""
         if self.heads is None:
             return logits
@@ -78,7 +80,7 @@ class Classifier(NamedTuple):
 @functools.partial(jax.jit, static_argnums=0)
 def accuracy(
     classifier: Classifier,
-    params: nnx.State,
+    params: Params,
     inputs: jax.Array,
     labels: jax.Array,
     dropout_key: jax.Array | None,
@@ -101,7 +103,7 @@ def accuracy(
         if dropout_key is not None:
             keys.append(jax.random.fold_in(dropout_key, index))
         logits = [classifier.logits(params, inputs, key) for key in keys]
-        logits = [classifier.of_head(x, labels) for x in logits]
+        logits = [classifier.mask_other_heads(x, labels) for x in logits]
         return jnp.stack([jnp.sum(jnp.argmax(x, -1) == labels) for x in logits])
 
     # In batches, so that a whole data set fits; what is left over makes the last one.

@@ -41,14 +41,14 @@ class Loop(NamedTuple):
       curve: of each task, the examples on which accuracy is measured along training.
       measurements: along each phase of a given length.
       sigterm: the signal at which to save and stop.
-      densities: whether it is measured, too, how many weights a step moves.
+      measure_density: whether it is measured, too, how many weights a step moves.
     """
 
     data: Split
     curve: dict[str, Split]
     measurements: int
     sigterm: Sigterm
-    densities: bool = True
+    measure_density: bool = True
 
     def train(
         self,
@@ -81,23 +81,26 @@ class Loop(NamedTuple):
         blocks = [(e, block) for e, of_epoch in enumerate(epochs) for block in of_epoch]
         total = sum(block.shape[1] for _, block in blocks)
         run = _Run(self, trainer, phase, epochs, total, len(like))
-        if saved := trail.restore(lambda at: run.shaped_as_saved(at, like)):
+        if saved := trail.restore(lambda at: run.saved_structure(at, like)):
             run.go_on(*saved)
         else:
             run.states = side_by_side.stacked(begin())
-        with self.sigterm.held(), _progress_bar(title, total, run.at.step) as run.bar:
+        with (
+            self.sigterm.deferred(),
+            _progress_bar(title, total, run.at.step) as run.bar,
+        ):
             for epoch, block in blocks[run.at.block :]:
-                if run.all_ended or self.sigterm.came:
+                if run.all_ended or self.sigterm.received:
                     break
                 if run.measurement_is_due(epoch, block):
                     run.measure(following=block[:, 0])
                 losses = run.train(block)
                 if block is epochs[epoch][-1]:
-                    run.end_what_has_ended(epoch, losses)
+                    run.end_finished_seeds(epoch, losses)
                 if trail.is_due(run.at.step):
                     trail.save(run.at.step, *run.to_save())
             trail.save(run.at.step, *run.to_save())
-            if self.sigterm.came:
+            if self.sigterm.received:
                 trail.wait()
         return [Ended(run.ends[s], run.at.ends[s]) for s in map(str, range(len(like)))]
 
@@ -146,7 +149,7 @@ class _Run:
             arrays["states"] = self.states
         return dataclasses.asdict(self.at), arrays
 
-    def shaped_as_saved(
+    def saved_structure(
         self, progress: dict[str, Any], like: list[TrainState]
     ) -> dict[str, Any]:
         arrays: dict[str, Any] = {"ends": dict.fromkeys(progress["ends"], like[0])}
@@ -174,7 +177,7 @@ class _Run:
             accuracy = self._accuracies()
             points.append({"step": self.at.step, "accuracy": accuracy})
             self.bar.set_postfix(_in_words(accuracy))
-        if following is not None and self._loop.densities:
+        if following is not None and self._loop.measure_density:
             density = side_by_side.each_seed(
                 lambda x: self._trainer.update_density(x[0], *self._loop.data, x[1]),
                 (self.states, following),
@@ -196,7 +199,7 @@ class _Run:
         self.bar.update(steps)
         return last
 
-    def end_what_has_ended(self, epoch: int, losses: np.ndarray) -> None:
+    def end_finished_seeds(self, epoch: int, losses: np.ndarray) -> None:
         for plugin in self._phase.plugins:
             losses = losses + np.asarray(plugin.penalty(self.states))
         stop_loss = self._phase.stop_loss
@@ -221,7 +224,9 @@ class _Run:
             },
             "epochs": epochs,
             "last_loss": loss if np.isfinite(loss) else None,
-            "update_density": self._density(number) if self._loop.densities else None,
+            "update_density": self._density(number)
+            if self._loop.measure_density
+            else None,
             "seconds": self.at.seconds / self._count,
         }
         self.ends[str(number)] = jax.tree.map(lambda x: x[number], self.states)

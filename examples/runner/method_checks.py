@@ -7,7 +7,7 @@ import numpy as np
 
 from examples.runner import batches
 from examples.runner.carry_over import carry_over, collected_sums, kind_of_sum
-from examples.runner.checks import check_from_1_on, check_splits
+from examples.runner.checks import check_positive_int, check_splits
 from examples.runner.data import Experiment
 from examples.runner.plan import Method, Phase, as_json
 from examples.runner.results import tasks_measured
@@ -46,7 +46,7 @@ def check_method(
     check_splits(method.splits, [experiment.tasks[name] for name in names])
 
 
-def check_goes_on(method: Method, trainer_of: Callable[[Phase], Trainer]) -> None:
+def check_transitions(method: Method, trainer_of: Callable[[Phase], Trainer]) -> None:
     """Makes the optimizers, and refuses a sum that is lost or of another form.
 
     Args:
@@ -95,7 +95,7 @@ def _check_phase(
             f" {', '.join(unknown) or 'none'}."
         )
     for name, count in phase.epochs.items():
-        check_from_1_on(f"epochs of {name!r}", count)
+        check_positive_int(f"epochs of {name!r}", count)
     for plugin in phase.plugins:
         before = batches.tasks_before(phase, list(tasks))
         plugin.check(number, before, batch_size)

@@ -24,7 +24,7 @@ _KNOWN: dict[str, Maker] = {
 }
 
 
-def named(make: Maker) -> Maker:
+def register_optimizer(make: Maker) -> Maker:
     """Lets the rows know a function by its name alone, without its module.
 
     Args:

@@ -11,6 +11,7 @@ import jax
 
 from examples.runner import batches, checkpoints, rows, sharding
 from examples.runner.checkpoints import Saving, Trail
+from examples.runner.evaluation import Params
 from examples.runner.plan import Phase, as_json
 from examples.runner.trainer import TrainState
 
@@ -25,6 +26,18 @@ class Outcome(NamedTuple):
 
     state: TrainState
     results: list[dict[str, Any]]
+
+
+class _Kept(NamedTuple):
+    """A state less its random key, which the seed gives anew."""
+
+    params: Params
+    opt_state: Any
+    step: jax.Array
+
+    @classmethod
+    def of(cls, state: TrainState) -> "_Kept":
+        return cls(state.params, state.opt_state, state.step)
 
 
 class PhaseEnds(NamedTuple):
@@ -54,17 +67,17 @@ class PhaseEnds(NamedTuple):
     def save(self, phases: tuple[Phase, ...], outcomes: dict[int, Outcome]) -> None:
         """Writes what phases led to, by seed."""
         for seed, outcome in outcomes.items():
-            kept = sharding.fetch(outcome.state._replace(dropout_key=None))
+            kept = sharding.to_host(_Kept.of(outcome.state))
             if sharding.is_first_process():
                 file = self.file(phases, seed)
                 checkpoints.save(file, kept, outcome.results)
-        sharding.wait("checkpoints")
+        sharding.barrier("checkpoints")
 
     def load(self, phases: tuple[Phase, ...], seed: int, like: TrainState) -> Outcome:
         """Reads an outcome; ``like`` is a state of the same structure and seed."""
         file = self.file(phases, seed)
-        state, results = checkpoints.load(file, like._replace(dropout_key=None))
-        return Outcome(state._replace(dropout_key=like.dropout_key), results)
+        kept, results = checkpoints.load(file, _Kept.of(like))
+        return Outcome(like._replace(**kept._asdict()), results)
 
     @contextlib.contextmanager
     def trail(self, phases: tuple[Phase, ...], seeds: list[int]) -> Iterator[Trail]:

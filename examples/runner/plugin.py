@@ -30,8 +30,8 @@ class Boundary(NamedTuple):
       data: all tasks' examples to train on.
       trainer: of the phase that begins.
       train: gives the state that other phases lead to, with some seed.
-      once: computes what is the same for all phases that begin here, such as those of
-        several strengths of one penalty, at the first of them alone; by a key.
+      compute_once: computes what is the same for all phases that begin here, such as
+        those of several strengths of one penalty, at the first of them alone; by a key.
     """
 
     phase: Phase
@@ -42,7 +42,7 @@ class Boundary(NamedTuple):
     data: Split
     trainer: Trainer
     train: Callable[[tuple[Phase, ...], int], TrainState]
-    once: Callable[[Any, Callable[[], Any]], Any]
+    compute_once: Callable[[Any, Callable[[], Any]], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,11 +122,11 @@ class Plugin:
         del states
         return 0.0
 
-    def replayed(self) -> int:
+    def examples_replayed(self) -> int:
         """How many of a batch's examples are drawn from those it has kept."""
         return 0
 
-    def which_kept(
+    def select_kept(
         self,
         tasks: list[np.ndarray],
         tasks_before: int,
@@ -147,7 +147,7 @@ class Plugin:
         del tasks, tasks_before, seed, rng
         return np.zeros(0, int)
 
-    def kept(self, first_task: int) -> int:
+    def examples_kept(self, first_task: int) -> int:
         """How many examples it keeps, by how many the first task has."""
         del first_task
         return 0

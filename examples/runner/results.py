@@ -9,7 +9,7 @@ import optax
 from classp_jax import ScaleByAccumulatedPowerNormState, unassigned_share
 from examples.runner import rows
 from examples.runner.carry_over import states_of
-from examples.runner.data import Experiment
+from examples.runner.data import Experiment, Split
 from examples.runner.evaluation import Accuracy
 from examples.runner.loop import Ended
 from examples.runner.plan import Phase
@@ -54,7 +54,7 @@ def of_phase(
         result["unassigned_share"] = float(unassigned_share(state.opt_state))
     if (is_open := optax.tree.get(state.opt_state, "is_open")) is not None:
         result["is_open"] = bool(is_open)
-    if experiment.unseen and len(phases) == 1:
+    if experiment.measure_unseen and len(phases) == 1:
         untrained = trainer.init(seed)
         result["untrained"] = _accuracies(
             experiment, trainer, untrained, names, splits, seed
@@ -67,7 +67,7 @@ def tasks_measured(experiment: Experiment, phases: tuple[Phase, ...]) -> list[st
     return [
         name
         for name in experiment.tasks
-        if experiment.unseen or any(name in phase.epochs for phase in phases)
+        if experiment.measure_unseen or any(name in phase.epochs for phase in phases)
     ]
 
 
@@ -80,14 +80,14 @@ def _accuracies(
     seed: int,
 ) -> dict[str, dict[str, list[float]]]:
     """Of tasks, on those of the splits that they have."""
-    tasks = {name: experiment.tasks[name]._asdict() for name in names}
+    tasks: dict[str, dict[str, Split | None]] = {
+        name: experiment.tasks[name]._asdict() for name in names
+    }
     return {
         name: {
-            split: _shares(
-                trainer.accuracy(state.params, *task[split], jax.random.key(seed))
-            )
+            split: _shares(trainer.accuracy(state.params, *data, jax.random.key(seed)))
             for split in splits
-            if task[split]
+            if (data := task[split])
         }
         for name, task in tasks.items()
     }
@@ -101,7 +101,7 @@ def _bytes_per_weight(experiment: Experiment, phase: Phase, state: TrainState) -
     """Of the optimizer's state and the examples kept."""
     first = next(iter(experiment.tasks.values())).train
     count = len(first.labels)
-    examples = sum(plugin.kept(count) for plugin in phase.plugins)
+    examples = sum(plugin.examples_kept(count) for plugin in phase.plugins)
     kept = sum(x.nbytes for x in jax.tree.leaves(state.opt_state))
     weights = sum(p.size for p in jax.tree.leaves(state.params))
     return float((kept + examples * first.inputs.nbytes / count) / weights)

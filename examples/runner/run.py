@@ -11,10 +11,10 @@ import numpy as np
 from examples.runner import batches, results, rows, sharding
 from examples.runner.carry_over import carry_over
 from examples.runner.checkpoints import Saving
-from examples.runner.checks import check_experiment, check_from_1_on, check_seeds
+from examples.runner.checks import check_experiment, check_positive_int, check_seeds
 from examples.runner.data import Experiment, Split
 from examples.runner.loop import Loop
-from examples.runner.method_checks import check_goes_on, check_method
+from examples.runner.method_checks import check_method, check_transitions
 from examples.runner.phase_ends import Outcome, PhaseEnds
 from examples.runner.plan import Method, Phase, as_json
 from examples.runner.plugin import Boundary
@@ -54,11 +54,11 @@ class Runner:
         sigterm: Sigterm | None = None,
         mesh: jax.sharding.Mesh | None = None,
     ):
-        check_from_1_on("vmap_seeds", vmap_seeds)
+        check_positive_int("vmap_seeds", vmap_seeds)
         check_experiment(experiment)
         # One by one: as a pytree, a dictionary would lose its order.
         tasks = {
-            name: sharding.place(task, mesh, cut=False)
+            name: sharding.place(task, mesh, shard=False)
             for name, task in experiment.tasks.items()
         }
         # All tasks behind one another, so that a batch may hold several.
@@ -120,7 +120,7 @@ class Runner:
         done = {row["seed"] for row in found}
         todo = [seed for seed in seeds if seed not in done]
         if todo:
-            check_goes_on(method, self._trainers.of)
+            check_transitions(method, self._trainers.of)
 
         def write(outcomes: dict[int, Outcome]) -> None:
             of_group = [
@@ -135,11 +135,11 @@ class Runner:
             ]
             if sharding.is_first_process():
                 rows.append(self._rows, *of_group)
-            sharding.wait("rows")
+            sharding.barrier("rows")
 
         for group in self._groups(todo):
             self.train(method.phases, group, method.title, method.splits, write)
-        self._trainers.let_go()
+        self._trainers.evict()
 
     def train(
         self,
@@ -200,7 +200,7 @@ class Runner:
                 )
                 so_far = before[i].results if before else []
                 outcomes[seed] = Outcome(end.state, [*so_far, result])
-            with self._loop.sigterm.held():
+            with self._loop.sigterm.deferred():
                 keep(outcomes)
         return list(outcomes.values())
 
@@ -239,7 +239,7 @@ class Runner:
             (outcome,) = self._after(f"{title}: apart", phases, [seed])
             return outcome.state
 
-        def once(key: Any, compute: Callable[[], Any]) -> Any:
+        def compute_once(key: Any, compute: Callable[[], Any]) -> Any:
             place = (self._ends.key(tuple(earlier)), seed, key)
             if place not in self._computed:
                 self._computed[place] = compute()
@@ -254,5 +254,5 @@ class Runner:
             self._loop.data,
             self._trainers.of(phase),
             train,
-            once,
+            compute_once,
         )

@@ -56,7 +56,7 @@ def make_mesh(axes: list[tuple[str, int]] | None) -> Mesh | None:
     )
 
 
-def of_shape(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+def sharding_of(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
     """How weights of a shape lie: large ones cut along their last axis, if they can."""
     large = len(shape) > 0 and math.prod(shape) >= LARGE
     cut = large and shape[-1] % mesh.shape["model"] == 0
@@ -64,43 +64,44 @@ def of_shape(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*axes))
 
 
-def place(tree: Any, mesh: Mesh | None, *, cut: bool = True) -> Any:
+def place(tree: Any, mesh: Mesh | None, *, shard: bool = True) -> Any:
     """Puts arrays where they lie; all processes must have the same.
 
     Args:
       tree: of arrays.
       mesh: the devices; by default JAX's own choice.
-      cut: whether large ones are cut, or all are everywhere.
+      shard: whether large ones are cut, or all are everywhere.
 
     Returns:
       The tree, on the devices.
     """
     if mesh is None:
         return jax.device_put(tree)
-    places = jax.tree.map(lambda x: of_shape(mesh, x.shape if cut else ()), tree)
+    places = jax.tree.map(lambda x: sharding_of(mesh, x.shape if shard else ()), tree)
     # Unlike device_put, also onto other processes' devices.
     return jax.jit(lambda tree: tree, out_shardings=places)(tree)
 
 
-def hold(tree: Any, mesh: Mesh | None) -> Any:
+def constrain(tree: Any, mesh: Mesh | None) -> Any:
     """Keeps arrays where :func:`place` put them, inside a compiled step."""
     if mesh is None:
         return tree
     return jax.tree.map(
-        lambda x: jax.lax.with_sharding_constraint(x, of_shape(mesh, x.shape)), tree
+        lambda x: jax.lax.with_sharding_constraint(x, sharding_of(mesh, x.shape)), tree
     )
 
 
-def spread(batch: jax.Array, mesh: Mesh | None) -> jax.Array:
+def shard_batch(batch: jax.Array, mesh: Mesh | None) -> jax.Array:
     """Cuts a batch, (n, ...), along ``data``; one of too few stays whole."""
     if mesh is None or len(batch) < mesh.shape["data"]:
         return batch
-    return jax.lax.with_sharding_constraint(
+    cut: jax.Array = jax.lax.with_sharding_constraint(
         batch, NamedSharding(mesh, PartitionSpec("data"))
     )
+    return cut
 
 
-def fetch(tree: Any) -> Any:
+def to_host(tree: Any) -> Any:
     """Arrays as NumPy's, whole, in every process; random keys as their integers."""
 
     def whole(x: jax.Array) -> np.ndarray:
@@ -108,7 +109,8 @@ def fetch(tree: Any) -> Any:
             x = jax.random.key_data(x)
         if x.is_fully_addressable or x.is_fully_replicated:
             return np.asarray(x)
-        return multihost_utils.process_allgather(x, tiled=True)
+        gathered: np.ndarray = multihost_utils.process_allgather(x, tiled=True)
+        return gathered
 
     return jax.tree.map(whole, tree)
 
@@ -118,7 +120,7 @@ def is_first_process() -> bool:
     return jax.process_index() == 0
 
 
-def wait(what: str) -> None:
+def barrier(what: str) -> None:
     """Until all processes are here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)

@@ -31,12 +31,12 @@ class Sigterm:
     process.
 
     Attributes:
-      came: whether one came.
+      received: whether one came.
     """
 
     def __init__(self) -> None:
-        self.came = False
-        self._held = False
+        self.received = False
+        self._deferred = False
         self._name = ""
         self._raised = threading.Event()
 
@@ -62,23 +62,23 @@ class Sigterm:
         self._watcher.join()
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """Within, the signal is remembered alone, and raises at the end."""
-        self._held = True
+        self._deferred = True
         try:
             yield
         finally:
-            self._held = False
-        if self.came:
+            self._deferred = False
+        if self.received:
             raise Preempted(self._name)
 
     def _handle(self, number: int, _: object) -> None:
         again = number == signal.SIGINT and self._name == "Ctrl-C"
-        self.came = True
+        self.received = True
         self._name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
         stop = Preempted(self._name)
-        stop.at_once = again and self._held
-        if again or not self._held:
+        stop.at_once = again and self._deferred
+        if again or not self._deferred:
             self._raised.set()
             raise stop
 
@@ -90,7 +90,7 @@ class Sigterm:
                 if number[0] != signal.SIGINT:
                     continue
                 count += 1
-                if count == 1 and self._held:
+                if count == 1 and self._deferred:
                     print(
                         "\nCtrl-C: saves and stops when the steps at hand are done;"
                         " once more stops at once.",

@@ -18,7 +18,7 @@ Published = tuple[tuple[float, float], tuple[float, float]]
 
 
 class Front(NamedTuple):
-    """A method along the one setting that trades stability for plasticity.
+    """A method's Pareto front, along the one setting that trades old tasks for new.
 
     Attributes:
       title: what to call it.
@@ -73,7 +73,7 @@ class Study(NamedTuple):
         return next(iter(self.tasks))
 
 
-def front(
+def make_front(
     name: str,
     title: str,
     knob: str,

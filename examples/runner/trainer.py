@@ -12,7 +12,7 @@ from flax import nnx
 from classp_jax import update_density
 from examples.runner import evaluation, sharding
 from examples.runner.data import Array
-from examples.runner.evaluation import Accuracy, Classifier, Preprocess
+from examples.runner.evaluation import Accuracy, Classifier, Params, Preprocess
 
 
 class TrainState(NamedTuple):
@@ -25,7 +25,7 @@ class TrainState(NamedTuple):
       step: the number of steps so far.
     """
 
-    params: nnx.State
+    params: Params
     opt_state: Any
     dropout_key: jax.Array
     step: jax.Array
@@ -73,7 +73,9 @@ class Trainer:
         shapes: TrainState = jax.eval_shape(lambda: self.init(0))
         return shapes
 
-    def logits_form(self, inputs: Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    def logits_shape(
+        self, inputs: Array | jax.ShapeDtypeStruct
+    ) -> jax.ShapeDtypeStruct:
         """Of what the model makes of inputs, (n, ...), without computing it."""
         logits: jax.ShapeDtypeStruct = jax.eval_shape(
             lambda params, inputs: self.classifier.logits(params, inputs, None),
@@ -130,7 +132,7 @@ class Trainer:
         steps = most if steps is None else steps
         losses = jnp.zeros(most, jnp.float32)
         state, losses = jax.lax.fori_loop(0, steps, step, (state, losses))
-        return sharding.hold(state, self._mesh), losses
+        return sharding.constrain(state, self._mesh), losses
 
     def train_step(
         self, state: TrainState, inputs: jax.Array, labels: jax.Array, batch: jax.Array
@@ -149,7 +151,7 @@ class Trainer:
         """
         loss, updates, opt_state = self._update(state, inputs, labels, batch)
         params = optax.apply_updates(state.params, updates)
-        params, opt_state = sharding.hold((params, opt_state), self._mesh)
+        params, opt_state = sharding.constrain((params, opt_state), self._mesh)
         return TrainState(params, opt_state, state.dropout_key, state.step + 1), loss
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -161,7 +163,7 @@ class Trainer:
         return update_density(updates)
 
     def example_loss(
-        self, params: nnx.State, example: jax.Array, label: jax.Array
+        self, params: Params, example: jax.Array, label: jax.Array
     ) -> jax.Array:
         """The cross-entropy of a single example with dropout off."""
         weights = jnp.ones(1, jnp.float32)
@@ -169,9 +171,9 @@ class Trainer:
 
     def accuracy(
         self,
-        params: nnx.State,
-        inputs: jax.Array,
-        labels: jax.Array,
+        params: Params,
+        inputs: Array,
+        labels: Array,
         dropout_key: jax.Array | None = None,
     ) -> Accuracy:
         """The share of inputs classified correctly.
@@ -194,15 +196,17 @@ class Trainer:
 
     def _loss(
         self,
-        params: nnx.State,
+        params: Params,
         inputs: jax.Array,
         labels: jax.Array,
         weights: jax.Array,
         dropout_key: jax.Array | None,
     ) -> jax.Array:
         logits = self.classifier.logits(params, inputs, dropout_key)
-        logits = self.classifier.of_head(logits.astype(jnp.float32), labels)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        logits = self.classifier.mask_other_heads(logits.astype(jnp.float32), labels)
+        losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(
+            logits, labels
+        )
         return (losses * weights).sum()
 
     def _update(
@@ -213,10 +217,10 @@ class Trainer:
         weights = present.astype(jnp.float32) / present.sum()
         batch = jnp.where(present, batch, batch[0])  # Nothing of another task's.
         # Not cut like the inputs, so that no device asks the others for any of these.
-        batch, weights = sharding.hold((batch, weights), self._mesh)
+        batch, weights = sharding.constrain((batch, weights), self._mesh)
         examples = inputs[batch], labels[batch]
 
-        def loss_of(params: nnx.State) -> jax.Array:
+        def loss_of(params: Params) -> jax.Array:
             return self._loss(params, *examples, weights, key)
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)

@@ -38,7 +38,7 @@ class Trainers:
             self._made[key] = self._make(kind)
         return self._made[key]
 
-    def let_go(self) -> None:
+    def evict(self) -> None:
         """Frees what was compiled, where it is of more trainers than are kept."""
         if len(self._made) > MOST:
             self._made.clear()

@@ -5,7 +5,7 @@ from typing import Any
 from examples.methods import classp, ewc, joint, plain
 from examples.methods.ewc import EWC
 from examples.runner.plan import Method, Phase
-from examples.runner.study import ALL_SPLITS, READINGS, Study, front, of_fronts
+from examples.runner.study import ALL_SPLITS, READINGS, Study, make_front, of_fronts
 
 TASKS = {"phrase_bank": "PhraseBank", "imdb": "IMDB"}
 # Epochs, at most; of methods that were seen to learn nothing fewer show as much.
@@ -104,7 +104,7 @@ PUBLISHED = {
     "ewc_paper": ((52.46, 1.49), (85.67, 1.15)),
 }
 FRONTS = [
-    front(
+    make_front(
         "classp_second_relative",
         "CLASSP, g² > θ·mean(g²) on IMDB",
         "θ",
@@ -115,7 +115,7 @@ FRONTS = [
         },
         ALL_SPLITS,
     ),
-    front(
+    make_front(
         "classp_factored_rate",
         "CLASSP, factored sum",
         "α",
@@ -126,7 +126,7 @@ FRONTS = [
         },
         ALL_SPLITS,
     ),
-    front(
+    make_front(
         "ewc",
         "EWC",
         "λ",

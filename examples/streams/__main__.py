@@ -46,7 +46,7 @@ def _run(
     experiment = Experiment(
         "streams",
         functools.partial(models()[args.model].make, classes=stream.outputs),
-        stream.made_of.preprocess,
+        stream.definition.preprocess,
         tasks,
         args.batch_size,
         _CURVE,
@@ -55,7 +55,7 @@ def _run(
         stream.heads,
         measurements=2,
         splits=("test",),
-        unseen=True,
+        measure_unseen=True,
     )
     cli.run(parser, args, experiment, methods, mesh, sigterm, report.write)
 
@@ -95,7 +95,8 @@ def _best(
 
 
 def _parser() -> argparse.ArgumentParser:
-    of = benchmarks()[_DEFAULT]
+    known = benchmarks()
+    of = known[_DEFAULT]
     default = Stream(_DEFAULT, of.scenarios[0], of.tasks)
     what = "Trains a network on a stream of tasks, one after the other,"
     parser = arguments.of_experiment(
@@ -103,22 +104,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--benchmark",
-        choices=benchmarks(),
+        choices=known,
         default=_DEFAULT,
-        help="the stream, as Avalanche has it",
+        help="the stream; of MNIST and Fashion-MNIST as Avalanche has them",
     )
     parser.add_argument(
         "--scenario",
         choices=SCENARIOS,
-        help="domain-, class- or task-incremental (default: class for the split"
-        " streams, domain for the others, which have no other)",
+        help="domain-, class- or task-incremental (default: the stream's first of "
+        + "; ".join(f"{name}: {', '.join(b.scenarios)}" for name, b in known.items())
+        + ")",
     )
     parser.add_argument(
         "--tasks",
         type=arguments.positive_int,
         metavar="N",
-        help="the first N tasks of the stream alone (default: all 10 of the permuted"
-        " and rotated, all 5 of the split ones)",
+        help="the first N tasks of the stream alone (default: all; "
+        + ", ".join(f"{name}: {b.tasks}" for name, b in known.items())
+        + ")",
     )
     parser.add_argument(
         "--epochs", type=arguments.positive_int, default=1, help="on each task"

@@ -2,7 +2,7 @@
 
 from examples.datasets.stream import Stream
 from examples.methods.registry import TaskSequence, sweeps
-from examples.runner.study import Study, front, of_fronts
+from examples.runner.study import Study, make_front, of_fronts
 
 
 def study(stream: Stream, epochs: int, batch_size: int) -> Study:
@@ -20,7 +20,7 @@ def study(stream: Stream, epochs: int, batch_size: int) -> Study:
     tasks = {f"task_{i}": f"Task {i}" for i in range(1, stream.tasks + 1)}
     sequence = TaskSequence(tuple(tasks), epochs, batch_size)
     fronts = {
-        sweep.name: front(
+        sweep.name: make_front(
             sweep.name,
             sweep.title,
             sweep.knob,
@@ -48,7 +48,7 @@ def study(stream: Stream, epochs: int, batch_size: int) -> Study:
 
 
 def _title(stream: Stream) -> str:
-    title = f"{stream.made_of.title}, {stream.tasks} tasks"
-    if len(stream.made_of.scenarios) > 1:
+    title = f"{stream.definition.title}, {stream.tasks} tasks"
+    if len(stream.definition.scenarios) > 1:
         title += f", {stream.scenario}-incremental"
     return title + ", validation" * stream.validation

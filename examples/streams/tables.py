@@ -71,7 +71,7 @@ def published_table(stream: Stream) -> str:
             f"{of.measured}",
             f"{of.reference}" if of.reference else "\N{EN DASH}",
         ]
-        for of in stream.made_of.published
+        for of in stream.definition.published
         if of.scenario == stream.scenario
     ]
     header = ["method", "measured by the baselines", "in the paper they refer to"]

@@ -41,7 +41,9 @@ def _run(
 
 
 def _replayed(method: Method) -> int:
-    return max(sum(p.replayed() for p in phase.plugins) for phase in method.phases)
+    return max(
+        sum(p.examples_replayed() for p in phase.plugins) for phase in method.phases
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

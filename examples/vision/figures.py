@@ -156,7 +156,7 @@ def save_samples(tasks: dict[str, Task], path: pathlib.Path) -> None:
     for (name, task), ax in zip(tasks.items(), axes, strict=True):
         images, labels = task.train
         columns = [
-            np.vstack(np.pad(images[labels == label, ..., 0][:2], margin))
+            np.vstack([*np.pad(images[labels == label, ..., 0][:2], margin)])
             for label in np.unique(labels)
         ]
         ax.imshow(np.hstack(columns), cmap="gray")

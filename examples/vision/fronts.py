@@ -4,7 +4,7 @@ from examples.methods import classp, ewc, plain, replay
 from examples.methods.classp import collecting_all, masked_sgd
 from examples.methods.stored_sums import classp_stored
 from examples.runner.plan import Phase
-from examples.runner.study import ALL_SPLITS, front
+from examples.runner.study import ALL_SPLITS, make_front
 from examples.vision.phases import (
     ADAGRAD,
     ADAM,
@@ -16,7 +16,7 @@ from examples.vision.phases import (
 )
 
 FRONTS = [
-    front(
+    make_front(
         "classp_rate",
         "CLASSP",
         "α",
@@ -26,14 +26,14 @@ FRONTS = [
             for a in (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)
         },
     ),
-    front(
+    make_front(
         "classp_eps",
         "CLASSP, ε on Fashion-MNIST",
         "ε",
         classp.FAMILY,
         {e: (COLLECT, classp_on(FASHION, eps=e)) for e in (1e-3, 0.01, 0.1, 1, 10)},
     ),
-    front(
+    make_front(
         "classp_square_rate",
         "CLASSP, p = 2",
         "α",
@@ -46,7 +46,7 @@ FRONTS = [
             for a in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
         },
     ),
-    front(
+    make_front(
         "classp_relative_rate",
         "CLASSP, g² > mean(g²)",
         "α",
@@ -66,7 +66,7 @@ FRONTS = [
         },
     ),
     *(
-        front(
+        make_front(
             f"classp_second{'_relative' * relative}",
             f"CLASSP, g² > {kind} on Fashion-MNIST",
             "θ",
@@ -81,7 +81,7 @@ FRONTS = [
             (True, "θ·mean(g²)", (1, 3, 10, 30, 100)),
         )
     ),
-    front(
+    make_front(
         "classp_factored_rate",
         "CLASSP, factored sum",
         "α",
@@ -95,7 +95,7 @@ FRONTS = [
         },
         ALL_SPLITS,
     ),
-    front(
+    make_front(
         "classp_tensor_rate",
         "CLASSP, one sum a tensor",
         "α",
@@ -108,7 +108,7 @@ FRONTS = [
             for a in (0.05, 0.1, 0.2, 0.4, 0.8)
         },
     ),
-    front(
+    make_front(
         "classp_factored_second_relative",
         "CLASSP, factored sum, g² > θ·mean(g²) on Fashion-MNIST",
         "θ",
@@ -121,7 +121,7 @@ FRONTS = [
             for t in (1, 3, 10, 30, 100)
         },
     ),
-    front(
+    make_front(
         "ewc",
         "EWC",
         "λ",
@@ -132,7 +132,7 @@ FRONTS = [
         },
     ),
     *(
-        front(
+        make_front(
             f"ewc_rate_{rate:g}",
             f"EWC, α {rate:g}",
             "λ",
@@ -144,7 +144,7 @@ FRONTS = [
         )
         for rate in (0.1, 0.05)
     ),
-    front(
+    make_front(
         "sgd_rate",
         "SGD",
         "α",
@@ -155,7 +155,7 @@ FRONTS = [
         },
     ),
     # What the threshold does without the decay.
-    front(
+    make_front(
         "masked_sgd_rate",
         "SGD, g² > 10·mean(g²)",
         "α",
@@ -170,7 +170,7 @@ FRONTS = [
             for a in (0.2, 0.1, 0.05, 0.02, 0.01)
         },
     ),
-    front(
+    make_front(
         "adam_rate",
         "Adam",
         "α",
@@ -180,7 +180,7 @@ FRONTS = [
             for a in (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
         },
     ),
-    front(
+    make_front(
         "adagrad_rate",
         "AdaGrad",
         "α",
@@ -190,7 +190,7 @@ FRONTS = [
             for a in (0.05, 0.02, 0.01, 0.005, 0.002)
         },
     ),
-    front(
+    make_front(
         "replay",
         "Replay",
         "share",
@@ -200,7 +200,7 @@ FRONTS = [
             for share in (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
         },
     ),
-    front(
+    make_front(
         "replay_slower",
         "Replay, α 0.05",
         "share",

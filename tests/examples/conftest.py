@@ -21,7 +21,7 @@ def experiment():
 @pytest.fixture
 def three_tasks(experiment):
     tasks = experiment.tasks | {"c": Task(random_split(40, 4), random_split(16, 5))}
-    return experiment._replace(tasks=tasks, unseen=True, splits=("test",))
+    return experiment._replace(tasks=tasks, measure_unseen=True, splits=("test",))
 
 
 @pytest.fixture

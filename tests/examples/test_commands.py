@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import io
 import re
 
@@ -15,6 +16,8 @@ from classp_jax.verify import __main__ as verify
 from classp_jax.verify._torch_optimizer import InputError
 from examples.datasets.tfds import DatasetError
 from examples.demo import __main__ as demo
+from examples.models.mlp import MLP
+from examples.models.registry import Model, models
 from examples.runner import cli
 from examples.runner.data import Split, Task
 from examples.sentiment import __main__ as sentiment
@@ -23,6 +26,7 @@ from examples.streams import __main__ as streams
 from examples.streams import report as streams_report
 from examples.vision import __main__ as vision
 from examples.vision import report as vision_report
+from tests.examples.datasets.test_stream import whole
 
 SHARED = (
     "--methods --list-methods --dry-run --seeds --seed --data-dir --out"
@@ -151,6 +155,20 @@ def test_no_traceback_whatever_is_typed(stubs, command, examples):
             assert "error: " in err.getvalue()
 
     check()
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_a_model_that_cannot_take_the_data_is_named(
+    more, monkeypatch, capsys, tmp_path
+):
+    too_small = Model(functools.partial(MLP, inputs=6), "of six pixels")
+    monkeypatch.setitem(models(), "mlp", too_small)
+    monkeypatch.setattr(
+        "examples.datasets.mnist.load", lambda data_dir, names: {"mnist": whole()}
+    )
+    with pytest.raises(SystemExit):
+        streams.main(["--out", str(tmp_path), *more])
+    assert "error: The model can't take inputs uint8" in capsys.readouterr().err
 
 
 def expanded(families):

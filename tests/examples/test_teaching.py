@@ -99,8 +99,3 @@ def test_every_file_that_a_readme_names_is_there():
         for target in re.findall(r"\]\(([^)#]+)\)", readme.read_text()):
             if not target.startswith("http"):
                 assert (readme.parent / target).exists(), f"{readme}: {target}"
-
-
-def test_no_file_of_the_examples_is_long():
-    for path in FOLDER.rglob("*.py"):
-        assert path.read_text().count("\n") <= 300, path

@@ -32,17 +32,27 @@ def _of(pair: np.ndarray, scenario: str) -> Part:
     return part
 
 
-BENCHMARKS = {
-    "split_mnist": Benchmark(
-        "Split MNIST",
-        lambda folder: mnist.load(folder, ["mnist"])["mnist"],
+def _benchmark(
+    title: str, name: str, published: tuple[Published, ...] = ()
+) -> Benchmark:
+    return Benchmark(
+        title,
+        lambda folder: mnist.load(folder, [name])[name],
         mnist.normalise,
         5,
         ("class", "domain", "task"),
         pairs,
         order,
         classes_a_task=2,
-        published=(
+        published=published,
+    )
+
+
+BENCHMARKS = {
+    "split_mnist": _benchmark(
+        "Split MNIST",
+        "mnist",
+        (
             Published("task", "RWalk", 99, 99),
             Published("task", "SI", 97, 97),
             Published("class", "GDumb", 97, 97),
@@ -53,14 +63,5 @@ BENCHMARKS = {
             Published("class", "Replay", 92, None, online=True),
         ),
     ),
-    "split_fashion_mnist": Benchmark(
-        "Split Fashion-MNIST",
-        lambda folder: mnist.load(folder, ["fashion_mnist"])["fashion_mnist"],
-        mnist.normalise,
-        5,
-        ("class", "domain", "task"),
-        pairs,
-        order,
-        classes_a_task=2,
-    ),
+    "split_fashion_mnist": _benchmark("Split Fashion-MNIST", "fashion_mnist"),
 }

@@ -61,7 +61,7 @@ def main():
     args = argparse.Namespace(mesh=axes, distributed=processes or None)
     sharding.LARGE = 1  # So that the small network's weights are cut too.
     states = train(pathlib.Path(folder), cli.devices(args))
-    weights = sharding.fetch({name: state.params for name, state in states.items()})
+    weights = sharding.to_host({name: state.params for name, state in states.items()})
     if sharding.is_first_process():
         leaves = jax.tree.leaves(weights)
         np.savez(f"{folder}/weights.npz", **{str(i): x for i, x in enumerate(leaves)})

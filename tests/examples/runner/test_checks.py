@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from examples.methods.ewc import EWC
 from examples.methods.replay import Replay
 from examples.methods.synaptic_intelligence import SynapticIntelligence
 from examples.runner import batches, rows, run, side_by_side
 from examples.runner.data import Experiment, Split, Task
-from examples.runner.method_checks import check_goes_on, check_method
+from examples.runner.method_checks import check_method, check_transitions
 from examples.runner.plan import Method, Phase
 from examples.runner.run import Runner
 from examples.runner.trainers import Trainers
@@ -24,6 +25,12 @@ INPUTS = RNG.normal(size=(40, 6)).astype(np.float32)
 LABELS = RNG.integers(0, 3, 40).astype(np.int32)
 GOOD = Split(INPUTS, LABELS)
 HOLED = np.where(np.arange(240).reshape(40, 6) == 45, np.nan, INPUTS)
+
+
+class Averaging(Network):
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
 
 
 def sgd(task="a", epochs=1, **kwargs):
@@ -106,6 +113,7 @@ def test_wrong_data_are_named(changed, message, split, tmp_path):
         (dict(measurements=0), "measurements must be an integer from 1 on, got 0"),
         (dict(heads=(0, 1)), "each of the model's 3 outputs, got 2"),
         (dict(preprocess=lambda x: x[:, :5]), "The model can't take inputs float32"),
+        (dict(make_model=Averaging), "it has norm.mean (BatchStat), norm.var (BatchS"),
         (dict(preprocess=lambda x: x[0]), "makes (3,)"),
         (dict(preprocess=lambda x: x * 1j), "must make real logits, got complex64"),
         (dict(tasks={1: Task(GOOD, GOOD)}), "name must be a string, got 1"),
@@ -254,7 +262,7 @@ def test_what_is_done_is_not_checked_again(tmp_path, monkeypatch):
     Runner(experiment(), tmp_path).run("", method, [numpy_seed])
     (row,) = rows.read(tmp_path / "rows.jsonl")
     assert row["seed"] == 3
-    monkeypatch.setattr(run, "check_goes_on", None)
+    monkeypatch.setattr(run, "check_transitions", None)
     Runner(experiment(), tmp_path).run("", method, iter([3]))
 
 
@@ -265,5 +273,5 @@ def test_nothing_is_compiled_for_a_check(tmp_path):
     before = len(jax.devices()[0].client.live_executables())
     phases = (sgd(), dataclasses.replace(sgd("b"), optimizer="classp"))
     with pytest.warns(UserWarning, match="the one before collected none"):
-        check_goes_on(Method("", phases), Trainers(of, None).of)
+        check_transitions(Method("", phases), Trainers(of, None).of)
     assert len(jax.devices()[0].client.live_executables()) == before

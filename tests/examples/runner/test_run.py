@@ -80,7 +80,7 @@ def test_what_methods_begin_with_is_trained_once(experiment, tmp_path, monkeypat
     assert without_times(from_checkpoint) == without_times(read(tmp_path / "anew")[0])
 
 
-def test_what_many_methods_compiled_is_let_go(experiment, tmp_path, monkeypatch):
+def test_what_many_methods_compiled_is_evicted(experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(trainers, "MOST", 2)
     runner = Runner(experiment, tmp_path)
     programs = []

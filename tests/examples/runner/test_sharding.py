@@ -64,7 +64,7 @@ def test_a_mesh_trains_as_one_device_does(
     mesh = make_mesh(text)
     states = train(tmp_path, mesh, vmap_seeds=vmap_seeds)
     params, folder = on_one_device
-    actual = sharding.fetch([state.params for state in states.values()])
+    actual = sharding.to_host([state.params for state in states.values()])
     chex.assert_trees_all_close(actual, params, rtol=1e-5, atol=1e-6)
     assert accuracies(tmp_path) == accuracies(folder)
     for row in rows.read(tmp_path / "rows.jsonl"):
@@ -74,7 +74,7 @@ def test_a_mesh_trains_as_one_device_does(
     state = states["classp"]
     grad_sum = optax.tree.get(state.opt_state, "grad_sum")
     for x in jax.tree.leaves((state.params, grad_sum)):
-        assert x.sharding.is_equivalent_to(sharding.of_shape(mesh, x.shape), x.ndim)
+        assert x.sharding.is_equivalent_to(sharding.sharding_of(mesh, x.shape), x.ndim)
     kernel = jax.tree.leaves(state.params["hidden"]["kernel"])[0]
     cut = 8 // mesh.shape["model"]  # Of the hidden layer's eight units.
     assert kernel.addressable_shards[0].data.shape == (6, cut)

@@ -26,10 +26,10 @@ def test_sigterm_stops_at_once_where_nothing_is_lost(name, number):
 
 def test_a_second_ctrl_c_stops_at_once_where_the_first_is_held():
     reached = []
-    with pytest.raises(Preempted) as info, Sigterm() as sigterm, sigterm.held():
+    with pytest.raises(Preempted) as info, Sigterm() as sigterm, sigterm.deferred():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
-        reached.append(sigterm.came)
+        reached.append(sigterm.received)
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("it went on")
     assert reached == [True]
@@ -41,7 +41,7 @@ import jax
 from examples.runner.stopping import Sigterm
 endless = jax.jit(lambda x: jax.lax.while_loop(lambda y: y < 9, lambda y: y % 7, x))
 compiled = endless.lower(1).compile()
-with Sigterm() as sigterm, sigterm.held():
+with Sigterm() as sigterm, sigterm.deferred():
     print("computing", flush=True)
     compiled(1).block_until_ready()
 """
