@@ -14,6 +14,7 @@ def classp_gram(
     exponent: float = 1.0,
     refresh_every: int = 10,
     max_dim: int = 1024,
+    rank: int | None = None,
     apply_decay: bool | optax.ScalarOrSchedule = 1.0,
     relative: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -46,13 +47,14 @@ def classp_gram(
       exponent: :math:`q`, as for :func:`scale_by_accumulated_gram`.
       refresh_every: likewise.
       max_dim: likewise.
+      rank: likewise.
       apply_decay: whether to slow the directions; as for :func:`classp`.
       relative: as for :func:`classp`.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`. Its state takes
       :math:`8 m / n` bytes a weight of a matrix of :math:`m` inputs and :math:`n`
-      outputs.
+      outputs, with ``rank`` :math:`8 k / n`.
 
     Raises:
       ValueError: as :func:`classp` and :func:`scale_by_accumulated_gram`.
@@ -66,9 +68,9 @@ def classp_gram(
       >>> for inputs in ([3.0, 0.0], [3.0, 0.0], [0.0, 3.0]):  # the last is new
       ...   grad = jnp.array(inputs)[:, None]
       ...   updates, opt_state = solver.update(grad, opt_state)
-      ...   print(updates[:, 0])
+      ...   print(updates[:, 0].round(3))
       [-0.03 -0.  ]
-      [-0.01578947 -0.        ]
+      [-0.016 -0.   ]
       [-0.   -0.03]
 
     References:
@@ -79,6 +81,7 @@ def classp_gram(
         exponent=exponent,
         refresh_every=refresh_every,
         max_dim=max_dim,
+        rank=rank,
     )
     return chain_in_float32(
         learning_rate,

@@ -1,13 +1,14 @@
 """Division by what each direction of a tensor has seen, in place of each weight."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from classp_jax import _boxes, _hyperparameters
+from classp_jax import _boxes, _gram_blocks, _gram_sketch, _hyperparameters
 from classp_jax._arrays import (
     at_least_float32,
     in_dtype_of,
@@ -23,10 +24,6 @@ from classp_jax._placement import (
 from classp_jax._powers import only_finite
 from classp_jax._states import ScaleByAccumulatedGramState
 
-_EXACT = jax.lax.Precision.HIGHEST
-# Rounding moves an eigenvalue by less than so many units of the largest.
-_ROUNDING = 8
-
 
 def scale_by_accumulated_gram(
     damping: optax.ScalarOrSchedule = 1.0,
@@ -34,6 +31,7 @@ def scale_by_accumulated_gram(
     exponent: float = 1.0,
     refresh_every: int = 10,
     max_dim: int = 1024,
+    rank: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Slows each direction of a tensor by the gradient that it has seen.
 
@@ -56,6 +54,11 @@ def scale_by_accumulated_gram(
     sum is one number. Of more rows than ``max_dim``, so many are taken at a time: L is
     then block-diagonal, with blocks of equal size.
 
+    With ``rank``, of a matrix of more rows only so many of the largest eigenvalues are
+    known, from a sketch :math:`L \Omega` with a fixed random :math:`\Omega`, which is a
+    sum as well. What they leave of the trace is taken to lie evenly in all other
+    directions.
+
     An element that isn't finite, or whose square isn't, counts as a gradient of 0. A
     step whose sum would overflow adds nothing.
 
@@ -67,21 +70,23 @@ def scale_by_accumulated_gram(
       refresh_every: steps from one refresh to the next; the first is at the first step.
         Under :func:`jax.vmap`, as of seeds, each step takes the time of one.
       max_dim: the most rows of a block.
+      rank: :math:`k`, the number of eigenvalues; None for all of them.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`, with the state
       :class:`ScaleByAccumulatedGramState`. Of a matrix of :math:`m` rows and :math:`n`
       columns it takes :math:`8 m^2` bytes, :math:`8 m / n` a weight, and a step
       :math:`4 m^2 n` operations; with blocks of :math:`d` rows :math:`8 d / n` and
-      :math:`4 d m n`. A refresh takes some :math:`m^3`. Updates keep the gradient's
-      dtype.
+      :math:`4 d m n`; with ``rank`` :math:`8 k / n` and :math:`8 k m n`. A refresh
+      takes some :math:`m^3`, :math:`d^2 m` or :math:`k^2 m`. Updates keep the
+      gradient's dtype.
 
     Raises:
       ValueError: if ``damping`` or ``exponent`` is not above 0, not finite or not a
-        scalar, ``refresh_every`` or ``max_dim`` below 1; in ``init`` and ``update``, if
-        a tensor is complex.
+        scalar, or ``refresh_every``, ``max_dim`` or ``rank`` below 1; in ``init`` and
+        ``update``, if a tensor is complex.
       TypeError: if ``damping`` is neither a number nor a schedule, ``exponent`` not a
-        Python number, or ``refresh_every`` or ``max_dim`` no integer.
+        Python number, or ``refresh_every``, ``max_dim`` or ``rank`` no integer.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -97,23 +102,30 @@ def scale_by_accumulated_gram(
       One-sided full-matrix AdaGrad for :math:`q = 1/2`: Duchi, Hazan and Singer,
       `Adaptive subgradient methods <https://jmlr.org/papers/v12/duchi11a.html>`_,
       2011. Of inputs in place of gradients and for :math:`q = 1`: Zeng et al.,
-      `Orthogonal weights modification <https://arxiv.org/abs/1810.01256>`_, 2019.
+      `Orthogonal weights modification <https://arxiv.org/abs/1810.01256>`_, 2019. The
+      sketch: Tropp et al., `Fixed-rank approximation of a positive-semidefinite matrix
+      from streaming data <https://arxiv.org/abs/1706.05736>`_, 2017.
     """
     _hyperparameters.check_positive("damping", damping)
     _hyperparameters.refuse_injected("exponent", exponent)
     _hyperparameters.check_power("exponent", exponent)
     _hyperparameters.check_positive_int("refresh_every", refresh_every)
     _hyperparameters.check_positive_int("max_dim", max_dim)
+    if rank is not None:
+        _hyperparameters.check_positive_int("rank", rank)
 
     def init_fn(params: optax.Params) -> ScaleByAccumulatedGramState:
         refuse_complex(params)
 
-        def zeros(p: Any) -> jax.Array:
-            blocks, rows = _blocks(jnp.shape(p), max_dim)
-            return jnp.zeros((blocks, rows, rows), at_least_float32(jnp.result_type(p)))
+        def zeros(p: Any) -> Any:
+            rows = math.prod(jnp.shape(p)[:-1])
+            dtype = at_least_float32(jnp.result_type(p))
+            if rank is not None and rank < rows:
+                return _gram_sketch.zeros(rows, rank, dtype)
+            return _gram_blocks.zeros(rows, max_dim, dtype)
 
         gram = jax.tree.map(zeros, _boxes.unbox(params))
-        scaling = jax.tree.map(lambda s: s + jnp.eye(s.shape[-1], dtype=s.dtype), gram)
+        scaling = _map(lambda s: _form(s).identity(s), gram)
         sums = replicated_over_mesh_of(params, (gram, scaling))
         return ScaleByAccumulatedGramState(initial_count(params), *sums)
 
@@ -128,14 +140,16 @@ def scale_by_accumulated_gram(
         kappa = _hyperparameters.at_step("damping", damping, state.count)
         structure, updates = jax.tree.structure(updates), _boxes.unbox(updates)
 
-        def sum_of(g: Any, s: jax.Array) -> jax.Array:
-            return s if g is None else _add_product(s, _as_blocks(g, s))
+        def sum_of(g: Any, s: Any) -> Any:
+            return s if g is None else _form(s).add(s, _as_matrix(g, s))
 
-        def update_of(g: Any, scaling: jax.Array) -> Any:
+        def power_of(s: Any, before: Any) -> Any:
+            return _form(s).power(s, kappa, float(exponent), before)
+
+        def update_of(g: Any, s: Any, scaling: Any) -> Any:
             if g is None:
                 return None
-            x = jnp.matmul(scaling, _as_blocks(g, scaling), precision=_EXACT)
-            x = jax.lax.collapse(x, 0, 2)[: math.prod(g.shape[:-1])]
+            x = _form(s).apply(scaling, _as_matrix(g, s))
             return cut_like(g, in_dtype_of(g, x.reshape(g.shape)))
 
         def is_none(x: Any) -> bool:
@@ -144,15 +158,13 @@ def scale_by_accumulated_gram(
         gram = jax.tree.map(sum_of, updates, state.gram, is_leaf=is_none)
         scaling = jax.lax.cond(
             state.count % refresh_every == 0,
-            lambda gram, old: jax.tree.map(
-                lambda s, p: _power(s, kappa, float(exponent), p), gram, old
-            ),
-            lambda gram, old: old,
+            lambda gram, before: _map(power_of, gram, before),
+            lambda gram, before: before,
             gram,
             state.scaling,
         )
         gram, scaling = cut_as_before((gram, scaling), (state.gram, state.scaling))
-        updates = jax.tree.map(update_of, updates, scaling, is_leaf=is_none)
+        updates = jax.tree.map(update_of, updates, gram, scaling, is_leaf=is_none)
         updates = jax.tree.unflatten(structure, jax.tree.leaves(updates))
         count = optax.safe_increment(state.count)
         return updates, ScaleByAccumulatedGramState(count, gram, scaling)
@@ -160,50 +172,21 @@ def scale_by_accumulated_gram(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _blocks(shape: tuple[int, ...], max_dim: int) -> tuple[int, int]:
-    """How many blocks a tensor's rows make, and of how many rows each."""
-    rows = math.prod(shape[:-1])
-    blocks = max(1, -(-rows // max_dim))
-    return blocks, -(-rows // blocks)
+def _map(function: Callable[..., Any], sums: Any, *others: Any) -> Any:
+    return jax.tree.map(function, sums, *others, is_leaf=_is_sketch)
 
 
-def _as_blocks(g: jax.Array, like: jax.Array) -> jax.Array:
-    """A gradient as (blocks, rows, columns), finite and padded with rows of 0."""
-    blocks, rows, _ = like.shape
+def _is_sketch(node: Any) -> bool:
+    return isinstance(node, _gram_sketch.GramSketch)
+
+
+def _form(s: Any) -> Any:
+    """How a sum is kept: the module with its arithmetic."""
+    return _gram_sketch if _is_sketch(s) else _gram_blocks
+
+
+def _as_matrix(g: jax.Array, s: Any) -> jax.Array:
+    """A gradient as inputs by outputs, in its sum's dtype, finite and not cut."""
     columns = g.shape[-1] if g.ndim else 1
-    x = uncut(g).reshape(math.prod(g.shape[:-1]), columns).astype(like.dtype)
-    x = only_finite(x, 2.0)
-    x = jnp.pad(x, ((0, blocks * rows - x.shape[0]), (0, 0)))
-    return x.reshape(blocks, rows, columns)
-
-
-def _add_product(s: jax.Array, x: jax.Array) -> jax.Array:
-    """The sum with a gradient's products, where that is finite."""
-    total = s + jnp.matmul(x, jnp.matrix_transpose(x), precision=_EXACT)
-    # No element is above the largest on the diagonal.
-    trace = jnp.trace(total, axis1=-2, axis2=-1)
-    return jnp.where(jnp.isfinite(trace)[:, None, None], total, s)
-
-
-def _power(s: jax.Array, kappa: Any, exponent: float, before: jax.Array) -> jax.Array:
-    """``(I + s / kappa)^-exponent``; what it was before where that has no digits."""
-    eye = jnp.eye(s.shape[-1], dtype=s.dtype)
-    if exponent == 1:
-        # Where rounding would make an eigenvalue negative, a little more than kappa.
-        unit = float(jnp.finfo(s.dtype).eps)
-        trace = jnp.trace(s, axis1=-2, axis2=-1)[:, None, None]
-        kappa = jnp.asarray(kappa, s.dtype)
-        factor = jnp.linalg.cholesky(
-            s / kappa + jnp.maximum(1, _ROUNDING * unit * (trace / kappa)) * eye
-        )
-        half = jax.lax.linalg.triangular_solve(
-            factor, jnp.broadcast_to(eye, s.shape), left_side=True, lower=True
-        )
-        power = jnp.matmul(jnp.matrix_transpose(half), half, precision=_EXACT)
-    else:
-        values, vectors = jnp.linalg.eigh(s)
-        scaled = jnp.maximum(values, 0) / jnp.asarray(kappa, s.dtype)
-        scaled = vectors * jnp.power(1 + scaled, -exponent)[:, None, :]
-        power = jnp.matmul(scaled, jnp.matrix_transpose(vectors), precision=_EXACT)
-    is_sound = jnp.all(jnp.isfinite(power), (-2, -1), keepdims=True)
-    return jnp.where(is_sound, power, before)
+    x = uncut(g).reshape(math.prod(g.shape[:-1]), columns)
+    return only_finite(x.astype(jax.tree.leaves(s)[0].dtype), 2.0)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import classp_jax
 from classp_jax import baselines
 
-NUMBER, SWITCH, FLAG, POWER, COUNT, DTYPE, SCOPE, PART, TREE = range(9)
+NUMBER, SWITCH, FLAG, POWER, COUNT, RANK, DTYPE, SCOPE, PART, TREE = range(10)
 KINDS = {
     "learning_rate": NUMBER,
     "threshold": NUMBER,
@@ -25,6 +25,7 @@ KINDS = {
     "exponent": POWER,
     "refresh_every": COUNT,
     "max_dim": COUNT,
+    "rank": RANK,
     "apply_decay": SWITCH,
     "relative": FLAG,
     "factored": FLAG,
@@ -104,6 +105,7 @@ NONSENSE = {
     NUMBER: THING | HUGE | BOOLS | st.none(),
     POWER: THING | HUGE | BOOLS | st.none() | NEGATIVE | st.just(0),
     COUNT: THING | st.floats() | BOOLS | st.none() | st.integers(max_value=0),
+    RANK: THING | st.floats() | BOOLS | st.integers(max_value=0),
     SWITCH: THING | HUGE | st.none(),
     FLAG: THING | HUGE | st.none() | st.integers() | st.just(np.True_),
     DTYPE: st.text().filter(lambda text: text not in FLOATS)
