@@ -17,6 +17,8 @@ from classp_jax._gram_sketch import SketchedScaling
 from tests import helpers
 from tests.reference.gram import ClasspGram
 
+pytestmark = pytest.mark.usefixtures("few_compiled_functions")
+
 SHAPES = {
     "kernel": (6, 4),
     "bias": (4,),

@@ -19,6 +19,8 @@ import classp_jax
 from classp_jax import baselines
 from tests import helpers
 
+pytestmark = pytest.mark.usefixtures("few_compiled_functions")
+
 PARAMS = {"kernel": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "bias": jnp.ones(4)}
 INPUTS = jnp.asarray(np.random.default_rng(0).normal(size=(16, 3)), jnp.float32)
 TARGETS = jnp.asarray(np.random.default_rng(1).normal(size=(16, 4)), jnp.float32)
