@@ -2,6 +2,7 @@
 
 from classp_jax import baselines, metrics
 from classp_jax._classp import classp, classp_equation1
+from classp_jax._classp_gram import classp_gram
 from classp_jax._classp_released import classp_released
 from classp_jax._diagnostics import (
     CountNonfiniteState,
@@ -10,6 +11,7 @@ from classp_jax._diagnostics import (
     unassigned_share,
     update_density,
 )
+from classp_jax._gram import scale_by_accumulated_gram
 from classp_jax._injected import set_hyperparameters
 from classp_jax._per_layer import per_layer
 from classp_jax._signals import (
@@ -20,6 +22,7 @@ from classp_jax._signals import (
 )
 from classp_jax._states import (
     DecayGateState,
+    ScaleByAccumulatedGramState,
     ScaleByAccumulatedPowerNormState,
     ThresholdMaskState,
 )
@@ -38,12 +41,14 @@ __all__ = [
     "FactoredSum",
     "GateSignalState",
     "LossJumpState",
+    "ScaleByAccumulatedGramState",
     "ScaleByAccumulatedPowerNormState",
     "ThresholdMaskState",
     "average_grad_sum",
     "baselines",
     "classp",
     "classp_equation1",
+    "classp_gram",
     "classp_released",
     "count_nonfinite",
     "decay_gate",
@@ -51,6 +56,7 @@ __all__ = [
     "loss_jump",
     "metrics",
     "per_layer",
+    "scale_by_accumulated_gram",
     "scale_by_accumulated_power_norm",
     "set_hyperparameters",
     "threshold_mask",

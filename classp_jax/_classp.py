@@ -19,6 +19,7 @@ def classp(
     apply_decay: bool | optax.ScalarOrSchedule = 1.0,
     relative: bool = False,
     factored: bool = False,
+    bounded: bool = False,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""CLASSP as Algorithm 1 prints it.
@@ -69,6 +70,9 @@ def classp(
       factored: whether to keep only the sums of rows and columns, in hardly any
         memory; a Python bool. Shards and stacked layers count as with ``relative``. See
         :func:`scale_by_accumulated_power_norm`.
+      bounded: whether to divide by :math:`(1 + s_t / \varepsilon)^{1/p}` instead, so
+        that no step is longer than SGD's and the gate opens without a jump; a Python
+        bool.
       accumulator_dtype: a floating dtype for the sum; by default float32, and float64
         for float64 parameters.
 
@@ -83,7 +87,7 @@ def classp(
         schedule of the learning rate nothing); in ``init`` and ``update``, if a tensor
         is complex.
       TypeError: if ``power`` is no number, another hyperparameter neither a number nor
-        a schedule, ``relative`` or ``factored`` not a bool, or
+        a schedule, ``relative``, ``factored`` or ``bounded`` not a bool, or
         ``accumulator_dtype`` not a floating one.
 
     Examples:
@@ -121,6 +125,7 @@ def classp(
         apply_decay,
         relative,
         factored,
+        bounded,
         accumulator_dtype,
         only_what_passes=True,
     )
@@ -135,6 +140,7 @@ def classp_equation1(
     apply_decay: bool | optax.ScalarOrSchedule = 1.0,
     relative: bool = False,
     factored: bool = False,
+    bounded: bool = False,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""CLASSP as Equation 1 prints it.
@@ -165,6 +171,7 @@ def classp_equation1(
       apply_decay: as for :func:`classp`.
       relative: as for :func:`classp`.
       factored: as for :func:`classp`.
+      bounded: as for :func:`classp`.
       accumulator_dtype: as for :func:`classp`.
 
     Returns:
@@ -198,6 +205,7 @@ def classp_equation1(
         apply_decay,
         relative,
         factored,
+        bounded,
         accumulator_dtype,
         only_what_passes=False,
     )
@@ -211,6 +219,7 @@ def _classp(
     apply_decay: bool | optax.ScalarOrSchedule,
     relative: bool,
     factored: bool,
+    bounded: bool,
     accumulator_dtype: jax.typing.DTypeLike | None,
     only_what_passes: bool,
 ) -> optax.GradientTransformationExtraArgs:
@@ -224,6 +233,7 @@ def _classp(
         eps,
         include_current=only_what_passes,
         factored=factored,
+        bounded=bounded,
         accumulator_dtype=accumulator_dtype,
     )
     mask = _mask.mask_updates(

@@ -84,10 +84,20 @@ def check_switch(name: str, value: Any) -> None:
 
 def check_positive_int(name: str, value: Any) -> None:
     """Raises unless ``value`` is an integer from 1 on."""
+    refuse_injected(name, value)
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, got {value!r}.")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value!r}.")
+
+
+def refuse_injected(name: str, value: Any) -> None:
+    """Raises a ``TypeError`` if ``value`` is an array."""
+    if isinstance(value, jax.Array):
+        raise TypeError(
+            f"{name} must be fixed when the optimizer is built, got an array."
+            f" optax.inject_hyperparams makes one of it: add {name!r} to static_args."
+        )
 
 
 def check_transformation(name: str, value: Any) -> None:
@@ -103,11 +113,7 @@ def check_floating_dtype(name: str, value: Any) -> None:
     """Raises unless ``value`` is a floating dtype or None."""
     if value is None:
         return
-    if isinstance(value, jax.Array):
-        raise TypeError(
-            f"{name} must be a dtype, got an array. optax.inject_hyperparams makes one"
-            f" of it: add {name!r} to static_args."
-        )
+    refuse_injected(name, value)
     try:
         is_floating = jnp.issubdtype(jnp.dtype(value), jnp.floating)
         bits = 8 * jnp.dtype(value).itemsize if is_floating else 0

@@ -5,12 +5,14 @@ A state that lies elsewhere has the second step compiled once more than the firs
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from classp_jax import _boxes
@@ -23,7 +25,7 @@ def initial_count(params: optax.Params) -> jax.Array:
 
 
 def replicated_over_mesh_of(params: optax.Params, scalars: Any) -> Any:
-    """A tree of scalars, on all devices of the parameters' mesh if they have one.
+    """A tree of scalars or other arrays, whole on all devices of the parameters' mesh.
 
     A jitted step would leave them there, and a second call compile again.
     """
@@ -32,9 +34,16 @@ def replicated_over_mesh_of(params: optax.Params, scalars: Any) -> Any:
         if isinstance(leaf, jax.core.Tracer) or not isinstance(sharding, NamedSharding):
             continue
         if isinstance(sharding.mesh, Mesh):  # Not an abstract one.
-            everywhere = PartitionSpec()
-            return jax.device_put(scalars, NamedSharding(sharding.mesh, everywhere))
+            place = functools.partial(_replicated, sharding.mesh)
+            return jax.tree.map(place, scalars)
     return scalars
+
+
+def _replicated(mesh: Mesh, x: jax.Array) -> jax.Array:
+    # A step over explicit axes spells a name for every axis of what it returns.
+    names = [None] * x.ndim if AxisType.Explicit in mesh.axis_types else []
+    replicated: jax.Array = jax.device_put(x, NamedSharding(mesh, spec_of_axes(names)))
+    return replicated
 
 
 def placed_like(p: Any, x: Any) -> Any:
@@ -67,6 +76,46 @@ def zeros_along(p: Any, axes: Sequence[int], dtype: Any, first: Any) -> jax.Arra
 def zeros_like_tracer(p: jax.Array, dtype: Any) -> jax.Array:
     # The select tells the compiler, and vmap, that they lie as p does.
     return jnp.where(False, p, 0).astype(dtype)
+
+
+def uncut(x: jax.Array) -> jax.Array:
+    """A tensor that lies whole on each device, where its type says that it doesn't.
+
+    Over explicit mesh axes the product of a cut one with itself is ambiguous.
+    """
+    sharding = _explicit_sharding(x)
+    if sharding is None:
+        return x
+    return _reshard(x, NamedSharding(sharding.mesh, spec_of_axes([])))
+
+
+def cut_like(like: jax.Array, x: jax.Array) -> jax.Array:
+    """A tensor that lies on explicit mesh axes as another of its shape does."""
+    sharding = _explicit_sharding(like)
+    return x if sharding is None else _reshard(x, sharding)
+
+
+def cut_as_before(arrays: Any, before: Any) -> Any:
+    """What a step makes of a state's arrays, lying as they did.
+
+    Of products of a tensor that is cut the compiler would choose something else.
+    """
+    if jax.device_count() == 1:
+        return arrays
+    return jax.tree.map(lambda x, y: shard_alike(x, y)[0], arrays, before)
+
+
+def _explicit_sharding(x: jax.Array) -> NamedSharding | None:
+    if not hasattr(jax, "typeof"):  # Nor had JAX explicit axes then.
+        return None
+    sharding: NamedSharding = jax.typeof(x).sharding
+    is_cut = any(names is not None for names in sharding.spec)
+    return sharding if is_cut else None
+
+
+def _reshard(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+    resharded: jax.Array = jax.sharding.reshard(x, sharding)
+    return resharded
 
 
 def _as_a_step_returns_it(

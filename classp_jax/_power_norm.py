@@ -31,15 +31,18 @@ def accumulate_and_scale(
     factored: bool,
     accumulator_dtype: jax.typing.DTypeLike | None,
     keeps_nonfinite: bool = False,
+    bounded: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Divides by the ``root_power``-th root of a sum of ``sum_power``-th powers.
 
     Its ``update`` takes ``bounds``, as :func:`mask_updates` hands them on, for sums
     that only take in what passes. An element that isn't finite, or whose power
-    isn't, counts as a gradient of 0, unless ``keeps_nonfinite``.
+    isn't, counts as a gradient of 0, unless ``keeps_nonfinite``. Bounded, the divisor
+    is in units of what it is without history.
     """
     _hyperparameters.check_positive("eps", eps)
     _hyperparameters.check_static_bool("factored", factored)
+    _hyperparameters.check_static_bool("bounded", bounded)
     _hyperparameters.check_floating_dtype("accumulator_dtype", accumulator_dtype)
     sum_power, root_power = _static(sum_power), _static(root_power)
 
@@ -57,8 +60,9 @@ def accumulate_and_scale(
         sums = _sums.in_boxes(jax.tree.map(zeros, params))
         return ScaleByAccumulatedPowerNormState(initial_count(params), sums)
 
-    accumulate = _jitted(_sums.accumulate, power=sum_power)
-    scale = _jitted(_scale, power=sum_power, root=root_power)
+    keeps = ("keeps_nonfinite",)
+    accumulate = _jitted(_sums.accumulate, keeps, power=sum_power)
+    scale = _jitted(_scale, (*keeps, "bounded"), power=sum_power, root=root_power)
 
     def update_fn(
         updates: optax.Updates,
@@ -100,6 +104,7 @@ def accumulate_and_scale(
                 power=sum_power,
                 root=root_power,
                 keeps_nonfinite=keeps_nonfinite,
+                bounded=bounded,
             )
 
         def is_none(x: Any) -> bool:
@@ -123,6 +128,7 @@ def _scale(
     power: Any,
     root: Any,
     keeps_nonfinite: bool,
+    bounded: bool,
 ) -> jax.Array:
     """Algorithm 1, line 14, of a tensor, less the learning rate.
 
@@ -142,19 +148,25 @@ def _scale(
         if not keeps_nonfinite:
             total = jnp.minimum(total, largest_of(dtype))
     # An eps that isn't known yet may be 0.
-    x = jnp.maximum(jnp.asarray(epsilon, dtype) + total, smallest_of(dtype))
+    eps, smallest = jnp.asarray(epsilon, dtype), smallest_of(dtype)
+    if bounded:
+        x = 1 + total / jnp.maximum(eps, smallest)
+    else:
+        x = jnp.maximum(eps + total, smallest)
     return in_dtype_of(g, divide_by_root(gradient, x, root))
 
 
 @functools.cache
 def _jit_with_static(function: Callable[..., Any], names: tuple[str, ...]) -> Any:
-    return jax.jit(function, static_argnames=(*names, "keeps_nonfinite"))
+    return jax.jit(function, static_argnames=names)
 
 
-def _jitted(function: Callable[..., Any], **powers: Any) -> Any:
-    """A compiled function of which those powers that are Python numbers are static."""
-    names = tuple(name for name, power in powers.items() if isinstance(power, float))
-    return _jit_with_static(function, names)
+def _jitted(
+    function: Callable[..., Any], static: tuple[str, ...], **powers: Any
+) -> Any:
+    """A compiled function, to which powers that are Python numbers are static, too."""
+    numbers = tuple(name for name, power in powers.items() if isinstance(power, float))
+    return _jit_with_static(function, (*static, *numbers))
 
 
 def _static(power: float | jax.Array) -> float | jax.Array:

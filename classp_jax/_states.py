@@ -36,6 +36,21 @@ class ScaleByAccumulatedPowerNormState(NamedTuple):
     grad_sum: optax.Updates
 
 
+class ScaleByAccumulatedGramState(NamedTuple):
+    r"""State of :func:`scale_by_accumulated_gram`.
+
+    Attributes:
+      count: number of updates so far; shape ``()``, dtype ``int32``.
+      gram: a tree like the parameters, of each tensor's sum :math:`L`: symmetric,
+        shape ``(blocks, d, d)``, at least float32; with ``rank`` what is kept of it.
+      scaling: likewise, :math:`(I + L / \kappa)^{-q}` as of the last refresh.
+    """
+
+    count: jax.Array  # type: ignore[assignment]
+    gram: optax.Updates
+    scaling: optax.Updates
+
+
 class DecayGateState(NamedTuple):
     """State of :func:`decay_gate`.
 

@@ -105,6 +105,7 @@ def scale_by_accumulated_power_norm(
     *,
     include_current: bool = True,
     factored: bool = False,
+    bounded: bool = False,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Divides each update by the p-norm of its history.
@@ -121,6 +122,16 @@ def scale_by_accumulated_power_norm(
     update is 0. A sum saturates at the largest number of its dtype; a divisor with the
     present gradient in it has that as it is, also where the accumulator's dtype can't
     hold it, so that with :math:`p \ge 1` no update is above 1 in size.
+
+    With ``bounded`` the divisor is in units of :math:`\varepsilon^{1/p}`, what it is
+    without history:
+
+    .. math::
+
+      u_t = \frac{g_t}{(1 + s_t / \varepsilon)^{1/p}}
+
+    No update is then longer than its gradient, so a learning rate means what it means
+    to SGD, which this is for :math:`\varepsilon \to \infty`.
 
     With ``factored`` the sum takes next to no memory. Of a matrix only the sums over
     each row, :math:`R_i`, and over each column, :math:`C_j`, of all earlier
@@ -150,6 +161,8 @@ def scale_by_accumulated_power_norm(
         (Algorithm 1, line 14) or only the earlier ones (Equation 1).
       factored: whether to keep the sums of rows and columns alone, wherever these are
         fewer; a Python bool. Each row and each column saturates by itself.
+      bounded: whether to divide by the root of :math:`1 + s_t / \varepsilon`; a Python
+        bool.
       accumulator_dtype: a floating dtype for the sum. By default float32, also for
         float16 and bfloat16 parameters, and float64 for float64 ones: a bfloat16 sum
         of equal terms stops growing after 256 of them.
@@ -163,8 +176,8 @@ def scale_by_accumulated_power_norm(
       ValueError: if ``power`` or ``eps`` is not above 0, not finite or not a scalar,
         each in float32; in ``init`` and ``update``, if a tensor is complex.
       TypeError: if ``power`` is no number, ``eps`` neither a number nor a schedule,
-        ``include_current`` or ``factored`` not a bool, or ``accumulator_dtype`` not a
-        floating dtype.
+        ``include_current``, ``factored`` or ``bounded`` not a bool, or
+        ``accumulator_dtype`` not a floating dtype.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -186,7 +199,13 @@ def scale_by_accumulated_power_norm(
     _hyperparameters.check_power("power", power)
     _hyperparameters.check_static_bool("include_current", include_current)
     return _power_norm.accumulate_and_scale(
-        power, power, eps, include_current, factored, accumulator_dtype
+        power,
+        power,
+        eps,
+        include_current,
+        factored,
+        accumulator_dtype,
+        bounded=bounded,
     )
 
 

@@ -14,16 +14,22 @@ from hypothesis import strategies as st
 import classp_jax
 from classp_jax import baselines
 
-NUMBER, SWITCH, FLAG, POWER, DTYPE, SCOPE, PART, TREE = range(8)
+NUMBER, SWITCH, FLAG, POWER, COUNT, RANK, DTYPE, SCOPE, PART, TREE = range(10)
 KINDS = {
     "learning_rate": NUMBER,
     "threshold": NUMBER,
     "eps": NUMBER,
     "strength": NUMBER,
+    "damping": NUMBER,
     "power": POWER,
+    "exponent": POWER,
+    "refresh_every": COUNT,
+    "max_dim": COUNT,
+    "rank": RANK,
     "apply_decay": SWITCH,
     "relative": FLAG,
     "factored": FLAG,
+    "bounded": FLAG,
     "include_current": FLAG,
     "accumulator_dtype": DTYPE,
     "scope": SCOPE,
@@ -44,8 +50,10 @@ CONSTRUCTORS = [
     classp_jax.classp,
     classp_jax.classp_equation1,
     classp_jax.classp_released,
+    classp_jax.classp_gram,
     classp_jax.threshold_mask,
     classp_jax.scale_by_accumulated_power_norm,
+    classp_jax.scale_by_accumulated_gram,
     classp_jax.decay_gate,
     baselines.ewc_penalty,
     baselines.synaptic_intelligence,
@@ -96,6 +104,8 @@ BOOLS = st.booleans() | st.sampled_from([np.True_, jnp.asarray(True)])
 NONSENSE = {
     NUMBER: THING | HUGE | BOOLS | st.none(),
     POWER: THING | HUGE | BOOLS | st.none() | NEGATIVE | st.just(0),
+    COUNT: THING | st.floats() | BOOLS | st.none() | st.integers(max_value=0),
+    RANK: THING | st.floats() | BOOLS | st.integers(max_value=0),
     SWITCH: THING | HUGE | st.none(),
     FLAG: THING | HUGE | st.none() | st.integers() | st.just(np.True_),
     DTYPE: st.text().filter(lambda text: text not in FLOATS)
@@ -103,7 +113,7 @@ NONSENSE = {
     SCOPE: THING.filter(lambda thing: not is_scope(thing)) | HUGE | BOOLS | st.none(),
     PART: THING.filter(lambda thing: thing is not None) | HUGE | BOOLS | st.just(len),
 }
-AT_LEAST_0 = ("threshold", "eps", "strength")
+AT_LEAST_0 = ("threshold", "eps", "strength", "damping")
 
 
 @pytest.mark.parametrize("examples", [25, pytest.param(500, marks=pytest.mark.slow)])

@@ -14,6 +14,8 @@ import classp_jax
 from classp_jax import baselines, set_hyperparameters
 from classp_jax.baselines import set_penalty
 
+pytestmark = pytest.mark.usefixtures("few_compiled_functions")
+
 NAMES = ("learning_rate", "threshold", "eps", "apply_decay", "hyperparams", "count")
 PARAMS = {"lif": {name: jnp.array([1.0, -2.0]) for name in NAMES}}
 GRADS = {"lif": {name: jnp.array([0.1, 0.3]) for name in NAMES}}

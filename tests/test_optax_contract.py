@@ -19,6 +19,8 @@ import classp_jax
 from classp_jax import baselines
 from tests import helpers
 
+pytestmark = pytest.mark.usefixtures("few_compiled_functions")
+
 PARAMS = {"kernel": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "bias": jnp.ones(4)}
 INPUTS = jnp.asarray(np.random.default_rng(0).normal(size=(16, 3)), jnp.float32)
 TARGETS = jnp.asarray(np.random.default_rng(1).normal(size=(16, 4)), jnp.float32)
@@ -193,7 +195,7 @@ def test_injected_dtype_is_refused_with_the_way_out():
     optimizer = optax.inject_hyperparams(classp_jax.classp, static_args="power")
     with pytest.raises(TypeError, match="'accumulator_dtype' to static_args"):
         optimizer(**hyperparameters).init(PARAMS)
-    with pytest.raises(TypeError, match="accumulator_dtype must be a dtype"):
+    with pytest.raises(TypeError, match="accumulator_dtype must be fixed when"):
         classp_jax.classp(0.1, accumulator_dtype=jnp.ones(3))
     static = ("power", "accumulator_dtype")
     optimizer = optax.inject_hyperparams(classp_jax.classp, static_args=static)

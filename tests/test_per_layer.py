@@ -14,6 +14,8 @@ import classp_jax
 from classp_jax import interop
 from tests import helpers
 
+pytestmark = pytest.mark.usefixtures("few_compiled_functions")
+
 LAYERS, STEPS = 4, 3
 SIZES = jnp.array([1e-3, 1.0, 1e3, 10.0])  # Of the layers' gradients.
 OPTIMIZERS = {

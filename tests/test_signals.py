@@ -13,6 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 import classp_jax
 from tests import helpers
 
+pytestmark = pytest.mark.usefixtures("few_compiled_functions")
+
 
 def opened_at(losses, signal=None):
     """At which of some losses the signal is given."""

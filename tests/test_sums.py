@@ -15,6 +15,8 @@ from classp_jax import _sums
 from classp_jax._sums import is_factored
 from tests import helpers
 
+pytestmark = pytest.mark.usefixtures("few_compiled_functions")
+
 SHAPES = {"matrix": (5, 7), "kernel": (3, 3, 2, 4), "bias": (4,), "scalar": ()}
 STEPS = 30
 

@@ -11,6 +11,8 @@ import torch
 import classp_jax
 from tests import helpers
 
+pytestmark = pytest.mark.usefixtures("few_compiled_functions")
+
 TRANSFORMS = {
     "threshold_mask": lambda: classp_jax.threshold_mask(0.1),
     "threshold_mask_tensor": lambda: classp_jax.threshold_mask(0.1, scope="tensor"),

@@ -161,6 +161,8 @@ def select(
 ) -> list[dict[str, Any]]:
     """The rows of a method: of equal phases and settings, measured on all its splits.
 
+    An argument that an optimizer has got since a row was made is at its default there.
+
     Args:
       all_rows: rows of any methods.
       method: the method.
@@ -170,14 +172,34 @@ def select(
       Its rows, a seed each; of several with one seed the last.
     """
     phases, by_seed = as_json(method.phases), {}
+    defaults = [
+        {
+            name: value
+            for name, value in recorded["hyperparameters"].items()
+            if name not in phase.hyperparameters
+        }
+        for phase, recorded in zip(method.phases, phases, strict=True)
+    ]
     for row in all_rows:
         if (
-            row["phases"] == phases
+            _completed(row["phases"], defaults) == phases
             and row["settings"] == settings
             and set(method.splits) <= _measured(row)
         ):
             by_seed[row["seed"]] = row
     return [by_seed[seed] for seed in sorted(by_seed)]
+
+
+def _completed(
+    phases: list[dict[str, Any]], defaults: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """A row's phases, with the defaults of what they don't say; not if of others."""
+    if len(phases) != len(defaults):
+        return phases
+    return [
+        phase | {"hyperparameters": of_phase | phase.get("hyperparameters", {})}
+        for phase, of_phase in zip(phases, defaults, strict=True)
+    ]
 
 
 def provenance(mesh: jax.sharding.Mesh | None = None) -> dict[str, Any]:

@@ -16,6 +16,8 @@ import classp_jax
 from classp_jax import baselines
 from tests import helpers
 
+pytestmark = pytest.mark.usefixtures("few_compiled_functions")
+
 # The loss is 1/2 sum of a (w - c)^2, of task B; the anchor is task A's solution.
 CURVATURE = jnp.array([1.0, 2.0, 0.5, 1.0])
 CENTRE = jnp.array([3.0, -1.0, 0.5, 2.0])

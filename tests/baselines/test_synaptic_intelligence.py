@@ -13,6 +13,8 @@ import classp_jax
 from classp_jax import baselines
 from tests import helpers
 
+pytestmark = pytest.mark.usefixtures("few_compiled_functions")
+
 # The loss of a task is 1/2 sum of a (w - c)^2: its curvatures a and its minimum c.
 TASKS = [
     (np.array([1.0, 2.0, 0.0, 0.5]), np.array([3.0, -1.0, 0.0, 2.0])),

@@ -13,7 +13,7 @@ import pytest
 
 from examples.report import page
 from examples.runner import rows
-from examples.runner.plan import as_json
+from examples.runner.plan import Method, Phase, as_json
 from examples.sentiment.study import STUDY as TEXTS
 from examples.vision.study import STUDY
 
@@ -89,6 +89,19 @@ def test_committed_rows_are_still_those_of_a_method(study, folders):
             for row in rows.select(committed, method, of)
         ]
         assert set(found) == set(map(id, committed))
+
+
+def test_an_argument_that_is_newer_than_a_row_is_at_its_default_there():
+    def method(**hyperparameters):
+        hyperparameters["learning_rate"] = 0.1
+        return Method("CLASSP", (Phase({"task": 1}, "classp", hyperparameters),))
+
+    older = row(0) | {"phases": as_json(method().phases)}
+    del older["phases"][0]["hyperparameters"]["bounded"]
+    settings = older["settings"]
+    assert rows.select([older], method(), settings) == [older]
+    assert rows.select([older], method(bounded=True), settings) == []
+    assert rows.select([older], method(power=2.0), settings) == []
 
 
 def test_no_row_is_written_twice(file):

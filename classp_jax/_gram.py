@@ -1,0 +1,192 @@
+"""Division by what each direction of a tensor has seen, in place of each weight."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from classp_jax import _boxes, _gram_blocks, _gram_sketch, _hyperparameters
+from classp_jax._arrays import (
+    at_least_float32,
+    in_dtype_of,
+    refuse_complex,
+)
+from classp_jax._placement import (
+    cut_as_before,
+    cut_like,
+    initial_count,
+    replicated_over_mesh_of,
+    uncut,
+)
+from classp_jax._powers import only_finite
+from classp_jax._states import ScaleByAccumulatedGramState
+
+
+def scale_by_accumulated_gram(
+    damping: optax.ScalarOrSchedule = 1.0,
+    *,
+    exponent: float = 1.0,
+    refresh_every: int = 10,
+    max_dim: int = 1024,
+    rank: int | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Slows each direction of a tensor by the gradient that it has seen.
+
+    A matrix's gradient :math:`G`, inputs by outputs, lies in the span of the layer's
+    inputs. The sum of its products says how much gradient each direction :math:`v` of
+    these has seen, :math:`v^\top L v`, where the sum of :func:`classp` knows weights
+    alone:
+
+    .. math::
+
+      L_t = L_{t-1} + G_t G_t^\top, \qquad
+      U_t = \left(I + \frac{L_\tau}{\kappa}\right)^{-q} G_t
+
+    with :math:`\tau \le t` the last refresh. A direction without history is left as it
+    is, one whose sum is :math:`\kappa` is slowed by :math:`2^q`, and none is ever
+    lengthened or turned around: the eigenvalues of the factor lie in :math:`(0, 1]`.
+
+    The rows are the inputs: of a tensor of more axes all but the last are one, as in a
+    convolution's kernel. A vector, such as a bias, has one input, which is 1, and its
+    sum is one number. Of more rows than ``max_dim``, so many are taken at a time: L is
+    then block-diagonal, with blocks of equal size.
+
+    With ``rank``, of a matrix of more rows only so many of the largest eigenvalues are
+    known, from a sketch :math:`L \Omega` with a fixed random :math:`\Omega`, which is a
+    sum as well. What they leave of the trace is taken to lie evenly in all other
+    directions.
+
+    An element that isn't finite, or whose square isn't, counts as a gradient of 0. A
+    step whose sum would overflow adds nothing.
+
+    Args:
+      damping: :math:`\kappa > 0`, in units of the squared gradient; a number, an
+        injected value or a schedule, which is read at each refresh.
+      exponent: :math:`q > 0`, a Python number. 1 takes a Cholesky factorization at each
+        refresh, others all eigenvectors, which takes some ten times as long.
+      refresh_every: steps from one refresh to the next; the first is at the first step.
+        Under :func:`jax.vmap`, as of seeds, each step takes the time of one.
+      max_dim: the most rows of a block.
+      rank: :math:`k`, the number of eigenvalues; None for all of them.
+
+    Returns:
+      The corresponding :class:`optax.GradientTransformationExtraArgs`, with the state
+      :class:`ScaleByAccumulatedGramState`. Of a matrix of :math:`m` rows and :math:`n`
+      columns it takes :math:`8 m^2` bytes, :math:`8 m / n` a weight, and a step
+      :math:`4 m^2 n` operations; with blocks of :math:`d` rows :math:`8 d / n` and
+      :math:`4 d m n`; with ``rank`` :math:`8 k / n` and :math:`8 k m n`. A refresh
+      takes some :math:`m^3`, :math:`d^2 m` or :math:`k^2 m`. Updates keep the
+      gradient's dtype.
+
+    Raises:
+      ValueError: if ``damping`` or ``exponent`` is not above 0, not finite or not a
+        scalar, or ``refresh_every``, ``max_dim`` or ``rank`` below 1; in ``init`` and
+        ``update``, if a tensor is complex.
+      TypeError: if ``damping`` is neither a number nor a schedule, ``exponent`` not a
+        Python number, or ``refresh_every``, ``max_dim`` or ``rank`` no integer.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from classp_jax import scale_by_accumulated_gram
+      >>> scale = scale_by_accumulated_gram(damping=1.0, refresh_every=1)
+      >>> gradient = jnp.array([[3.0], [0.0]])  # of an input (1, 0)
+      >>> state = scale.init(gradient)
+      >>> updates, state = scale.update(gradient, state)
+      >>> print(updates[:, 0], state.gram[0, 0])  # 3 / (1 + 9)
+      [0.3 0. ] [9. 0.]
+
+    References:
+      One-sided full-matrix AdaGrad for :math:`q = 1/2`: Duchi, Hazan and Singer,
+      `Adaptive subgradient methods <https://jmlr.org/papers/v12/duchi11a.html>`_,
+      2011. Of inputs in place of gradients and for :math:`q = 1`: Zeng et al.,
+      `Orthogonal weights modification <https://arxiv.org/abs/1810.01256>`_, 2019. The
+      sketch: Tropp et al., `Fixed-rank approximation of a positive-semidefinite matrix
+      from streaming data <https://arxiv.org/abs/1706.05736>`_, 2017.
+    """
+    _hyperparameters.check_positive("damping", damping)
+    _hyperparameters.refuse_injected("exponent", exponent)
+    _hyperparameters.check_power("exponent", exponent)
+    _hyperparameters.check_positive_int("refresh_every", refresh_every)
+    _hyperparameters.check_positive_int("max_dim", max_dim)
+    if rank is not None:
+        _hyperparameters.check_positive_int("rank", rank)
+
+    def init_fn(params: optax.Params) -> ScaleByAccumulatedGramState:
+        refuse_complex(params)
+
+        def zeros(p: Any) -> Any:
+            rows = math.prod(jnp.shape(p)[:-1])
+            dtype = at_least_float32(jnp.result_type(p))
+            if rank is not None and rank < rows:
+                return _gram_sketch.zeros(rows, rank, dtype)
+            return _gram_blocks.zeros(rows, max_dim, dtype)
+
+        gram = jax.tree.map(zeros, _boxes.unbox(params))
+        scaling = _map(lambda s: _form(s).identity(s), gram)
+        sums = replicated_over_mesh_of(params, (gram, scaling))
+        return ScaleByAccumulatedGramState(initial_count(params), *sums)
+
+    def update_fn(
+        updates: optax.Updates,
+        state: ScaleByAccumulatedGramState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, ScaleByAccumulatedGramState]:
+        del params, extra_args
+        refuse_complex(updates)
+        kappa = _hyperparameters.at_step("damping", damping, state.count)
+        structure, updates = jax.tree.structure(updates), _boxes.unbox(updates)
+
+        def sum_of(g: Any, s: Any) -> Any:
+            return s if g is None else _form(s).add(s, _as_matrix(g, s))
+
+        def power_of(s: Any, before: Any) -> Any:
+            return _form(s).power(s, kappa, float(exponent), before)
+
+        def update_of(g: Any, s: Any, scaling: Any) -> Any:
+            if g is None:
+                return None
+            x = _form(s).apply(scaling, _as_matrix(g, s))
+            return cut_like(g, in_dtype_of(g, x.reshape(g.shape)))
+
+        def is_none(x: Any) -> bool:
+            return x is None
+
+        gram = jax.tree.map(sum_of, updates, state.gram, is_leaf=is_none)
+        scaling = jax.lax.cond(
+            state.count % refresh_every == 0,
+            lambda gram, before: _map(power_of, gram, before),
+            lambda gram, before: before,
+            gram,
+            state.scaling,
+        )
+        gram, scaling = cut_as_before((gram, scaling), (state.gram, state.scaling))
+        updates = jax.tree.map(update_of, updates, gram, scaling, is_leaf=is_none)
+        updates = jax.tree.unflatten(structure, jax.tree.leaves(updates))
+        count = optax.safe_increment(state.count)
+        return updates, ScaleByAccumulatedGramState(count, gram, scaling)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _map(function: Callable[..., Any], sums: Any, *others: Any) -> Any:
+    return jax.tree.map(function, sums, *others, is_leaf=_is_sketch)
+
+
+def _is_sketch(node: Any) -> bool:
+    return isinstance(node, _gram_sketch.GramSketch)
+
+
+def _form(s: Any) -> Any:
+    """How a sum is kept: the module with its arithmetic."""
+    return _gram_sketch if _is_sketch(s) else _gram_blocks
+
+
+def _as_matrix(g: jax.Array, s: Any) -> jax.Array:
+    """A gradient as inputs by outputs, in its sum's dtype, finite and not cut."""
+    columns = g.shape[-1] if g.ndim else 1
+    x = uncut(g).reshape(math.prod(g.shape[:-1]), columns)
+    return only_finite(x.astype(jax.tree.leaves(s)[0].dtype), 2.0)

@@ -1,0 +1,370 @@
+"""Sums of directions, against a loop in NumPy and an optimizer in PyTorch."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import classp_jax
+from classp_jax._gram_sketch import SketchedScaling
+from tests import helpers
+from tests.reference.gram import ClasspGram
+
+pytestmark = pytest.mark.usefixtures("few_compiled_functions")
+
+SHAPES = {
+    "kernel": (6, 4),
+    "bias": (4,),
+    "scale": (),
+    "window": (2, 2, 3, 5),
+    "tall": (19, 2),
+    "empty": (0, 5),
+}
+
+
+def gradients(steps, seed=0, dtype=jnp.float32):
+    rng = np.random.default_rng(seed)
+    return [
+        {k: jnp.asarray(rng.normal(size=s), dtype) for k, s in SHAPES.items()}
+        for _ in range(steps)
+    ]
+
+
+def run(optimizer, stream, params=None):
+    """The updates of every step, and the last state."""
+    params = jax.tree.map(jnp.zeros_like, stream[0]) if params is None else params
+    state, found = optimizer.init(params), []
+    update = jax.jit(optimizer.update)
+    for grads in stream:
+        updates, state = update(grads, state, params)
+        found.append(updates)
+    return found, state
+
+
+def by_numpy(stream, damping, exponent, refresh_every, max_dim):
+    """The definition in float64, tensor by tensor, block by block."""
+    found = [{} for _ in stream]
+    for name, shape in SHAPES.items():
+        rows, columns = math.prod(shape[:-1]), shape[-1] if shape else 1
+        blocks = max(1, -(-rows // max_dim))
+        height = max(1, -(-rows // blocks))
+        parts = [np.arange(rows)[k : k + height] for k in range(0, rows, height)]
+        sums = [np.zeros((len(part), len(part))) for part in parts]
+        factors = [None] * len(parts)
+        for step, grads in enumerate(stream):
+            g = np.float64(grads[name]).reshape(rows, columns)
+            update = np.zeros_like(g)
+            for k, part in enumerate(parts):
+                sums[k] += g[part] @ g[part].T
+                if step % refresh_every == 0:
+                    values, vectors = np.linalg.eigh(sums[k])
+                    scaled = (1 + np.maximum(values, 0) / damping) ** -exponent
+                    factors[k] = vectors * scaled @ vectors.T
+                update[part] = factors[k] @ g[part]
+            found[step][name] = update.reshape(shape)
+    return found
+
+
+@pytest.mark.parametrize("max_dim", [7, 1024])
+@pytest.mark.parametrize("refresh_every", [1, 3])
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0])
+def test_it_is_what_the_formula_says(exponent, refresh_every, max_dim):
+    stream = gradients(7)
+    settings = dict(exponent=exponent, refresh_every=refresh_every, max_dim=max_dim)
+    found, _ = run(classp_jax.scale_by_accumulated_gram(2.0, **settings), stream)
+    expected = by_numpy(stream, 2.0, **settings)
+    chex.assert_trees_all_close(found, expected, rtol=3e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0])
+def test_it_agrees_with_pytorch_in_float64_along_a_gate(exponent):
+    rng = np.random.default_rng(3)
+    shapes = {"kernel": (6, 4), "bias": (4,), "window": (2, 2, 3, 5)}
+    weights = {k: rng.normal(size=s) for k, s in shapes.items()}
+    theirs = {k: torch.tensor(w, requires_grad=True) for k, w in weights.items()}
+    settings = dict(damping=0.5, exponent=exponent, max_dim=5)
+    optimizer = ClasspGram(theirs.values(), lr=0.1, **settings)
+    with helpers.enable_x64(True):
+        mine = jax.tree.map(jnp.asarray, weights)
+        solver = classp_jax.classp_gram(
+            0.1, **settings, refresh_every=1, apply_decay=lambda step: step >= 2
+        )
+        opt_state = solver.init(mine)
+        for step in range(6):
+            grads = {k: rng.normal(size=s) for k, s in shapes.items()}
+            for k, w in theirs.items():
+                w.grad = torch.tensor(grads[k])
+            optimizer.param_groups[0]["apply_decay"] = step >= 2
+            optimizer.step()
+            updates, opt_state = solver.update(grads, opt_state, mine)
+            mine = optax.apply_updates(mine, updates)
+        expected = {k: w.detach().numpy() for k, w in theirs.items()}
+        chex.assert_trees_all_close(mine, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_the_optimizer_is_the_chain_that_its_docstring_shows():
+    chain = optax.chain(
+        classp_jax.threshold_mask(0.25),
+        classp_jax.decay_gate(
+            classp_jax.scale_by_accumulated_gram(0.5), lambda step: step >= 1
+        ),
+        optax.scale_by_learning_rate(0.1),
+    )
+    whole = classp_jax.classp_gram(0.1, 0.5, 0.25, apply_decay=lambda step: step >= 1)
+    chex.assert_trees_all_equal(
+        *(run(optimizer, gradients(4))[0] for optimizer in (chain, whole))
+    )
+
+
+def matrices(scaling):
+    """The factor of each tensor, block by block, as a matrix."""
+    for node in jax.tree.leaves(scaling, is_leaf=is_sketched):
+        if is_sketched(node):
+            basis, excess, rest = map(np.float64, node)
+            yield rest * np.eye(len(basis)) + basis * excess @ basis.T
+        else:
+            yield from np.float64(node)
+
+
+def is_sketched(node):
+    return isinstance(node, SketchedScaling)
+
+
+KEPT = [{}, {"max_dim": 7}, {"rank": 4}]
+
+
+@pytest.mark.parametrize("kept", KEPT, ids=str)
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 3.0])
+def test_the_factor_neither_lengthens_nor_turns_around(exponent, kept):
+    scale = classp_jax.scale_by_accumulated_gram(
+        1e-3, exponent=exponent, refresh_every=1, **kept
+    )
+    for size in (1e-12, 1.0, 1e4, 1e12):
+        stream = [
+            jax.tree.map(lambda g, size=size: g * size, gs) for gs in gradients(5)
+        ]
+        found, state = run(scale, stream)
+        for factor in matrices(state.scaling):
+            values = np.linalg.eigvalsh(factor)
+            assert np.all(values > -1e-6) and np.all(values < 1 + 1e-6)
+        for u, g in zip(jax.tree.leaves(found), jax.tree.leaves(stream), strict=True):
+            assert np.linalg.norm(u) <= np.linalg.norm(g) * (1 + 1e-6)
+            assert np.vdot(u / size, g / size) >= -1e-6 * u.size
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0])
+def test_a_sketch_of_enough_columns_is_the_sum_in_full(exponent):
+    rng = np.random.default_rng(0)
+    few = rng.normal(size=(40, 3))  # The inputs' directions.
+    stream = [jnp.float32(few @ rng.normal(size=(3, 5))) for _ in range(6)]
+    settings = dict(damping=2.0, exponent=exponent, refresh_every=2)
+    full, _ = run(classp_jax.scale_by_accumulated_gram(**settings), stream)
+    sketched = classp_jax.scale_by_accumulated_gram(**settings, rank=6)
+    found, state = run(sketched, stream)
+    chex.assert_trees_all_close(found, full, rtol=1e-3, atol=1e-4)
+    assert state.gram.products.shape == (40, 6)
+    assert state.gram.trace == pytest.approx(sum(np.sum(g**2) for g in stream))
+
+
+def test_what_a_sketch_leaves_of_the_trace_lies_evenly_in_the_rest():
+    rng = np.random.default_rng(0)
+    # One long direction and 59 short ones, of which 4 columns tell little.
+    scales = np.r_[10.0, np.full(59, 0.1)]
+    stream = [jnp.float32(scales[:, None] * rng.normal(size=(60, 50)))] * 4
+    scale = classp_jax.scale_by_accumulated_gram(1.0, refresh_every=1, rank=4)
+    _, state = run(scale, stream)
+    (factor,) = matrices(state.scaling)
+    total = sum(np.float64(g) @ np.float64(g).T for g in stream)
+    assert 0 < factor[0, 0] < 1e-3
+    spread = np.trace(total) - total[0, 0]
+    others = np.linalg.eigvalsh(factor)[-50:]
+    np.testing.assert_allclose(others, 1 / (1 + spread / 59), rtol=0.1)
+
+
+@pytest.mark.parametrize("kept", KEPT, ids=str)
+def test_without_history_to_speak_of_it_is_sgd(kept):
+    found, _ = run(classp_jax.classp_gram(0.5, 1e30, **kept), gradients(3))
+    expected, _ = run(optax.sgd(0.5), gradients(3))
+    chex.assert_trees_all_equal(found, expected)
+
+
+def test_turning_the_inputs_turns_the_updates():
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0]
+    stream = [gs["kernel"] for gs in gradients(4)]
+    scale = classp_jax.scale_by_accumulated_gram(0.1, refresh_every=1)
+    plain, _ = run(scale, stream)
+    turned, _ = run(scale, [jnp.float32(turn @ g) for g in stream])
+    chex.assert_trees_all_close([turn @ u for u in plain], turned, atol=1e-5)
+
+
+def test_a_direction_without_gradient_so_far_is_free():
+    scale = classp_jax.scale_by_accumulated_gram(0.1, refresh_every=1)
+    old = jnp.outer(jnp.array([1.0, 1.0, 0.0]), jnp.array([1.0, -2.0]))
+    new = jnp.outer(jnp.array([1.0, -1.0, 3.0]), jnp.array([0.5, 0.5]))
+    *_, state = run(scale, [old] * 20)
+    chex.assert_trees_all_close(state.scaling[0] @ new, new, rtol=1e-3)
+    slowed = state.scaling[0] @ old
+    chex.assert_trees_all_close(slowed, old / (1 + 200 / 0.1), rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("kept", KEPT, ids=str)
+def test_an_element_that_has_no_finite_square_counts_as_0(bad, kept):
+    scale = classp_jax.scale_by_accumulated_gram(0.1, refresh_every=1, **kept)
+    stream = gradients(3)
+    spoiled = [jax.tree.map(jnp.copy, gs) for gs in stream]
+    for clean, other in zip(stream, spoiled, strict=True):
+        clean["kernel"] = clean["kernel"].at[1, 2].set(0)
+        other["kernel"] = other["kernel"].at[1, 2].set(bad)
+    chex.assert_trees_all_equal(run(scale, stream), run(scale, spoiled))
+
+
+@pytest.mark.parametrize("kept", KEPT, ids=str)
+def test_a_sum_that_would_overflow_stays_as_it_is(kept):
+    scale = classp_jax.scale_by_accumulated_gram(1.0, refresh_every=1, **kept)
+    huge = jnp.full((3, 4), 1e19)
+    found, state = run(scale, [jnp.eye(3, 4), huge, huge])
+    assert all(np.all(np.isfinite(u)) for u in found)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("kept", KEPT, ids=str)
+def test_weights_of_16_bits_have_sums_of_32(dtype, kept):
+    scale = classp_jax.scale_by_accumulated_gram(0.1, refresh_every=1, **kept)
+    stream = gradients(4, dtype=dtype)
+    found, state = run(scale, stream)
+    wide = [jax.tree.map(jnp.float32, gs) for gs in stream]
+    expected, state32 = run(scale, wide)
+    chex.assert_trees_all_equal(state.gram, state32.gram)
+    chex.assert_trees_all_equal_dtypes(found, stream)
+    expected = jax.tree.map(lambda u: u.astype(dtype), expected)
+    chex.assert_trees_all_equal(found, expected)
+
+
+@pytest.mark.parametrize("kept", KEPT, ids=str)
+def test_gradients_that_are_none_change_nothing(kept):
+    scale = classp_jax.scale_by_accumulated_gram(0.1, refresh_every=1, **kept)
+    first, second = gradients(2)
+    *_, state = run(scale, [first])
+    updates, after = scale.update({**second, "kernel": None}, state)
+    assert updates["kernel"] is None
+    chex.assert_trees_all_equal(after.gram["kernel"], state.gram["kernel"])
+    assert np.any(after.gram["bias"] != state.gram["bias"])
+
+
+def test_damping_changes_at_the_next_refresh_without_compiling_again():
+    make = optax.inject_hyperparams(
+        classp_jax.classp_gram, static_args=("exponent", "refresh_every", "max_dim")
+    )
+    injected = make(0.1, damping=1.0, refresh_every=2)
+    traces = []
+
+    @jax.jit
+    def update(grads, state):
+        traces.append(None)
+        return injected.update(grads, state)
+
+    (grads,) = gradients(1)
+    state, found = injected.init(grads), []
+    for step in range(4):
+        if step == 1:
+            state = classp_jax.set_hyperparameters(state, damping=1e-3)
+        updates, state = update(grads, state)
+        found.append(float(jnp.linalg.norm(updates["kernel"])))
+    assert len(traces) == 1
+    assert found[0] == pytest.approx(found[1]) and found[2] < 0.1 * found[1]
+    assert found[2] == pytest.approx(found[3])
+
+
+@pytest.mark.parametrize("kept", KEPT, ids=str)
+def test_side_by_side_it_is_each_alone(kept):
+    scale = classp_jax.scale_by_accumulated_gram(0.1, refresh_every=2, **kept)
+    streams = [gradients(3, seed) for seed in (0, 1)]
+    alone = [run(scale, stream)[0] for stream in streams]
+    together = [
+        jax.tree.map(lambda *g: jnp.stack(g), *gs) for gs in zip(*streams, strict=True)
+    ]
+    state = jax.vmap(scale.init)(together[0])
+    for step, grads in enumerate(together):
+        updates, state = jax.jit(jax.vmap(scale.update))(grads, state)
+        expected = jax.tree.map(lambda *u: jnp.stack(u), *(a[step] for a in alone))
+        tolerance = 1e-3 if "rank" in kept else 1e-5
+        chex.assert_trees_all_close(updates, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_it_learns_in_an_nnx_optimizer():
+    model = helpers.Network(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, classp_jax.classp_gram(0.5, 10.0), wrt=nnx.Param)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(64, 6)), jnp.float32)
+    labels = jnp.argmax(x[:, :3], -1)
+
+    @nnx.jit
+    def step(model, optimizer):
+        def loss_fn(model):
+            losses = optax.softmax_cross_entropy_with_integer_labels(model(x), labels)
+            return jnp.mean(losses)
+
+        loss, grads = nnx.value_and_grad(loss_fn)(model)
+        optimizer.update(model, grads)
+        return loss
+
+    losses = [float(step(model, optimizer)) for _ in range(60)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("axes", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("spec", [(), ("data",), (None, "data")])
+@pytest.mark.parametrize("kept", KEPT, ids=str)
+def test_on_a_mesh_it_is_the_same_and_compiles_once(spec, axes, kept):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(axes,))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    place = {
+        "kernel": NamedSharding(mesh, PartitionSpec(*spec)),
+        "bias": everywhere,
+    }
+    stream = [
+        {"kernel": gs["window"].reshape(12, 5)[:, :4], "bias": gs["bias"]}
+        for gs in gradients(3)
+    ]
+    plain, optimizer = (
+        classp_jax.classp_gram(0.1, 0.5, refresh_every=2, **kept) for _ in range(2)
+    )
+    expected, _ = run(plain, stream)
+    params = jax.device_put(jax.tree.map(jnp.zeros_like, stream[0]), place)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for grads, u in zip(stream, expected, strict=True):
+        updates, state = update(jax.device_put(grads, place), state, params)
+        chex.assert_trees_all_close(updates, u, rtol=1e-5, atol=1e-6)
+    assert update._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (dict(damping=0.0), ValueError, "damping must be finite and above 0"),
+        (dict(damping="x"), TypeError, "damping must be a number or a schedule"),
+        (dict(exponent=0), ValueError, "exponent must be finite and above 0"),
+        (dict(exponent=jnp.ones([])), TypeError, "add 'exponent' to static_args"),
+        (dict(exponent=lambda step: 1.0), TypeError, "exponent must be a number"),
+        (dict(refresh_every=0), ValueError, "refresh_every must be at least 1"),
+        (dict(refresh_every=jnp.ones([], int)), TypeError, "to static_args"),
+        (dict(max_dim=2.5), TypeError, "max_dim must be an integer"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        classp_jax.classp_gram(0.1, **arguments)
+
+
+def test_complex_weights_are_refused():
+    with pytest.raises(ValueError, match="complex"):
+        classp_jax.scale_by_accumulated_gram().init({"w": jnp.ones(3, complex)})
