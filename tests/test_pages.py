@@ -33,7 +33,7 @@ def row_of(file, name, *columns, caption=""):
 def averages(file):
     """The average accuracies of a stream, by the methods without their settings."""
     column = of_results(file)[0].column("average accuracy")
-    return {re.sub(r", [αλ] [\de.-]+$", "", name): of for name, of in column.items()}
+    return {re.sub(r", [αλκ] [\de.-]+$", "", name): of for name, of in column.items()}
 
 
 def best_of_the_others(file):
@@ -62,6 +62,7 @@ OF_STREAMS = {
     "replay": "Replay",
     "of 12 to 60 images": "Replay, 12 images",
     "the decay on from the first step": "CLASSP, decay always on",
+    "a sum for each direction": "CLASSP, directions",
     "SGD at 0.05 on the first task": "SGD at 0.05, then CLASSP",
     "as the paper runs it, ε 10⁻⁵": "CLASSP",
     "ε 1": "CLASSP, ε 1",
