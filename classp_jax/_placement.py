@@ -106,7 +106,7 @@ def cut_as_before(arrays: Any, before: Any) -> Any:
 
 
 def _explicit_sharding(x: jax.Array) -> NamedSharding | None:
-    if not hasattr(jax, "typeof"):  # Nor had JAX explicit axes then.
+    if not hasattr(jax.sharding, "reshard"):  # Explicit axes were an experiment then.
         return None
     sharding: NamedSharding = jax.typeof(x).sharding
     is_cut = any(names is not None for names in sharding.spec)

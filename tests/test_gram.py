@@ -137,6 +137,9 @@ def is_sketched(node):
     return isinstance(node, SketchedScaling)
 
 
+# At the lowest version allowed, explicit axes are an experiment of JAX's, and arrays to
+# be cut alike a hint: a matrix that is cut has a second program compiled.
+HAS_SHARDY = hasattr(jax.sharding, "reshard")
 KEPT = [{}, {"max_dim": 7}, {"rank": 4}]
 
 
@@ -321,7 +324,7 @@ def test_it_learns_in_an_nnx_optimizer():
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("axes", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("axes", [AxisType.Auto, *[AxisType.Explicit] * HAS_SHARDY])
 @pytest.mark.parametrize("spec", [(), ("data",), (None, "data")])
 @pytest.mark.parametrize("kept", KEPT, ids=str)
 def test_on_a_mesh_it_is_the_same_and_compiles_once(spec, axes, kept):
@@ -344,7 +347,8 @@ def test_on_a_mesh_it_is_the_same_and_compiles_once(spec, axes, kept):
     for grads, u in zip(stream, expected, strict=True):
         updates, state = update(jax.device_put(grads, place), state, params)
         chex.assert_trees_all_close(updates, u, rtol=1e-5, atol=1e-6)
-    assert update._cache_size() == 1
+    if HAS_SHARDY or not any(spec):
+        assert update._cache_size() == 1
 
 
 @pytest.mark.parametrize(
