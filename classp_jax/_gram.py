@@ -9,11 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from classp_jax import _boxes, _gram_blocks, _gram_sketch, _hyperparameters
-from classp_jax._arrays import (
-    at_least_float32,
-    in_dtype_of,
-    refuse_complex,
-)
+from classp_jax._arrays import at_least_float32, in_dtype_of, refuse_complex
 from classp_jax._placement import (
     cut_as_before,
     cut_like,
@@ -140,22 +136,26 @@ def scale_by_accumulated_gram(
         kappa = _hyperparameters.at_step("damping", damping, state.count)
         structure, updates = jax.tree.structure(updates), _boxes.unbox(updates)
 
-        def sum_of(g: Any, s: Any) -> Any:
-            return s if g is None else _form(s).add(s, _as_matrix(g, s))
+        def matrix_of(g: Any, s: Any) -> Any:
+            return None if g is None else _as_matrix(g, s)
+
+        def sum_of(x: Any, s: Any) -> Any:
+            return s if x is None else _form(s).add(s, x)
 
         def power_of(s: Any, before: Any) -> Any:
             return _form(s).power(s, kappa, float(exponent), before)
 
-        def update_of(g: Any, s: Any, scaling: Any) -> Any:
+        def update_of(g: Any, x: Any, s: Any, scaling: Any) -> Any:
             if g is None:
                 return None
-            x = _form(s).apply(scaling, _as_matrix(g, s))
+            x = _form(s).apply(scaling, x)
             return cut_like(g, in_dtype_of(g, x.reshape(g.shape)))
 
         def is_none(x: Any) -> bool:
             return x is None
 
-        gram = jax.tree.map(sum_of, updates, state.gram, is_leaf=is_none)
+        matrices = jax.tree.map(matrix_of, updates, state.gram, is_leaf=is_none)
+        gram = jax.tree.map(sum_of, matrices, state.gram, is_leaf=is_none)
         scaling = jax.lax.cond(
             state.count % refresh_every == 0,
             lambda gram, before: _map(power_of, gram, before),
@@ -164,7 +164,9 @@ def scale_by_accumulated_gram(
             state.scaling,
         )
         gram, scaling = cut_as_before((gram, scaling), (state.gram, state.scaling))
-        updates = jax.tree.map(update_of, updates, gram, scaling, is_leaf=is_none)
+        updates = jax.tree.map(
+            update_of, updates, matrices, gram, scaling, is_leaf=is_none
+        )
         updates = jax.tree.unflatten(structure, jax.tree.leaves(updates))
         count = optax.safe_increment(state.count)
         return updates, ScaleByAccumulatedGramState(count, gram, scaling)
