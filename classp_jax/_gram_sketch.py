@@ -13,13 +13,15 @@ import jax
 import jax.numpy as jnp
 
 _EXACT = jax.lax.Precision.HIGHEST
+# Units in the last place of the trace by which an eigenvalue may be off.
+_ROUNDING = 8
 
 
 class GramSketch(NamedTuple):
     r"""What is kept of a sum :math:`L` of (m, m) with ``rank=k``.
 
     Attributes:
-      products: :math:`L \Omega` with a fixed :math:`\Omega` of signs; shape (m, k).
+      products: :math:`L \Omega` with a fixed random :math:`\Omega`; shape (m, k).
       trace: that of :math:`L`; shape ``()``.
     """
 
@@ -28,16 +30,14 @@ class GramSketch(NamedTuple):
 
 
 class SketchedScaling(NamedTuple):
-    r"""The factor :math:`r I + V \mathrm{diag}(f) V^\top`.
+    r"""The factor :math:`r (I - B B^\top)`.
 
     Attributes:
-      basis: :math:`V`, the eigenvectors that the sketch tells; shape (m, k).
-      excess: :math:`f \le 0`; shape (k,).
+      basis: :math:`B`, of the directions that the sketch tells; shape (m, k).
       rest: :math:`r`, of all other directions alike; shape ``()``.
     """
 
     basis: jax.Array
-    excess: jax.Array
     rest: jax.Array
 
 
@@ -48,8 +48,7 @@ def zeros(rows: int, rank: int, dtype: Any) -> GramSketch:
 
 def identity(sketch: GramSketch) -> SketchedScaling:
     """The factor of a sum without any gradient in it."""
-    basis = jnp.zeros_like(sketch.products)
-    return SketchedScaling(basis, jnp.zeros_like(basis[0]), jnp.ones_like(sketch.trace))
+    return SketchedScaling(jnp.zeros_like(sketch.products), jnp.ones_like(sketch.trace))
 
 
 def add(sketch: GramSketch, x: jax.Array) -> GramSketch:
@@ -87,13 +86,19 @@ def power(
     half = jax.lax.linalg.triangular_solve(
         factor, shifted, left_side=False, lower=True, transpose_a=True
     )
-    basis, roots, _ = jnp.linalg.svd(half, full_matrices=False)
-    values = jnp.maximum(jnp.square(roots) - shift, 0)
+    # The sum's largest eigenvalues, and its eigenvectors times their square roots.
+    squared, rotation = jnp.linalg.eigh(jnp.matmul(half.T, half, precision=_EXACT))
+    vectors = jnp.matmul(half, rotation, precision=_EXACT)
+    values = jnp.maximum(squared - shift, 0)
     left = jnp.maximum(sketch.trace - jnp.sum(values), 0) / max(rows - rank, 1)
-    rest = jnp.power(1 + left / kappa, -exponent)
-    gains = jnp.power(1 + values / kappa, -exponent)
     # A direction has seen what is spread over all, at least.
-    new = SketchedScaling(basis, jnp.minimum(gains - rest, 0), rest)
+    slower = jnp.log1p(jnp.maximum(values, left) / kappa) - jnp.log1p(left / kappa)
+    # Rounding may make an eigenvector longer, and must not turn a step around.
+    longest = squared + _ROUNDING * unit * jnp.sum(jnp.maximum(squared, 0))
+    share = -jnp.expm1(-exponent * slower) / longest
+    new = SketchedScaling(
+        vectors * jnp.sqrt(share), jnp.exp(-exponent * jnp.log1p(left / kappa))
+    )
     is_sound = jnp.all(jnp.stack([jnp.all(jnp.isfinite(part)) for part in new]))
     return SketchedScaling(
         *(jnp.where(is_sound, *p) for p in zip(new, before, strict=True))
@@ -103,16 +108,18 @@ def power(
 def apply(scaling: SketchedScaling, x: jax.Array) -> jax.Array:
     """The factor times a gradient (m, n)."""
     onto = jnp.matmul(scaling.basis.T, x, precision=_EXACT)
-    along = scaling.excess[:, None] * onto
-    return scaling.rest * x + jnp.matmul(scaling.basis, along, precision=_EXACT)
-
-
-def _select(condition: jax.Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
+    return scaling.rest * (x - jnp.matmul(scaling.basis, onto, precision=_EXACT))
 
 
 def _test_matrix(sketch: GramSketch) -> jax.Array:
-    """The same signs at every step."""
+    """Numbers within (-1, 1), the same under every flag of JAX and on every device.
+
+    A hash of each element's index (the finalizer of MurmurHash3): to draw them anew at
+    every step by :mod:`jax.random` took longer than the products did.
+    """
     shape, dtype = sketch.products.shape, sketch.products.dtype
-    signs: jax.Array = jax.random.rademacher(jax.random.key(0), shape, dtype)
-    return signs
+    index = jax.lax.iota(jnp.uint32, shape[0] * shape[1]).reshape(shape) + 1
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        index = (index ^ (index >> shift)) * jnp.uint32(factor)
+    # 24 bits, as float32 has.
+    return ((index ^ (index >> 16)) >> 8).astype(dtype) / 2.0**23 - 1

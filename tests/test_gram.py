@@ -127,8 +127,8 @@ def matrices(scaling):
     """The factor of each tensor, block by block, as a matrix."""
     for node in jax.tree.leaves(scaling, is_leaf=is_sketched):
         if is_sketched(node):
-            basis, excess, rest = map(np.float64, node)
-            yield rest * np.eye(len(basis)) + basis * excess @ basis.T
+            basis, rest = map(np.float64, node)
+            yield rest * (np.eye(len(basis)) - basis @ basis.T)
         else:
             yield from np.float64(node)
 
@@ -179,16 +179,16 @@ def test_a_sketch_of_enough_columns_is_the_sum_in_full(exponent):
 def test_what_a_sketch_leaves_of_the_trace_lies_evenly_in_the_rest():
     rng = np.random.default_rng(0)
     # One long direction and 59 short ones, of which 4 columns tell little.
-    scales = np.r_[10.0, np.full(59, 0.1)]
+    scales = np.r_[3.0, np.full(59, 0.1)]
     stream = [jnp.float32(scales[:, None] * rng.normal(size=(60, 50)))] * 4
     scale = classp_jax.scale_by_accumulated_gram(1.0, refresh_every=1, rank=4)
     _, state = run(scale, stream)
     (factor,) = matrices(state.scaling)
+    seen = np.sort(1 / np.linalg.eigvalsh(factor) - 1)
     total = sum(np.float64(g) @ np.float64(g).T for g in stream)
-    assert 0 < factor[0, 0] < 1e-3
-    spread = np.trace(total) - total[0, 0]
-    others = np.linalg.eigvalsh(factor)[-50:]
-    np.testing.assert_allclose(others, 1 / (1 + spread / 59), rtol=0.1)
+    np.testing.assert_allclose(np.sum(seen), np.trace(total), rtol=1e-3)
+    np.testing.assert_allclose(seen[:56], seen[0], rtol=1e-4)
+    assert seen[-1] == pytest.approx(total[0, 0], rel=0.05)
 
 
 @pytest.mark.parametrize("kept", KEPT, ids=str)
@@ -346,7 +346,9 @@ def test_on_a_mesh_it_is_the_same_and_compiles_once(spec, axes, kept):
     state, update = optimizer.init(params), jax.jit(optimizer.update)
     for grads, u in zip(stream, expected, strict=True):
         updates, state = update(jax.device_put(grads, place), state, params)
-        chex.assert_trees_all_close(updates, u, rtol=1e-5, atol=1e-6)
+        # What four columns leave of the first sum is its rounding.
+        atol = 1e-5 if "rank" in kept else 1e-6
+        chex.assert_trees_all_close(updates, u, rtol=1e-5, atol=atol)
     if HAS_SHARDY or not any(spec):
         assert update._cache_size() == 1
 

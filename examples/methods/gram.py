@@ -1,5 +1,8 @@
 """CLASSP with a sum for each direction of a layer's inputs: no task is announced."""
 
+import functools
+from typing import Any
+
 import classp_jax
 from examples.methods.registry import RATE, Sweep, TaskSequence
 from examples.runner.optimizers import register_optimizer
@@ -11,8 +14,20 @@ _DAMPINGS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 register_optimizer(classp_jax.classp_gram)
 
 
-def _phases(sequence: TaskSequence, damping: float) -> tuple[Phase, ...]:
-    return sequence.phases("classp_gram", RATE, damping=damping)
+def _phases(
+    sequence: TaskSequence, damping: float, **settings: Any
+) -> tuple[Phase, ...]:
+    return sequence.phases("classp_gram", RATE, damping=damping, **settings)
 
 
-SWEEPS = [Sweep("gram", "CLASSP, directions", "κ", _DAMPINGS, _phases, FAMILY)]
+SWEEPS = [
+    Sweep("gram", "CLASSP, directions", "κ", _DAMPINGS, _phases, FAMILY),
+    Sweep(
+        "gram_64",
+        "CLASSP, 64 directions",
+        "κ",
+        _DAMPINGS,
+        functools.partial(_phases, rank=64),
+        FAMILY,
+    ),
+]
