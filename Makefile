@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 LIBRARY_TESTS := tests/baselines $(addprefix tests/test_,$(addsuffix .py,arguments \
 	classp derivatives diagnostics gradient_faults gram injected metrics optax_contract parity \
-	per_layer properties signals sums transforms))
+	per_layer properties signals sums theory transforms))
 
 .PHONY: help demo test test-slow test-tpu test-lowest lint format docs clean
 

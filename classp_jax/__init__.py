@@ -11,6 +11,7 @@ from classp_jax._diagnostics import (
     unassigned_share,
     update_density,
 )
+from classp_jax._displacement import displacement_bound
 from classp_jax._gram import scale_by_accumulated_gram
 from classp_jax._injected import set_hyperparameters
 from classp_jax._per_layer import per_layer
@@ -52,6 +53,7 @@ __all__ = [
     "classp_released",
     "count_nonfinite",
     "decay_gate",
+    "displacement_bound",
     "gate_signal",
     "loss_jump",
     "metrics",

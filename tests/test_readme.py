@@ -19,6 +19,7 @@ PAGES = [
         "docs/performance.md",
         "docs/reliability.md",
         "docs/reproduction.md",
+        "docs/theory.md",
     )
 ]
 
@@ -52,11 +53,12 @@ def test_make_targets_exist():
         assert f"\n{target}:" in makefile, target
 
 
-def test_tests_named_are_there():
-    page = (ROOT / "docs/reliability.md").read_text()
+@pytest.mark.parametrize(("page", "least"), [("reliability", 40), ("theory", 12)])
+def test_tests_named_are_there(page, least):
+    page = (ROOT / f"docs/{page}.md").read_text()
     named = set(re.findall(r"`(test_\w+)`", page))
     code = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    assert len(named) > 40
+    assert len(named) > least
     assert not {name for name in named if f"def {name}(" not in code}
 
 
