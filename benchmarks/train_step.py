@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 import torch
 
 import classp_jax
@@ -39,7 +40,7 @@ class Workload(NamedTuple):
 
     Attributes:
       title: what to call it.
-      trainer: of the network in Flax.
+      trainer: of the network in Flax, by its optimizer.
       torch_model: its twin.
       torch_inputs: from a batch of inputs to what the twin takes.
       inputs: (n, ...).
@@ -52,7 +53,7 @@ class Workload(NamedTuple):
     """
 
     title: str
-    trainer: Trainer
+    trainer: Callable[[optax.GradientTransformation], Trainer]
     torch_model: torch.nn.Module
     torch_inputs: Callable[[torch.Tensor], torch.Tensor]
     inputs: np.ndarray
@@ -68,7 +69,7 @@ def vision() -> Workload:
     hyperparameters = HYPERPARAMETERS | {"eps": 1e-5}
     return Workload(
         "CNN",
-        Trainer(CNN, classp_jax.classp(0.01, **hyperparameters), normalise),
+        lambda optimizer: Trainer(CNN, optimizer, normalise),
         cnn.CNN(),
         lambda x: (x.permute(0, 3, 1, 2).float() / 255 - 0.1307) / 0.3081,
         rng.integers(0, 256, (1000, 28, 28, 1)).astype(np.uint8),
@@ -88,7 +89,7 @@ def sentiment() -> Workload:
     tokens = np.minimum(rng.zipf(1.3, (3000, 30)), VOCABULARY - 1)
     return Workload(
         "Transformer",
-        Trainer(make_model, classp_jax.classp(0.01, **hyperparameters)),
+        functools.partial(Trainer, make_model),
         transformer.Transformer(VOCABULARY),
         lambda x: x,
         tokens.astype(np.int32),
@@ -99,16 +100,17 @@ def sentiment() -> Workload:
     )
 
 
-def jax_loop(work: Workload, batches: np.ndarray) -> Callable[[], None]:
+def jax_loop(
+    work: Workload, optimizer: optax.GradientTransformation, batches: np.ndarray
+) -> Callable[[], None]:
     """A function that makes a step on each of the batches."""
-    state = work.trainer.init(0)
+    trainer = work.trainer(optimizer)
+    state = trainer.init(0)
     inputs, labels = jax.device_put((work.inputs, work.labels))
 
     def run() -> None:
         nonlocal state
-        state, _ = work.trainer.train_steps(
-            state, inputs, labels, batches, len(batches)
-        )
+        state, _ = trainer.train_steps(state, inputs, labels, batches, len(batches))
         jax.block_until_ready(state)
 
     return run
@@ -166,7 +168,8 @@ def measure(work: Workload, turns: int) -> list[str]:
     rng = np.random.default_rng(0)
     steps = work.steps * (1 if jax.default_backend() == "cpu" else 10)
     batches = rng.integers(0, len(work.labels), (steps, work.batch_size))
-    runs = {"JAX": jax_loop(work, batches)}
+    optimizer = classp_jax.classp(0.01, **work.hyperparameters)
+    runs = {"JAX": jax_loop(work, optimizer, batches)}
     if torch_device():
         runs["PyTorch"] = torch_loop(work, batches)
     if work.products:

@@ -13,6 +13,7 @@ from classp_jax._diagnostics import (
 )
 from classp_jax._displacement import displacement_bound
 from classp_jax._gram import scale_by_accumulated_gram
+from classp_jax._gram_sketch import GramSketch, SketchedScaling
 from classp_jax._injected import set_hyperparameters
 from classp_jax._per_layer import per_layer
 from classp_jax._signals import (
@@ -41,9 +42,11 @@ __all__ = [
     "DecayGateState",
     "FactoredSum",
     "GateSignalState",
+    "GramSketch",
     "LossJumpState",
     "ScaleByAccumulatedGramState",
     "ScaleByAccumulatedPowerNormState",
+    "SketchedScaling",
     "ThresholdMaskState",
     "average_grad_sum",
     "baselines",

@@ -61,8 +61,9 @@ def scale_by_accumulated_gram(
     Args:
       damping: :math:`\kappa > 0`, in units of the squared gradient; a number, an
         injected value or a schedule, which is read at each refresh.
-      exponent: :math:`q > 0`, a Python number. 1 takes a Cholesky factorization at each
-        refresh, others all eigenvectors, which takes some ten times as long.
+      exponent: :math:`q > 0`, a Python number. Of a sum in full 1 takes a Cholesky
+        factorization at each refresh, others all eigenvectors, which takes some ten
+        times as long.
       refresh_every: steps from one refresh to the next; the first is at the first step.
         Under :func:`jax.vmap`, as of seeds, each step takes the time of one.
       max_dim: the most rows of a block.

@@ -54,9 +54,9 @@ def identity(sketch: GramSketch) -> SketchedScaling:
 def add(sketch: GramSketch, x: jax.Array) -> GramSketch:
     """The sketch with the products of a gradient (m, n), where these are finite."""
     test = _test_matrix(sketch)
-    onto = jnp.matmul(x.T, test, precision=_EXACT)
+    onto = jnp.matmul(test.T, x, precision=_EXACT)
     new = GramSketch(
-        sketch.products + jnp.matmul(x, onto, precision=_EXACT),
+        sketch.products + jnp.matmul(x, onto.T, precision=_EXACT),
         sketch.trace + jnp.sum(jnp.square(x)),
     )
     is_finite = jnp.isfinite(new.trace) & jnp.all(jnp.isfinite(new.products))

@@ -42,8 +42,10 @@ class ScaleByAccumulatedGramState(NamedTuple):
     Attributes:
       count: number of updates so far; shape ``()``, dtype ``int32``.
       gram: a tree like the parameters, of each tensor's sum :math:`L`: symmetric,
-        shape ``(blocks, d, d)``, at least float32; with ``rank`` what is kept of it.
-      scaling: likewise, :math:`(I + L / \kappa)^{-q}` as of the last refresh.
+        shape ``(blocks, d, d)``, at least float32; with ``rank`` a
+        :class:`GramSketch`.
+      scaling: likewise, :math:`(I + L / \kappa)^{-q}` as of the last refresh;
+        with ``rank`` a :class:`SketchedScaling`.
     """
 
     count: jax.Array  # type: ignore[assignment]
