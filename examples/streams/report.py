@@ -93,9 +93,7 @@ def write(
     }
     of_streams = ""
     if len(runs) > 1:
-        of_streams = (
-            f", those of the streams of seeds {', '.join(map(str, runs))} alike"
-        )
+        of_streams = f" and the streams of seeds {', '.join(map(str, runs))}"
     sections = [
         f"# {compared.title}",
         stream_table(compared, found),

@@ -246,7 +246,7 @@ def test_settings_are_chosen_by_the_mean_over_streams_and_seeds(tiny, tmp_path, 
     page = (there / "table.md").read_text()
     # The mean of 80, 81, 70 and 71.
     assert "| SGD, α 0.02 | **75.5 ± 5.8** |" in page
-    assert "the streams of seeds 1, 2 alike" in page
+    assert "over the seeds and the streams of seeds 1, 2." in page
     assert "Left out" not in page
     for seed in "12":
         assert f"--model mlp --stream-seed {seed} --validation --out" in page
