@@ -412,3 +412,28 @@ def test_a_figure_of_a_table_that_its_section_does_not_link_to_is_found():
     page = ROOT / "docs" / "reproduction.md"
     text = f"{page.read_text()}\nIt keeps {figure}.\n"
     assert [of for _, of in pages.figures_without_source(page, text)] == [figure]
+
+
+def test_regrets_in_prose_are_those_of_the_table():
+    """Each figure is in the row of the method that it stands beside."""
+    page = ROOT / "docs" / "benchmarks.md"
+    (section,) = [
+        of
+        for of in pages.sections(page, page.read_text())
+        if of.heading == "## A setting chosen on other data"
+    ]
+    prose = " ".join(section.text.split("\n- ", 1)[1].split())
+    rows = {row[0]: row[1:] for row in of_results("streams/regret.md")[0].rows}
+    names = {
+        "online EWC": "EWC, online",
+        "joint training": "Joint training",
+        "CLASSP's directions": "CLASSP, directions",
+    }
+    longest_first = sorted([*names, *rows], key=len, reverse=True)
+    said = re.split(f"({'|'.join(map(re.escape, longest_first))})", prose)
+    checked = 0
+    for name, text in zip(said[1::2], said[2::2], strict=True):
+        for figure in re.findall(r"\d+\.\d+", text):
+            assert figure in rows[names.get(name, name)], (name, figure)
+            checked += 1
+    assert checked == len(re.findall(r"\d+\.\d+", prose)) > 0

@@ -79,6 +79,9 @@ class Sweep(NamedTuple):
       phases: what it does, by the tasks and a value.
       family: whose colour it has in figures.
       group: that the command line knows.
+      grid: the name of the sweep that differs from this one in a second setting alone,
+        such as a rate: all sweeps that name it are, with it, one method's grid of two
+        settings. By default a sweep is a grid of its own.
     """
 
     name: str
@@ -88,6 +91,7 @@ class Sweep(NamedTuple):
     phases: Callable[[TaskSequence, float], tuple[Phase, ...]]
     family: Family
     group: str = "all"
+    grid: str = ""
 
 
 def same_throughout(
@@ -135,6 +139,7 @@ def with_penalty(
             tuple(float(f"{scale * strength:.1g}") for strength in strengths),
             functools.partial(phases, rate=rate),
             family,
+            grid=name,
         )
         for speed, (rate, scale, at) in PENALTY_RATES.items()
     ]

@@ -43,6 +43,10 @@ WITHOUT_ROWS = {
             "python -m benchmarks.train_step --turns 7",
         ),
     ),
+    "streams": Measured(
+        "What a setting costs that is chosen on the other streams",
+        ("python -m examples.streams.regret",),
+    ),
     "verify": Measured(
         "What the comparison with PyTorch classes says",
         ("python -m classp_jax.verify",),

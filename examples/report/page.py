@@ -41,16 +41,29 @@ def read(
     )
     if counts and settings is None:
         settings = json.loads(counts.most_common(1)[0][0])
-    found = {}
-    for name, method in study.methods.items():
-        if of_method := rows.select(all_rows, method, settings or {}):
-            found[name] = of_method
+    found = of_settings(study, all_rows, settings or {})
     if not found:
-        raise ValueError(
-            f"{path} holds no rows of this experiment; make some with"
-            f" `python -m examples.{study.experiment} --out {path.parent}`"
-        )
+        raise no_rows(study, path)
     return found, len(all_rows) - len(distinct(found))
+
+
+def no_rows(study: Study, path: pathlib.Path) -> ValueError:
+    """The error where a file holds none of an experiment."""
+    return ValueError(
+        f"{path} holds no rows of this experiment; make some with"
+        f" `python -m examples.{study.experiment} --out {path.parent}`"
+    )
+
+
+def of_settings(
+    study: Study, all_rows: list[dict[str, Any]], settings: dict[str, Any]
+) -> Found:
+    """The rows of all methods that have these settings of the experiment."""
+    selected = {
+        name: rows.select(all_rows, method, settings)
+        for name, method in study.methods.items()
+    }
+    return {name: of_method for name, of_method in selected.items() if of_method}
 
 
 def of_methods(found: Found, names: Iterable[str] | None) -> Found:
@@ -196,7 +209,7 @@ def along_training(lines: Lines, not_drawn: list[str], caption: str) -> list[str
 
 def provenance(
     study: Study,
-    found: Found,
+    runs: dict[str, Found],
     left_out: int,
     folder: pathlib.Path,
     options: str = "",
@@ -207,40 +220,26 @@ def provenance(
 
     Args:
       study: what was compared.
-      found: the rows.
+      runs: the rows, by what more of the command's options they were made with.
       left_out: how many other rows there are.
       folder: where they are.
-      options: of the command, further ones.
+      options: of the command, further ones of all rows.
       figures: whether there are any.
 
     Returns:
       Paragraphs of Markdown.
     """
     out = folder.name if folder.is_absolute() else str(folder)
-    of_rows = distinct(found)
-    # The name of a group where all of its methods have as many seeds, unless those of
-    # groups before it are the same.
-    names: dict[int, list[str]] = collections.defaultdict(list)
-    grouped: set[str] = set()
-    for group, methods in study.groups.items():
-        counts = {_last_seed(found.get(name, [])) + 1 for name in methods}
-        if len(counts) == 1 and counts != {0} and not methods.keys() <= grouped:
-            names[counts.pop()].append(group)
-            grouped |= methods.keys()
-    for name, of_method in found.items():
-        # Of several names for one computation that under which it was run.
-        run_as = of_method[0]["method"]
-        if name not in grouped and (run_as == name or run_as not in found):
-            names[_last_seed(of_method) + 1].append(name)
+    of_rows = [row for found in runs.values() for row in distinct(found)]
     settings = of_rows[0]["settings"]
     options = f" --batch-size {settings['batch_size']}{options}"
-    if "dtype" in settings:
-        options += f" --dtype {settings['dtype']}"
+    of_dtype = f" --dtype {settings['dtype']}" if "dtype" in settings else ""
     commands = [
         f"python -m examples.{study.experiment}"
         f" --methods {' '.join(families(sorted(of_count)))}"
-        f" --seeds {count}{options} --out {out}"
-        for count, of_count in sorted(names.items())
+        f" --seeds {count}{options}{more}{of_dtype} --out {out}"
+        for more, found in runs.items()
+        for count, of_count in sorted(_names_by_count(study, found).items())
     ]
     report = f"python -m examples.{study.experiment}.report {out}"
     commands.append(report + " --no-figures" * (not figures))
@@ -257,6 +256,8 @@ def provenance(
         )
     gaps = [
         f"{name} {', '.join(str(row['seed']) for row in of_method)}"
+        + more * (len(runs) > 1)
+        for more, found in runs.items()
         for name, of_method in found.items()
         if len(of_method) <= _last_seed(of_method)
     ]
@@ -265,6 +266,27 @@ def provenance(
     others = f"Left out: {left_out} rows of other methods or settings, or made again."
     code = "\n".join(["```", *commands, "```"])
     return ["## How it was made", code, where, *([others] if left_out else [])]
+
+
+def _names_by_count(study: Study, found: Found) -> dict[int, list[str]]:
+    """What ``--methods`` names, by the number of seeds.
+
+    The name of a group where all of its methods have as many seeds, unless those of
+    groups before it are the same.
+    """
+    names: dict[int, list[str]] = collections.defaultdict(list)
+    grouped: set[str] = set()
+    for group, methods in study.groups.items():
+        counts = {_last_seed(found.get(name, [])) + 1 for name in methods}
+        if len(counts) == 1 and counts != {0} and not methods.keys() <= grouped:
+            names[counts.pop()].append(group)
+            grouped |= methods.keys()
+    for name, of_method in found.items():
+        # Of several names for one computation that under which it was run.
+        run_as = of_method[0]["method"]
+        if name not in grouped and (run_as == name or run_as not in found):
+            names[_last_seed(of_method) + 1].append(name)
+    return names
 
 
 def _last_seed(of_method: list[dict[str, Any]]) -> int:

@@ -12,7 +12,7 @@ from examples.runner.plan import Family
 
 # What Matplotlib has names for, then more dots in a dash.
 _LINES = ("-", "--", ":", "-.", *((0, (5, 1) + (1, 1) * n) for n in (2, 3, 4)))
-_MARKERS = "o^sDvPXp<>"  # Of another number, so that the pairs differ for long.
+MARKERS = "o^sDvPXp<>"  # Of another number, so that the pairs differ for long.
 
 
 class Line(NamedTuple):
@@ -42,7 +42,7 @@ def styles(families: Iterable[Family]) -> list[dict[str, Any]]:
                 "color": family.colour,
                 "ls": _LINES[number % len(_LINES)],
                 "lw": family.width,
-                "marker": _MARKERS[number % len(_MARKERS)],
+                "marker": MARKERS[number % len(MARKERS)],
                 "ms": 6,
                 "markevery": 0.1,
             }

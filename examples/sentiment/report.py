@@ -92,7 +92,7 @@ def write(
             " equal_accuracy.png the one against the other.",
         ),
         *page.provenance(
-            STUDY, found, left_out, folder, _options(of_rows), figures=figures
+            STUDY, {"": found}, left_out, folder, _options(of_rows), figures=figures
         ),
     ]
     (folder / "table.md").write_text("\n\n".join(sections) + "\n")

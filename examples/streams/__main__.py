@@ -15,6 +15,7 @@ from examples.runner.stopping import Sigterm
 from examples.runner.study import Study
 from examples.streams import report
 from examples.streams.study import study
+from examples.streams.tables import lacks
 
 _CURVE = ("test", 500)
 _DEFAULT = "permuted_mnist"
@@ -81,7 +82,8 @@ def _best(
     """Of each front those with the setting that is best in a folder's rows.
 
     Raises:
-      ValueError: the folder has no rows, or none of a front that is to be trained.
+      ValueError: the folder has no rows, or none of a front that is to be trained, or
+        those of its settings aren't of the same seeds.
     """
     there, found = report.read(folder)
     best = {}
@@ -89,6 +91,8 @@ def _best(
         if front.methods.keys() & methods.keys():
             if not of.methods.keys() & found.keys():
                 raise ValueError(f"--best-in: {folder} has no rows of {of.title}")
+            if lacking := lacks(of, found):
+                raise ValueError(f"--best-in: {folder} can't be compared: {lacking}")
             name = tables.best(there, of, found)
             best[name] = front.methods[name]
     return best
@@ -149,7 +153,8 @@ def _parser() -> argparse.ArgumentParser:
         type=pathlib.Path,
         metavar="FOLDER",
         help="of each of the methods train the setting alone that has the best average"
-        " accuracy in this folder's rows, such as those of --validation",
+        " accuracy in this folder's rows, such as those of --validation: the mean over"
+        " all --stream-seed and seeds, which must be the same of each setting",
     )
     return parser
 

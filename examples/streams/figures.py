@@ -2,12 +2,15 @@
 
 import pathlib
 import textwrap
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from examples.report.measures import deviation
-from examples.report.style import Lines, legend_below, styles
+from examples.report.style import MARKERS, Lines, legend_below, styles
+from examples.runner.plan import Family
 from examples.runner.study import Study
 from examples.streams.tables import matrix, mean_matrix
 
@@ -75,6 +78,62 @@ def save_curves(
         ax.grid(alpha=0.3)
     axes[0].set_ylabel(f"accuracy{', dropout on' * with_dropout}, %")
     legend_below(figure, axes[0].get_legend_handles_labels()[0], columns=3)
+    figure.savefig(path, dpi=150)
+
+
+class Dots(NamedTuple):
+    """A line of dots: a method's regrets.
+
+    Attributes:
+      title: what to call it.
+      family: whose colour it has.
+      mean: of the regrets.
+      points: the regret on each stream, with the benchmark's title.
+    """
+
+    title: str
+    family: Family
+    mean: float
+    points: list[tuple[str, float]]
+
+
+def save_regrets(by_network: dict[str, list[Dots]], path: pathlib.Path) -> None:
+    """Draws what a setting costs that is chosen elsewhere, the least mean on top.
+
+    Args:
+      by_network: the methods, by the networks' names.
+      path: where to save the PNG.
+    """
+    counts = [len(of) + 2 for of in by_network.values()]
+    figure = Figure(figsize=(9, 1 + 0.26 * sum(counts)), layout="constrained")
+    all_axes = figure.subplots(
+        len(counts), 1, sharex=True, squeeze=False, height_ratios=counts
+    )
+    every = [p for of in by_network.values() for dots in of for p in dots.points]
+    markers = dict(zip(dict.fromkeys(p[0] for p in every), MARKERS, strict=False))
+    for ax, (network, of) in zip(all_axes.flat, by_network.items(), strict=True):
+        lines = sorted(of, key=lambda dots: dots.mean, reverse=True)
+        for y, (_, family, mean, points) in enumerate(lines):
+            look = dict(color=family.colour)
+            worst = max(regret for _, regret in points)
+            ax.plot([0, worst], [y, y], lw=0.8, alpha=0.5, **look)
+            for benchmark, regret in points:
+                ax.plot(regret, y, markers[benchmark], ms=5, mfc="none", **look)
+            ax.plot(mean, y, "|", ms=14, mew=family.width + 1, **look)
+        count = {len(dots.points) for dots in of}
+        names = [
+            title + f" ({len(points)} streams)" * (len(count) > 1)
+            for title, _, _, points in lines
+        ]
+        ax.set(yticks=range(len(lines)), yticklabels=names, title=f"Network: {network}")
+        ax.tick_params(axis="y", labelsize="small")
+        ax.grid(alpha=0.3)
+    all_axes.flat[-1].set_xlabel("regret, points of average accuracy; bar: the mean")
+    handles = [
+        Line2D([], [], color="black", ls="", marker=marker, mfc="none", label=title)
+        for title, marker in markers.items()
+    ]
+    legend_below(figure, handles, columns=4)
     figure.savefig(path, dpi=150)
 
 

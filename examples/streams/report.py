@@ -40,19 +40,21 @@ def main(argv: list[str] | None = None) -> None:
 def read(
     folder: pathlib.Path, settings: dict[str, Any] | None = None
 ) -> tuple[Study, Found]:
-    """Reads a folder's rows of one stream.
+    """Reads a folder's rows of one stream, those of all of its seeds.
 
     Args:
       folder: holds ``rows.jsonl``.
       settings: of the rows; by default those that most have.
 
     Returns:
-      What was compared, and the rows.
+      What was compared, and the rows: those of each of the stream's seeds, one behind
+      the other.
 
     Raises:
       ValueError: there are no rows, or something else.
     """
-    return _read(folder, settings or _most(folder))[:2]
+    compared, runs, _ = _read(folder, settings or _most(folder))
+    return compared, _together(runs)
 
 
 def write(
@@ -67,7 +69,8 @@ def write(
 
     Args:
       folder: holds ``rows.jsonl``.
-      settings: of the rows to show; by default those that most have.
+      settings: of the rows to show, whatever the stream's seed; by default those that
+        most have.
       with_dropout: whether the figures show accuracies with dropout left on.
       methods: those whose lines of the table are printed; by default all.
       figures: whether to draw any; of a validation stream there are none.
@@ -76,25 +79,35 @@ def write(
       ValueError: there are no rows, or something else.
     """
     settings = settings or _most(folder)
-    compared, found, left_out = _read(folder, settings)
+    compared, runs, left_out = _read(folder, settings)
+    found = _together(runs)
     stream = _stream(settings)
     on = "held-out tenth of the training set" if stream.validation else "test set"
     options = "".join(
         f" --{name.replace('_', '-')} {settings[name]}"
         for name in ("benchmark", "scenario", "tasks", "epochs", "model")
     )
-    options += f" --stream-seed {stream.seed}" + " --validation" * stream.validation
+    by_options = {
+        f" --stream-seed {seed}" + " --validation" * stream.validation: of_seed
+        for seed, of_seed in runs.items()
+    }
+    of_streams = ""
+    if len(runs) > 1:
+        of_streams = f" and the streams of seeds {', '.join(map(str, runs))}"
     sections = [
         f"# {compared.title}",
         stream_table(compared, found),
         f"Accuracies on the {on}, dropout off, %; mean ± sample deviation over the"
-        " seeds. Average accuracy: on all tasks after the last. Backward transfer,"
-        " forgetting, forward transfer: as `classp_jax` defines them, in points; joint"
-        " training has none, as it learns all tasks at once. Bytes: optimizer state and"
-        " stored images, at most. Seconds: the median of a seed's training, the first"
-        " one's with compilation. Bold: the best of a method's settings.",
+        f" seeds{of_streams}. Average accuracy: on all tasks after the last. Backward"
+        " transfer, forgetting, forward transfer: as `classp_jax` defines them, in"
+        " points; joint training has none, as it learns all tasks at once. Bytes:"
+        " optimizer state and stored images, at most. Seconds: the median of a seed's"
+        " training, the first one's with compilation. Bold: the best of a method's"
+        " settings.",
         *_published(stream),
-        *page.provenance(compared, found, left_out, folder, options, figures=figures),
+        *page.provenance(
+            compared, by_options, left_out, folder, options, figures=figures
+        ),
     ]
     (folder / "table.md").write_text("\n\n".join(sections) + "\n")
     lines = {
@@ -131,12 +144,51 @@ def _published(stream: Stream) -> list[str]:
     ]
 
 
-def _read(folder: pathlib.Path, settings: dict[str, Any]) -> tuple[Study, Found, int]:
+def _read(
+    folder: pathlib.Path, settings: dict[str, Any]
+) -> tuple[Study, dict[int, Found], int]:
+    """What was compared, the rows by the stream's seed, and how many others there are.
+
+    Those with the seed of the settings have these; those with another one what most of
+    them have that is otherwise alike.
+    """
     compared = study(_stream(settings), settings["epochs"], settings["batch_size"])
     title = models()[settings["model"]].title
     compared = compared._replace(title=compared.title + title)
-    found, left_out = page.read(compared, folder / "rows.jsonl", settings)
-    return compared, found, left_out
+    path = folder / "rows.jsonl"
+    all_rows = rows.read(path)
+    counts = collections.Counter(
+        json.dumps(row["settings"])
+        for row in all_rows
+        if of_any_seed(row["settings"]) == of_any_seed(settings)
+    )
+    of_seeds: dict[int, dict[str, Any]] = {settings["seed"]: settings}
+    for text, _ in counts.most_common():
+        alike = json.loads(text)
+        of_seeds.setdefault(alike["seed"], alike)
+    runs = {
+        seed: page.of_settings(compared, all_rows, of_seeds[seed])
+        for seed in sorted(of_seeds)
+    }
+    runs = {seed: found for seed, found in runs.items() if found}
+    if not runs:
+        raise page.no_rows(compared, path)
+    shown = sum(len(page.distinct(found)) for found in runs.values())
+    return compared, runs, len(all_rows) - shown
+
+
+def of_any_seed(settings: dict[str, Any]) -> dict[str, Any]:
+    """A row's settings without the stream's seed, and how many examples it leads to."""
+    return {k: v for k, v in settings.items() if k not in ("seed", "examples")}
+
+
+def _together(runs: dict[int, Found]) -> Found:
+    """The rows of all of a stream's seeds."""
+    together: Found = {}
+    for found in runs.values():
+        for name, of_method in found.items():
+            together[name] = together.get(name, []) + of_method
+    return together
 
 
 def _most(folder: pathlib.Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from examples.datasets.stream import Stream
 from examples.report.measures import Rows, accuracy
 from examples.report.table import cell, table
 from examples.report.tables import Found, best, seeds
-from examples.runner.study import Study
+from examples.runner.study import Front, Study
 
 
 def matrix(
@@ -84,7 +84,36 @@ def mean_matrix(study: Study, of_method: Rows, with_dropout: bool) -> np.ndarray
     return np.asarray(np.mean(of_seeds, axis=0))
 
 
-def _average(study: Study, row: dict[str, Any]) -> float:
+def pair(row: dict[str, Any]) -> tuple[int, int]:
+    """What a row of a method is of: the seeds of the stream and of the weights."""
+    return row["settings"]["seed"], row["seed"]
+
+
+def lacks(front: Front, found: Found) -> str:
+    """What keeps a front's settings from being compared by their means.
+
+    Args:
+      front: the front.
+      found: the rows.
+
+    Returns:
+      The seeds that some of its settings lack and others have, in words; empty if all
+      have the same.
+    """
+    of_each = {
+        name: set(map(pair, found[name])) for name in front.methods if name in found
+    }
+    every: set[tuple[int, int]] = set().union(*of_each.values())
+    return "; ".join(
+        f"{front.methods[name].title} lacks "
+        + ", ".join(f"--stream-seed {of} --seed {seed}" for of, seed in sorted(missing))
+        for name, has in of_each.items()
+        if (missing := every - has)
+    )
+
+
+def average(study: Study, row: dict[str, Any]) -> float:
+    """The average accuracy: on all tasks after the last, in per cent."""
     return float(np.mean(matrix(study, row)[-1]))
 
 
@@ -135,7 +164,7 @@ def _seconds(study: Study, rows: Rows) -> str:
 
 
 MEASURES = (
-    Measure("average accuracy", _mean(_average)),
+    Measure("average accuracy", _mean(average)),
     Measure("backward transfer", _mean(_of_square(metrics.backward_transfer))),
     Measure("forgetting", _mean(_of_square(metrics.forgetting))),
     Measure("forward transfer", _mean(_forward)),

@@ -76,7 +76,7 @@ def write(
     sections = [
         *page.sections(STUDY, found),
         *page.along_training(lines, not_drawn, caption),
-        *page.provenance(STUDY, found, left_out, folder, figures=figures),
+        *page.provenance(STUDY, {"": found}, left_out, folder, figures=figures),
     ]
     (folder / "table.md").write_text("\n\n".join(sections) + "\n")
     files = [folder / "rows.jsonl", folder / "table.md", *_write_tables(found, folder)]

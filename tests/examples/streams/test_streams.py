@@ -220,6 +220,48 @@ def test_settings_are_chosen_on_another_stream(tiny, tmp_path):
         run(tmp_path, "--methods", "adagrad", "--best-in", str(there))
 
 
+def test_settings_are_chosen_by_the_mean_over_streams_and_seeds(tiny, tmp_path, capsys):
+    there = tmp_path / "validation"
+    for stream_seed in "12":
+        options = ["--validation", "--stream-seed", stream_seed, "--seeds", "2"]
+        run(there, "--methods", "sgd_0.1", "sgd_0.02", *options)
+    made = rows.read(there / "rows.jsonl")
+    assert len(made) == 8
+    # The one is ahead on a stream, the other by the mean.
+    accuracies = {("sgd_0.1", 1): 0.9, ("sgd_0.02", 1): 0.8}
+    accuracies |= {("sgd_0.1", 2): 0.4, ("sgd_0.02", 2): 0.7}
+    for row in made:
+        seed = row["settings"]["seed"]
+        accuracy = accuracies[row["method"], seed] + 0.01 * row["seed"]
+        for task in row["results"][-1]["accuracy"].values():
+            task["test"] = [accuracy, accuracy]
+        if seed == 2:  # As where the tasks' classes are others.
+            row["settings"]["examples"]["task_1"]["train"] += 1
+    text = "".join(json.dumps(row) + "\n" for row in made)
+    (there / "rows.jsonl").write_text(text)
+    report.main([str(there)])
+    _, found = report.read(there)
+    pairs = {(1, 0), (1, 1), (2, 0), (2, 1)}
+    assert all({*map(tables.pair, of)} == pairs for of in found.values())
+    page = (there / "table.md").read_text()
+    # The mean of 80, 81, 70 and 71.
+    assert "| SGD, α 0.02 | **75.5 ± 5.8** |" in page
+    assert "over the seeds and the streams of seeds 1, 2." in page
+    assert "Left out" not in page
+    for seed in "12":
+        assert f"--model mlp --stream-seed {seed} --validation --out" in page
+    run(tmp_path, "--methods", "sgd", "--best-in", str(there))
+    assert {row["method"] for row in rows.read(tmp_path / "rows.jsonl")} == {"sgd_0.02"}
+
+    lines = text.splitlines(keepends=True)
+    (there / "rows.jsonl").write_text("".join(lines[:-1]))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--methods", "sgd", "--best-in", str(there))
+    lacking = "can't be compared: SGD, α 0.02 lacks --stream-seed 2 --seed 1"
+    assert lacking in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
