@@ -26,7 +26,7 @@ OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "classp_gram, rank 16": lambda: classp_jax.classp_gram(0.01, rank=16),
     "classp_gram, rank 32": lambda: classp_jax.classp_gram(0.01, rank=32),
     "classp_gram, rank 64": lambda: classp_jax.classp_gram(0.01, rank=64),
-    "classp_gram, in full": lambda: classp_jax.classp_gram(0.01),
+    "classp_gram, in full": lambda: classp_jax.classp_gram(0.01, rank=None),
 }
 
 

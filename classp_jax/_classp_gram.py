@@ -14,7 +14,7 @@ def classp_gram(
     exponent: float = 1.0,
     refresh_every: int = 10,
     max_dim: int = 1024,
-    rank: int | None = None,
+    rank: int | None = 64,
     apply_decay: bool | optax.ScalarOrSchedule = 1.0,
     relative: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -53,8 +53,8 @@ def classp_gram(
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`. Its state takes
-      :math:`8 m / n` bytes a weight of a matrix of :math:`m` inputs and :math:`n`
-      outputs, with ``rank`` :math:`8 k / n`.
+      :math:`8 k / n` bytes a weight of a matrix of :math:`n` outputs and more inputs
+      than :math:`k`, the ``rank``.
 
     Raises:
       ValueError: as :func:`classp` and :func:`scale_by_accumulated_gram`.

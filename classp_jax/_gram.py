@@ -27,7 +27,7 @@ def scale_by_accumulated_gram(
     exponent: float = 1.0,
     refresh_every: int = 10,
     max_dim: int = 1024,
-    rank: int | None = None,
+    rank: int | None = 64,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Slows each direction of a tensor by the gradient that it has seen.
 
@@ -47,13 +47,14 @@ def scale_by_accumulated_gram(
 
     The rows are the inputs: of a tensor of more axes all but the last are one, as in a
     convolution's kernel. A vector, such as a bias, has one input, which is 1, and its
-    sum is one number. Of more rows than ``max_dim``, so many are taken at a time: L is
-    then block-diagonal, with blocks of equal size.
+    sum is one number.
 
-    With ``rank``, of a matrix of more rows only so many of the largest eigenvalues are
+    Of a matrix of more rows than ``rank`` only so many of the largest eigenvalues are
     known, from a sketch :math:`L \Omega` with a fixed random :math:`\Omega`, which is a
     sum as well. What they leave of the trace is taken to lie evenly in all other
-    directions.
+    directions. With ``rank=None`` each L is kept in full; but of more rows than
+    ``max_dim`` so many are taken at a time, and L is block-diagonal, with blocks of
+    equal size.
 
     An element that isn't finite, or whose square isn't, counts as a gradient of 0. A
     step whose sum would overflow adds nothing.
@@ -66,17 +67,16 @@ def scale_by_accumulated_gram(
         times as long.
       refresh_every: steps from one refresh to the next; the first is at the first step.
         Under :func:`jax.vmap`, as of seeds, each step takes the time of one.
-      max_dim: the most rows of a block.
+      max_dim: the most rows of a block, of a sum in full.
       rank: :math:`k`, the number of eigenvalues; None for all of them.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`, with the state
       :class:`ScaleByAccumulatedGramState`. Of a matrix of :math:`m` rows and :math:`n`
-      columns it takes :math:`8 m^2` bytes, :math:`8 m / n` a weight, and a step
-      :math:`4 m^2 n` operations; with blocks of :math:`d` rows :math:`8 d / n` and
-      :math:`4 d m n`; with ``rank`` :math:`8 k / n` and :math:`8 k m n`. A refresh
-      takes some :math:`m^3`, :math:`d^2 m` or :math:`k^2 m`. Updates keep the
-      gradient's dtype.
+      columns it takes :math:`8 k m` bytes, :math:`8 k / n` a weight, and a step
+      :math:`8 k m n` operations; with ``rank=None`` and blocks of :math:`d` rows
+      :math:`8 d / n` and :math:`4 d m n`. A refresh takes some :math:`k^2 m` or
+      :math:`d^2 m`. Updates keep the gradient's dtype.
 
     Raises:
       ValueError: if ``damping`` or ``exponent`` is not above 0, not finite or not a

@@ -363,6 +363,7 @@ def test_on_a_mesh_it_is_the_same_and_compiles_once(spec, axes, kept):
         (dict(exponent=lambda step: 1.0), TypeError, "exponent must be a number"),
         (dict(refresh_every=0), ValueError, "refresh_every must be at least 1"),
         (dict(refresh_every=jnp.ones([], int)), TypeError, "to static_args"),
+        (dict(rank=0), ValueError, "rank must be at least 1"),
         (dict(max_dim=2.5), TypeError, "max_dim must be an integer"),
     ],
 )

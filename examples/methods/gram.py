@@ -1,7 +1,6 @@
 """CLASSP with a sum for each direction of a layer's inputs: no task is announced."""
 
 import functools
-from typing import Any
 
 import classp_jax
 from examples.methods.registry import RATE, Sweep, TaskSequence
@@ -15,19 +14,19 @@ register_optimizer(classp_jax.classp_gram)
 
 
 def _phases(
-    sequence: TaskSequence, damping: float, **settings: Any
+    sequence: TaskSequence, damping: float, rank: int | None = None
 ) -> tuple[Phase, ...]:
-    return sequence.phases("classp_gram", RATE, damping=damping, **settings)
+    return sequence.phases("classp_gram", RATE, damping=damping, rank=rank)
+
+
+def _of_rank(rank: int, dampings: tuple[float, ...], group: str) -> Sweep:
+    phases = functools.partial(_phases, rank=rank)
+    title = f"CLASSP, {rank} directions"
+    return Sweep(f"gram_{rank}", title, "κ", dampings, phases, FAMILY, group)
 
 
 SWEEPS = [
     Sweep("gram", "CLASSP, directions", "κ", _DAMPINGS, _phases, FAMILY),
-    Sweep(
-        "gram_64",
-        "CLASSP, 64 directions",
-        "κ",
-        _DAMPINGS,
-        functools.partial(_phases, rank=64),
-        FAMILY,
-    ),
+    _of_rank(64, _DAMPINGS, "all"),
+    *(_of_rank(rank, _DAMPINGS[3:7], "rank") for rank in (16, 32, 128)),
 ]
