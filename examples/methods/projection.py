@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import OrderedDict
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,12 @@ def project() -> optax.GradientTransformation:
 
 @dataclasses.dataclass(frozen=True)
 class Projection(Plugin):
-    """Projects each gradient before the optimizer, from the second task on."""
+    """Projects each gradient before the optimizer, from the second task on.
+
+    This one projects on all directions; another renews its matrices.
+    """
+
+    key: ClassVar[str] = "projection"
 
     def check(self, phases_before: int, tasks_before: int, batch_size: int) -> None:
         """Refuses a phase with none before it to keep."""
@@ -82,6 +87,10 @@ class Projection(Plugin):
         """Puts the projection before the optimizer; its matrices come at boundaries."""
         del phase, zeros
         return optax.chain(project(), optimizer)
+
+    def wrapping(self) -> Plugin:
+        """The projection: what renews its matrices isn't compiled."""
+        return Projection()
 
     def at_boundary(self, context: Boundary, state: TrainState) -> TrainState:
         """Takes from each layer's matrix what the phase that has ended needs."""

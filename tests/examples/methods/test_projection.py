@@ -15,6 +15,7 @@ from examples.runner.carry_over import states_of
 from examples.runner.plan import Method
 from examples.runner.run import Runner
 from examples.runner.trainer import Trainer
+from examples.runner.trainers import Trainers
 from tests.examples.helpers import batches_of, final_state, phase, preprocess
 from tests.helpers import Network
 
@@ -203,3 +204,12 @@ def test_a_projection_goes_through_checkpoints(three_tasks, tmp_path):
     final_state(Runner(three_tasks, tmp_path / "parts"), phases[:2])
     parts = final_state(Runner(three_tasks, tmp_path / "parts"), phases)
     chex.assert_trees_all_equal(parts.params, whole.params)
+
+
+def test_one_program_serves_all_settings(experiment):
+    """Of both methods: the matrices are the state's."""
+    trainers = Trainers(experiment, None)
+    plugins = [OWM(0.3, batch=8), OWM(1.0, batch=8), GPM(0.6, 0.9)]
+    projected = [trainers.of(phase("b", plugins=(plugin,))) for plugin in plugins]
+    assert projected[0] is projected[1] is projected[2]
+    assert trainers.of(phase("b")) is not projected[0]
