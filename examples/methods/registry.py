@@ -10,7 +10,18 @@ from examples.runner.plan import Family, Phase
 from examples.runner.plugin import Plugin
 
 # In the order of the tables; a file that isn't named here comes behind these.
-_FIRST = ("classp", "gram", "plain", "ewc", "synaptic_intelligence", "replay", "joint")
+_FIRST = (
+    "classp",
+    "gram",
+    "plain",
+    "ewc",
+    "synaptic_intelligence",
+    "owm",
+    "gpm",
+    "recursive_least_squares",
+    "replay",
+    "joint",
+)
 # Nine values each: of SGD's rate and what acts like it, then half a decade apart.
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 ADAPTIVE_RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)

@@ -18,13 +18,25 @@ class MLP(nnx.Module):
       classes: the number of outputs.
       inputs: the number of pixels.
       hidden: the units of each hidden layer.
+      use_bias: whether the layers have biases.
     """
 
     def __init__(
-        self, rngs: nnx.Rngs, classes: int = 10, inputs: int = 784, hidden: int = 256
+        self,
+        rngs: nnx.Rngs,
+        classes: int = 10,
+        inputs: int = 784,
+        hidden: int = 256,
+        use_bias: bool = True,
     ):
         def linear(fan_in: int, fan_out: int) -> nnx.Linear:
-            return nnx.Linear(fan_in, fan_out, rngs=rngs, **uniform(fan_in=fan_in))
+            return nnx.Linear(
+                fan_in,
+                fan_out,
+                use_bias=use_bias,
+                rngs=rngs,
+                **uniform(fan_in=fan_in),
+            )
 
         self.dense1 = linear(inputs, hidden)
         self.dense2 = linear(hidden, hidden)

@@ -1,6 +1,7 @@
 """A model as a function of its parameters, and how much of a data set it gets right."""
 
 import functools
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from examples.runner import sharding
+from examples.runner import layers, sharding
 
 # A model's parameters by their paths.
 Params = nnx.State[str | int, Any]
@@ -64,10 +65,21 @@ class Classifier(NamedTuple):
         self, params: Params, inputs: jax.Array, dropout_key: jax.Array | None
     ) -> jax.Array:
         """What the model makes of inputs, (n, classes); with a key dropout is on."""
-        rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
         model = nnx.merge(self.graphdef, params)
-        logits: jax.Array = model(self.preprocess(inputs), dropout_rngs=rngs)
+        logits: jax.Array = model(
+            self.preprocess(inputs), dropout_rngs=_dropout_rngs(dropout_key)
+        )
         return logits
+
+    def layer_inputs(
+        self, params: Params, inputs: jax.Array, dropout_key: jax.Array | None
+    ) -> OrderedDict[layers.Layer, jax.Array]:
+        """What its layers multiply by their weights, as :func:`.layers.inputs` does."""
+        return layers.inputs(
+            nnx.merge(self.graphdef, params),
+            self.preprocess(inputs),
+            dropout_rngs=_dropout_rngs(dropout_key),
+        )
 
     def mask_other_heads(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
         """The logits of the label's head; the others are minus infinity."""
@@ -75,6 +87,10 @@ class Classifier(NamedTuple):
             return logits
         heads = jnp.array(self.heads)
         return jnp.where(heads == heads[labels][:, None], logits, -jnp.inf)
+
+
+def _dropout_rngs(key: jax.Array | None) -> nnx.Rngs | None:
+    return None if key is None else nnx.Rngs(dropout=key)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -97,6 +97,10 @@ class Plugin:
         del phase, zeros
         return optimizer
 
+    def wrapping(self) -> Plugin:
+        """What of it :meth:`wrap` depends on: phases alike in it share a program."""
+        return self
+
     def at_boundary(self, context: Boundary, state: TrainState) -> TrainState:
         """Does what a method does where one phase has ended and its own begins.
 

@@ -1,6 +1,7 @@
 """The jitted train step that the experiments share, and the state that it changes."""
 
 import functools
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from classp_jax import update_density
 from examples.runner import evaluation, sharding
 from examples.runner.data import Array
 from examples.runner.evaluation import Accuracy, Classifier, Params, Preprocess
+from examples.runner.layers import Layer
 
 
 class TrainState(NamedTuple):
@@ -223,8 +225,12 @@ class Trainer:
         def loss_of(params: Params) -> jax.Array:
             return self._loss(params, *examples, weights, key)
 
+        def layer_inputs() -> OrderedDict[Layer, jax.Array]:
+            return self.classifier.layer_inputs(state.params, examples[0], key)
+
         loss, grads = jax.value_and_grad(loss_of)(state.params)
-        # What line searches ask for beside the loss, at no cost to others.
+        # What line searches ask for beside the loss, and a head that is solved for, at
+        # no cost to others.
         return loss, *self._optimizer.update(
             grads,
             state.opt_state,
@@ -232,4 +238,7 @@ class Trainer:
             value=loss,
             grad=grads,
             value_fn=loss_of,
+            layer_inputs=layer_inputs,
+            labels=examples[1],
+            present=present,
         )

@@ -31,7 +31,9 @@ class Trainers:
 
     def of(self, phase: Phase) -> Trainer:
         """The trainer of a phase; phases that differ in their data alone share it."""
-        wrapping = tuple(p for p in phase.plugins if type(p).wrap is not Plugin.wrap)
+        wrapping = tuple(
+            p.wrapping() for p in phase.plugins if type(p).wrap is not Plugin.wrap
+        )
         kind = dataclasses.replace(phase, epochs={}, plugins=wrapping, stop_loss=None)
         key = json.dumps(as_json((kind,)))
         if key not in self._made:

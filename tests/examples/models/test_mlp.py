@@ -4,6 +4,7 @@ import numpy as np
 from flax import nnx
 
 from examples.models.mlp import MLP
+from examples.models.registry import models
 
 
 def test_the_mlp_has_the_baselines_size_and_no_dropout():
@@ -15,3 +16,9 @@ def test_the_mlp_has_the_baselines_size_and_no_dropout():
         model(images), model(images, dropout_rngs=nnx.Rngs(1))
     )
     assert model(images).shape == (3, 10)
+
+
+def test_gpms_has_a_hundred_units_and_no_biases():
+    params = nnx.state(models()["mlp_100"].make(nnx.Rngs(0), classes=10), nnx.Param)
+    shapes = sorted(p.shape for p in nnx.to_flat_state(params).leaves)
+    assert shapes == [(100, 10), (100, 100), (784, 100)]
