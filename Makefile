@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Neighbours in a file share what is compiled: each process has a half to begin with.
+PARALLEL := -n auto --dist worksteal
+
 LOWEST := .venv-lowest
 LIBRARY_TESTS := tests/baselines $(addprefix tests/test_,$(addsuffix .py,arguments \
 	classp derivatives diagnostics gradient_faults gram injected metrics optax_contract parity \
@@ -25,10 +28,10 @@ demo: $(VENV)/examples-installed
 	$(BIN)/python -m examples.demo
 
 test: $(VENV)/test-installed
-	$(BIN)/python -m pytest -n auto -m "not slow and not tpu"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not tpu"
 
 test-slow: $(VENV)/test-installed
-	$(BIN)/python -m pytest -n auto -m slow
+	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 # libtpu is large, and takes a computer without a TPU for a broken one: a .venv of its own.
 test-tpu:
@@ -39,7 +42,7 @@ test-tpu:
 
 # Flax's NNX optimizer took other arguments then.
 test-lowest: $(LOWEST)/installed
-	$(LOWEST)/bin/python -m pytest -m "not slow" -k "not nnx_optimizer" \
+	$(LOWEST)/bin/python -m pytest $(PARALLEL) -m "not slow" -k "not nnx_optimizer" \
 		classp_jax/_*.py classp_jax/baselines classp_jax/metrics.py $(LIBRARY_TESTS)
 
 lint: $(VENV)/test-installed
@@ -64,10 +67,10 @@ $(VENV)/%-installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	@touch $@
 
-$(LOWEST)/installed: pyproject.toml tests/lowest.txt
+$(LOWEST)/installed: pyproject.toml tests/lowest.txt Makefile
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --requirement tests/lowest.txt \
-		hypothesis matplotlib pytest torch==2.13.0 tqdm --editable .
+		hypothesis matplotlib pytest pytest-xdist torch==2.13.0 tqdm --editable .
 	@touch $@
 
 $(BIN)/python:

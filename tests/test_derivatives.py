@@ -42,35 +42,71 @@ def weights(make, numbers, gradients=GRADIENTS):
     return params
 
 
-def assert_derivative(function, x, step=1e-6, rtol=1e-6):
+def with_derivatives(function):
+    """A function of numbers and its derivatives by each, compiled as one program.
+
+    Forwards they are those of every weight, backwards those of the sums of weights.
+    """
+
+    def sums(numbers):
+        return jax.tree.map(jnp.sum, function(numbers))
+
+    @helpers.jit_quickly
+    def run(numbers):
+        return (
+            function(numbers),
+            jax.jacfwd(function)(numbers),
+            jax.jacrev(sums)(numbers),
+        )
+
+    return lambda numbers: jax.device_get(
+        run({name: np.float64(x) for name, x in numbers.items()})
+    )
+
+
+def assert_derivatives(run, numbers, case=lambda tree: tree, step=1e-6, rtol=1e-6):
     """Both modes agree with central differences, element by element."""
-    x = jnp.asarray(x, jnp.float64)
-    step = step * max(abs(float(x)), 1e-6)
-    expected = (function(x + step) - function(x - step)) / (2 * step)
-    actual = jax.jvp(function, (x,), (jnp.ones_like(x),))[1]
-    scale = float(jnp.max(jnp.abs(expected)))
-    chex.assert_trees_all_close(actual, expected, rtol=rtol, atol=rtol * scale)
-    backward = jax.grad(lambda x: jnp.sum(function(x)))(x)
-    chex.assert_trees_all_close(backward, jnp.sum(actual), rtol=1e-12, atol=1e-300)
+    _, forward, backward = map(case, run(numbers))
+    assert {*forward} == {*numbers}
+    for name, x in numbers.items():
+        h = step * max(abs(x), 1e-6)
+        after, before = (case(run(numbers | {name: x + d})[0]) for d in (h, -h))
+        expected = (after - before) / (2 * h)
+        scale = float(np.max(np.abs(expected)))
+        actual = forward[name]
+        chex.assert_trees_all_close(actual, expected, rtol=rtol, atol=rtol * scale)
+        chex.assert_trees_all_close(
+            backward[name], np.sum(actual), rtol=1e-12, atol=1e-300
+        )
 
 
-@pytest.mark.parametrize("gate", [True, False, "opens"])
+GATES = {"open": True, "closed": False, "opens": lambda step: step >= 1}
+
+
+@functools.cache
+def of_every_gate(reading, factored, **static):
+    """The weights behind each of the gates: they share the arithmetic of the sums."""
+    makes = {
+        gate: functools.partial(
+            reading, apply_decay=apply_decay, factored=factored, **static
+        )
+        for gate, apply_decay in GATES.items()
+    }
+    return with_derivatives(
+        lambda numbers: {gate: weights(make, numbers) for gate, make in makes.items()}
+    )
+
+
+@pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("static", [True, False])
 @pytest.mark.parametrize("power", [0.5, 1.0, 1.5, 2.0, 3.0])
 @pytest.mark.parametrize("factored", [False, True])
 @pytest.mark.parametrize("reading", READINGS)
 def test_by_every_number(reading, factored, power, static, gate):
-    apply_decay = (lambda step: step >= 1) if gate == "opens" else gate
-    fixed = dict(apply_decay=apply_decay, factored=factored)
-    for name in NUMBERS:
-        if name == "power" and static:
-            continue
-
-        def function(x, name=name):
-            numbers = NUMBERS | dict(power=power if static else jnp.float64(power))
-            return weights(functools.partial(reading, **fixed), numbers | {name: x})
-
-        assert_derivative(function, power if name == "power" else NUMBERS[name])
+    numbers = NUMBERS | dict(power=power)
+    fixed = dict(power=numbers.pop("power")) if static else {}
+    run = of_every_gate(reading, factored, **fixed)
+    assert_derivatives(run, numbers, case=lambda of_gates: of_gates[gate])
 
 
 @pytest.mark.parametrize("eps", [1e-5, 1e-20, 1e-30, 1e-37])
@@ -128,7 +164,7 @@ def test_by_gradients_whose_total_has_no_square(reading, eps, power, size):
             weight = optax.apply_updates(weight, updates)
         return jnp.sum(weight[0] * jnp.arange(4))
 
-    expected = jax.grad(weight)(jnp.float64(1.3))
+    expected = helpers.jit_quickly(jax.grad(weight))(jnp.float64(1.3))
     for derivative in (jax.grad(weight), jax.jit(jax.jacfwd(weight))):
         actual = derivative(jnp.float32(1.3))
         chex.assert_trees_all_close(actual, np.float32(expected), rtol=1e-4)
@@ -142,12 +178,16 @@ def test_by_the_gradients(reading, factored, power):
     gradients[0, 5:7] = 1e-3, -1e-2
     finite = np.isfinite(gradients)
 
-    def function(scale):
-        scaled = jnp.where(finite, scale * np.where(finite, gradients, 0), gradients)
+    def function(numbers):
+        scaled = numbers["scale"] * np.where(finite, gradients, 0)
         make = functools.partial(reading, factored=factored, power=power)
-        return weights(make, dict(learning_rate=0.1, eps=1e-3), scaled)
+        return weights(
+            make,
+            dict(learning_rate=0.1, eps=1e-3),
+            jnp.where(finite, scaled, gradients),
+        )
 
-    assert_derivative(function, 1.3)
+    assert_derivatives(with_derivatives(function), dict(scale=1.3))
 
 
 @pytest.mark.parametrize("power", [1.0, 1.5, 2.0, 3.0])
@@ -161,39 +201,33 @@ def test_by_a_gradient_of_0_it_is_the_scale_of_the_step(power):
 @pytest.mark.parametrize("threshold", [0.01, 0.5])
 @pytest.mark.parametrize("relative", [False, True])
 def test_behind_a_threshold(relative, threshold):
-    def function(eps):
+    def function(numbers, threshold=threshold):
         make = functools.partial(
             classp_jax.classp, threshold=threshold, relative=relative
         )
-        return weights(make, dict(learning_rate=0.1, eps=eps))
+        return weights(make, dict(learning_rate=0.1, **numbers))
 
-    assert_derivative(function, 1e-3)
-    by_threshold = jax.jacobian(
-        lambda theta: weights(
-            functools.partial(classp_jax.classp, threshold=theta, relative=relative),
-            dict(learning_rate=0.1, eps=1e-3),
-        )
-    )(threshold)
-    chex.assert_trees_all_equal(by_threshold, jnp.zeros_like(by_threshold))
+    assert_derivatives(with_derivatives(function), dict(eps=1e-3))
+    by_threshold = jax.jacobian(lambda theta: function(dict(eps=1e-3), theta))
+    slope = helpers.jit_quickly(by_threshold)(threshold)
+    chex.assert_trees_all_equal(slope, jnp.zeros_like(slope))
 
 
 @pytest.mark.parametrize("gate", [True, False])
 def test_of_the_released_reading(gate):
     gradients = np.where(np.isfinite(GRADIENTS), GRADIENTS, 0.1)
-    for name in ("learning_rate", "eps"):
-
-        def function(x, name=name):
-            make = functools.partial(classp_jax.classp_released, apply_decay=gate)
-            return weights(
-                make, dict(learning_rate=0.1, eps=1e-3) | {name: x}, gradients
-            )
-
-        assert_derivative(function, dict(learning_rate=0.1, eps=1e-3)[name])
+    make = functools.partial(classp_jax.classp_released, apply_decay=gate)
+    run = with_derivatives(lambda numbers: weights(make, numbers, gradients))
+    assert_derivatives(run, dict(learning_rate=0.1, eps=1e-3))
 
 
 def test_of_second_order():
-    def function(eps):
-        make = functools.partial(classp_jax.classp, power=2.0)
-        return jnp.sum(weights(make, dict(learning_rate=0.1, eps=eps)))
+    make = functools.partial(classp_jax.classp, power=2.0)
 
-    assert_derivative(jax.grad(function), 1e-3, rtol=1e-5)
+    def slope(numbers):
+        def total(eps):
+            return jnp.sum(weights(make, dict(learning_rate=0.1, eps=eps)))
+
+        return jax.grad(total)(numbers["eps"])
+
+    assert_derivatives(with_derivatives(slope), dict(eps=1e-3), rtol=1e-5)

@@ -108,7 +108,6 @@ def compare(
             for group, power in zip(schedule, powers, strict=True)
         ]
 
-    jax_grad = jax.jit(jax.grad(problem.loss))
     params = problem.params
     opt_state = jax_init(params, at(0))
     shapes = {name: np.shape(leaf) for name, leaf in _paths.by_path(params).items()}
@@ -132,7 +131,7 @@ def compare(
                 for name, g in given.items()
             }
         else:
-            grads = jax_grad(params, batch)
+            grads = problem.grad(params, batch)
             given = _paths.by_path(grads)
         if lockstep:
             tensors = _write(twin.parameters, given, step)

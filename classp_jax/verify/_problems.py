@@ -37,7 +37,7 @@ class Problem(NamedTuple):
 
     Attributes:
       params: the initial weights, a pytree.
-      loss: the loss of weights and a batch.
+      grad: the gradient of the loss of weights and a batch, compiled.
       batch: the batch of a step, a pytree of arrays.
       stream: for each tensor the gradients of all steps, None where it has none, to
         use in lockstep; None where the loss has gradients enough.
@@ -46,7 +46,7 @@ class Problem(NamedTuple):
     """
 
     params: Any
-    loss: Callable[[Any, Any], jax.Array]
+    grad: Callable[[Any, Any], Any]
     batch: Callable[[int], Any]
     stream: dict[str, list[np.ndarray | None]] | None
     twin: Callable[[], Twin]
@@ -96,7 +96,7 @@ def random_problem(
 
     return Problem(
         params,
-        loss,
+        jax.jit(jax.grad(loss)),
         lambda step: {name: target[step] for name, target in targets.items()},
         group_streams(seed + 2, steps, thresholds, powers, dtype, finite=finite),
         lambda: plain_twin(params),
@@ -186,7 +186,8 @@ def _model_problem(
 
         return Twin(dict(module.named_parameters()), twin_loss, to_jax)
 
-    return Problem(params, loss, batch, None, twin, [list(_paths.by_path(params))])
+    groups = [list(_paths.by_path(params))]
+    return Problem(params, jax.jit(jax.grad(loss)), batch, None, twin, groups)
 
 
 def _from_checkout(module: str) -> Any:

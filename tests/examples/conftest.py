@@ -1,12 +1,39 @@
 """Small experiments."""
 
+import functools
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from examples.runner import trainers
 from examples.runner.data import Experiment, Task
+from examples.runner.plan import as_json, make_optimizer
+from examples.runner.trainer import Trainer
 from tests.examples.helpers import preprocess, random_split
 from tests.helpers import Network
+
+OPTIMIZERS = {}
+
+
+def shared_optimizer(kind, zeros):
+    shapes = str(jax.tree.map(jnp.shape, zeros))
+    key = kind.optimizer, json.dumps(as_json((kind,))), shapes
+    if key not in OPTIMIZERS:
+        OPTIMIZERS[key] = make_optimizer(kind, zeros)
+    return OPTIMIZERS[key]
+
+
+# As many as a runner keeps: of each program Linux maps hundreds of pieces of memory.
+shared_trainer = functools.lru_cache(trainers.MOST)(Trainer)
+
+
+@pytest.fixture
+def phases_alike_share_a_program(monkeypatch):
+    """Those of several runners and tests, too: it compiles for seconds."""
+    monkeypatch.setattr(trainers, "make_optimizer", shared_optimizer)
+    monkeypatch.setattr(trainers, "Trainer", shared_trainer)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The verification command, as a user calls it."""
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -9,12 +10,25 @@ import numpy as np
 import pytest
 import torch
 
+from classp_jax.verify import _problems
 from classp_jax.verify.__main__ import main
 from classp_jax.verify._distance import Distance, differences
 from tests import helpers
 from tests.reference import mistakes
 
 MINE = str(pathlib.Path(__file__).parents[1] / "reference" / "mistakes.py")
+
+
+MODELS = {
+    name: functools.cache(getattr(_problems, name))
+    for name in ("cnn_problem", "transformer_problem")
+}
+
+
+@pytest.fixture(autouse=True)
+def each_model_is_compiled_once(monkeypatch):
+    for name, make in MODELS.items():
+        monkeypatch.setattr(_problems, name, make)
 
 
 def verify(arguments, *more):
@@ -478,7 +492,10 @@ def test_a_class_lives_beside_whatever_files(name, problem, tmp_path):
     where = ("--learning-rate", "0.1", "--torch-optimizer")
     command = [sys.executable, "-m", "classp_jax.verify", *arguments.split(), *where]
     run = subprocess.run(
-        [*command, f"{tmp_path / name}.py:Mine"], capture_output=True, text=True
+        [*command, f"{tmp_path / name}.py:Mine"],
+        env=helpers.environment_to_compile_quickly(),
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 0, run.stderr
 

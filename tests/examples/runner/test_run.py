@@ -22,6 +22,8 @@ from tests.examples.helpers import (
     without_times,
 )
 
+pytestmark = pytest.mark.usefixtures("phases_alike_share_a_program")
+
 
 def test_a_row_a_seed_and_none_twice(experiment, tmp_path):
     runner = Runner(experiment, tmp_path)

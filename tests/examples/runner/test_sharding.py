@@ -18,7 +18,7 @@ from examples.runner.trainer import Trainer
 from examples.vision.__main__ import main
 from tests.examples.helpers import random_split
 from tests.examples.runner.several_devices import train
-from tests.helpers import Network
+from tests.helpers import Network, environment_to_compile_quickly
 
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -94,6 +94,7 @@ def test_two_processes_train_as_one_does(text, tmp_path):
         subprocess.Popen(
             [*command, *map(str, run)],
             cwd=ROOT,
+            env=environment_to_compile_quickly(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
