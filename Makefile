@@ -6,6 +6,11 @@ BIN := $(VENV)/bin
 # Neighbours in a file share what is compiled: each process has a half to begin with.
 PARALLEL := -n auto --dist worksteal
 
+# A third of the time to compile, as few of the compiler's passes are run. Not where the
+# last digits or the compiled programs themselves are tested, nor in the other targets.
+QUICKLY := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+AS_USERS := tests/test_compiled.py tests/test_parity.py tests/verify
+
 LOWEST := .venv-lowest
 LIBRARY_TESTS := tests/baselines $(addprefix tests/test_,$(addsuffix .py,arguments \
 	classp derivatives diagnostics gradient_faults gram injected metrics optax_contract parity \
@@ -28,7 +33,9 @@ demo: $(VENV)/examples-installed
 	$(BIN)/python -m examples.demo
 
 test: $(VENV)/test-installed
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not tpu"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not tpu" $(AS_USERS)
+	$(QUICKLY) $(BIN)/python -m pytest $(PARALLEL) -m "not slow and not tpu" \
+		$(addprefix --ignore=,$(AS_USERS))
 
 test-slow: $(VENV)/test-installed
 	$(BIN)/python -m pytest $(PARALLEL) -m slow

@@ -62,7 +62,7 @@ OF_STREAMS = {
     "replay": "Replay",
     "of 12 to 60 images": "Replay, 12 images",
     "the decay on from the first step": "CLASSP, decay always on",
-    "a sum for each direction": "CLASSP, directions",
+    "a sum for each direction": "CLASSP, 64 directions",
     "SGD at 0.05 on the first task": "SGD at 0.05, then CLASSP",
     "as the paper runs it, ε 10⁻⁵": "CLASSP",
     "ε 1": "CLASSP, ε 1",
