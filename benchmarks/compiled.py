@@ -59,7 +59,11 @@ UPDATES: dict[str, Callable[[float], optax.GradientTransformation]] = {
     f"{name}, p {power:g}": functools.partial(reading, power=power)
     for name, reading in _READINGS.items()
     for power in (1, 2, 1.5)
-} | {"optax.adagrad": optax.adagrad, "optax.adam": optax.adam}
+} | {
+    "classp_gram, rank 64": functools.partial(classp_jax.classp_gram, rank=64),
+    "optax.adagrad": optax.adagrad,
+    "optax.adam": optax.adam,
+}
 # Of batches that four devices can share evenly.
 TRAIN_STEPS: dict[
     str, tuple[Callable[[nnx.Rngs], nnx.Module], jax.ShapeDtypeStruct, int]
@@ -98,8 +102,13 @@ def tpus(chip: str) -> Mesh:
     return Mesh(np.reshape(topology.devices[:4], (4, 1)), ("data", "model"))
 
 
-def update(name: str, mesh: Mesh | None, weights: int = WEIGHTS) -> Program:
-    """An optimizer's step on so many weights a device, cut among all devices."""
+def update(
+    name: str,
+    mesh: Mesh | None,
+    weights: int = WEIGHTS,
+    cut: tuple[str | None, ...] = ("data",),
+) -> Program:
+    """An optimizer's step on so many weights a device, cut along a mesh's axes."""
     optimizer = UPDATES[name](0.1)
     rows = weights // COLUMNS * (mesh.size if mesh else 1)
     params = jax.ShapeDtypeStruct((rows, COLUMNS), jnp.float32)
@@ -111,18 +120,23 @@ def update(name: str, mesh: Mesh | None, weights: int = WEIGHTS) -> Program:
         return optax.apply_updates(params, updates), opt_state
 
     def place(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        spec = PartitionSpec("data" if x.shape[:1] == (rows,) else None)
-        spec = spec if x.shape else PartitionSpec()
+        # All but scalars and the sums of columns begins with the matrix's rows.
+        axes = cut[:1] if x.shape not in ((), (COLUMNS,)) else ()
+        spec = PartitionSpec(*(cut if x.shape == params.shape else axes))
         return _on(NamedSharding(mesh, spec) if mesh else None, x)
 
     arguments = params, jax.eval_shape(optimizer.init, params), params
     return _compile(step, (0, 1), *jax.tree.map(place, arguments))
 
 
-def train_step(name: str, mesh: Mesh | None) -> Program:
-    """A train step of an experiment with CLASSP, the batch cut among all devices."""
+def train_step(
+    name: str,
+    mesh: Mesh | None,
+    make_optimizer: Callable[[float], optax.GradientTransformation] = classp_jax.classp,
+) -> Program:
+    """A train step of an experiment, the batch cut among all devices."""
     make_model, inputs, batch = TRAIN_STEPS[name]
-    optimizer = classp_jax.classp(0.1)
+    optimizer = make_optimizer(0.1)
     state = jax.eval_shape(lambda: Trainer(make_model, optimizer).init(0))
     data = (
         inputs,

@@ -11,10 +11,10 @@ import optax
 from classp_jax import _boxes, _gram_blocks, _gram_sketch, _hyperparameters
 from classp_jax._arrays import at_least_float32, in_dtype_of, refuse_complex
 from classp_jax._placement import (
+    along_rows_of,
     cut_as_before,
     cut_like,
     initial_count,
-    replicated_over_mesh_of,
     uncut,
 )
 from classp_jax._powers import only_finite
@@ -58,6 +58,15 @@ def scale_by_accumulated_gram(
 
     An element that isn't finite, or whose square isn't, counts as a gradient of 0. A
     step whose sum would overflow adds nothing.
+
+    On several devices the m rows of a sketch, or the blocks if they can be dealt out
+    evenly, lie as the first axis of their tensor does; any other sum is whole on each.
+    Of a matrix's gradient (m, n), of which each device has (m', n'), they then send
+    products alone: cut along its outputs what is added to the sum, (m', k) or its
+    blocks; cut along its inputs two of (k, n') for a sketch, with two of (k, k) at a
+    refresh, and nothing for blocks dealt out evenly. A convolution's kernel that is cut
+    along its outputs is like a matrix. Others may be gathered, and so is all that is
+    cut over explicit mesh axes, whose sums are whole.
 
     Args:
       damping: :math:`\kappa > 0`, in units of the squared gradient; a number, an
@@ -121,10 +130,14 @@ def scale_by_accumulated_gram(
                 return _gram_sketch.zeros(rows, rank, dtype)
             return _gram_blocks.zeros(rows, max_dim, dtype)
 
-        gram = jax.tree.map(zeros, _boxes.unbox(params))
+        def place(p: Any, sums: Any) -> Any:
+            return along_rows_of(p, sums, params)
+
+        tensors = _boxes.unbox(params)
+        gram = jax.tree.map(lambda p: place(p, zeros(p)), tensors)
         scaling = _map(lambda s: _form(s).identity(s), gram)
-        sums = replicated_over_mesh_of(params, (gram, scaling))
-        return ScaleByAccumulatedGramState(initial_count(params), *sums)
+        scaling = jax.tree.map(place, tensors, scaling)
+        return ScaleByAccumulatedGramState(initial_count(params), gram, scaling)
 
     def update_fn(
         updates: optax.Updates,

@@ -7,6 +7,7 @@ few columns is enough.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -59,7 +60,8 @@ def add(sketch: GramSketch, x: jax.Array) -> GramSketch:
         sketch.products + jnp.matmul(x, onto.T, precision=_EXACT),
         sketch.trace + jnp.sum(jnp.square(x)),
     )
-    is_finite = jnp.isfinite(new.trace) & jnp.all(jnp.isfinite(new.products))
+    # No product is above the trace times the length of a column of the test matrix.
+    is_finite = jnp.isfinite(2 * math.sqrt(len(x)) * new.trace)
     return GramSketch(
         *(jnp.where(is_finite, *p) for p in zip(new, sketch, strict=True))
     )
@@ -83,23 +85,26 @@ def power(
     shifted = sketch.products + shift * test
     core = jnp.matmul(test.T, shifted, precision=_EXACT)
     factor = jnp.linalg.cholesky((core + core.T) / 2)
-    half = jax.lax.linalg.triangular_solve(
-        factor, shifted, left_side=False, lower=True, transpose_a=True
+    # An inverse of (k, k), as rows on many devices can be multiplied but not solved.
+    inverse = jax.lax.linalg.triangular_solve(
+        factor, jnp.eye(rank, dtype=dtype), left_side=True, lower=True
     )
+    half = jnp.matmul(shifted, inverse.T, precision=_EXACT)
     # The sum's largest eigenvalues, and its eigenvectors times their square roots.
     squared, rotation = jnp.linalg.eigh(jnp.matmul(half.T, half, precision=_EXACT))
-    vectors = jnp.matmul(half, rotation, precision=_EXACT)
     values = jnp.maximum(squared - shift, 0)
     left = jnp.maximum(sketch.trace - jnp.sum(values), 0) / max(rows - rank, 1)
     # A direction has seen what is spread over all, at least.
     slower = jnp.log1p(jnp.maximum(values, left) / kappa) - jnp.log1p(left / kappa)
     # Rounding may make an eigenvector longer, and must not turn a step around.
     longest = squared + _ROUNDING * unit * jnp.sum(jnp.maximum(squared, 0))
-    share = -jnp.expm1(-exponent * slower) / longest
+    rotation = rotation * jnp.sqrt(-jnp.expm1(-exponent * slower) / longest)
     new = SketchedScaling(
-        vectors * jnp.sqrt(share), jnp.exp(-exponent * jnp.log1p(left / kappa))
+        jnp.matmul(half, rotation, precision=_EXACT),
+        jnp.exp(-exponent * jnp.log1p(left / kappa)),
     )
-    is_sound = jnp.all(jnp.stack([jnp.all(jnp.isfinite(part)) for part in new]))
+    # Where an element of half isn't finite, no eigenvector is.
+    is_sound = jnp.all(jnp.isfinite(rotation)) & jnp.isfinite(new.rest)
     return SketchedScaling(
         *(jnp.where(is_sound, *p) for p in zip(new, before, strict=True))
     )
@@ -118,7 +123,8 @@ def _test_matrix(sketch: GramSketch) -> jax.Array:
     every step by :mod:`jax.random` took longer than the products did.
     """
     shape, dtype = sketch.products.shape, sketch.products.dtype
-    index = jax.lax.iota(jnp.uint32, shape[0] * shape[1]).reshape(shape) + 1
+    row, column = (jax.lax.broadcasted_iota(jnp.uint32, shape, i) for i in (0, 1))
+    index = row * shape[1] + column + 1
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         index = (index ^ (index >> shift)) * jnp.uint32(factor)
     # 24 bits, as float32 has.

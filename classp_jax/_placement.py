@@ -6,6 +6,7 @@ A state that lies elsewhere has the second step compiled once more than the firs
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,46 @@ def _replicated(mesh: Mesh, x: jax.Array) -> jax.Array:
     names = [None] * x.ndim if AxisType.Explicit in mesh.axis_types else []
     replicated: jax.Array = jax.device_put(x, NamedSharding(mesh, spec_of_axes(names)))
     return replicated
+
+
+def along_rows_of(p: Any, sums: Any, params: optax.Params) -> Any:
+    """A tensor's sums, cut along their first axis as the tensor is along its own.
+
+    It stands for the tensor's rows, one by one or in blocks. Whole on all devices of
+    the parameters' mesh where it can't be cut evenly so, and over explicit axes.
+    """
+    cut = _rows_of_tracer if isinstance(p, jax.core.Tracer) else _rows_of_array
+    sums, first = replicated_over_mesh_of(params, sums), jax.tree.leaves(params)[0]
+    if jnp.ndim(p) < 2:
+        return sums
+    return jax.tree.map(lambda x: cut(p, x, first) if x.ndim else x, sums)
+
+
+def _rows_of_tracer(p: jax.Array, x: jax.Array, first: Any) -> jax.Array:
+    del first
+    if p.size % len(x):
+        return x
+    # Of the tensor itself, as for TPUs the compiler folds a sum of zeros before it asks
+    # where they lie. Nobody reads it, so that it isn't made.
+    rows = uncut(p).reshape(len(x), -1).sum(1).astype(x.dtype)
+    rows = jnp.broadcast_to(jax.lax.expand_dims(rows, range(1, x.ndim)), x.shape)
+    cut: jax.Array = shard_alike(jnp.where(False, rows, x), rows)[0]
+    return cut
+
+
+def _rows_of_array(p: Any, x: jax.Array, first: Any) -> jax.Array:
+    sharding = getattr(p, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
+        return x
+    (row, *_), sizes = [*sharding.spec, None], sharding.mesh.shape
+    names = _that_cut(row, sizes) or ()
+    devices = math.prod(sizes[name] for name in names)
+    is_explicit = AxisType.Explicit in sharding.mesh.axis_types
+    if devices == 1 or len(x) % devices or is_explicit:
+        return x
+    axes = [row] + [None] * (x.ndim - 1)
+    placed: jax.Array = jax.device_put(x, _as_a_step_returns_it(sharding, axes, first))
+    return placed
 
 
 def placed_like(p: Any, x: Any) -> Any:
@@ -100,8 +141,6 @@ def cut_as_before(arrays: Any, before: Any) -> Any:
 
     Of products of a tensor that is cut the compiler would choose something else.
     """
-    if jax.device_count() == 1:
-        return arrays
     return jax.tree.map(lambda x, y: shard_alike(x, y)[0], arrays, before)
 
 

@@ -1,5 +1,7 @@
 """What the compiled programs read, write, keep and send; see benchmarks.compiled."""
 
+import functools
+import math
 import subprocess
 import sys
 
@@ -7,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import classp_jax
 from benchmarks import compiled
@@ -14,6 +17,8 @@ from benchmarks.timing import LEAST
 
 CHIPS = list(compiled.TPUS)
 FEW = 2**16  # Weights: on a CPU the program is the same for any number.
+RANK = 64
+SKETCH = f"classp_gram, rank {RANK}"
 
 
 def scalars(sent):
@@ -23,6 +28,55 @@ def scalars(sent):
 def test_a_tpus_own_venv_needs_no_torch():
     without = "import sys; sys.modules['torch'] = None; import benchmarks.compiled"
     subprocess.run([sys.executable, "-c", without], check=True)
+
+
+def cpus(*shape):
+    return jax.make_mesh(shape, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+
+# On each device (rows, columns) of a gradient G, its sketch's products with a random
+# matrix of rank R and with a basis are (R, columns), and with these (rows, R); a
+# refresh sends two of (R, R).
+@pytest.mark.parametrize(
+    ("shape", "cut", "elements"),
+    [
+        ((8, 1), ("data",), lambda m, n: 2 * RANK * n + 2 * RANK**2),
+        ((8, 1), (None, "data"), lambda m, n: m * RANK),
+        ((2, 4), ("data", "model"), lambda m, n: 2 * RANK * (n + RANK) + m * RANK),
+        ((2, 4), (("data", "model"),), lambda m, n: 2 * RANK * (n + RANK)),
+    ],
+    ids=["inputs", "outputs", "both", "inputs, by both"],
+)
+def test_of_a_matrix_that_is_cut_a_sketchs_products_are_sent_alone(
+    shape, cut, elements
+):
+    mesh = cpus(*shape)
+    program = compiled.update(SKETCH, mesh, FEW, cut)
+    assert {what for what, _ in program.sent} == {"all-reduce"}
+    rows = FEW // compiled.COLUMNS * mesh.size
+    over = [math.prod(mesh.shape[name] for name in names) for names in axes_of(cut)]
+    expected = elements(rows // over[0], compiled.COLUMNS // over[1])
+    # And the trace, along each axis of the mesh.
+    assert 0 < sum(count for _, count in program.sent) - expected <= 2
+
+
+def axes_of(cut):
+    """The names of the mesh's axes that a matrix's rows and columns are cut over."""
+    names = [*cut, None][:2]
+    return [(n,) if isinstance(n, str) else n or () for n in names]
+
+
+@pytest.mark.parametrize(
+    ("cut", "sent"),
+    [(("data",), []), ((None, "data"), [("all-reduce", 8 * 51 * 51)])],
+    ids=["inputs", "outputs"],
+)
+def test_of_a_matrix_that_is_cut_blocks_are_sent_once_or_not_at_all(
+    cut, sent, monkeypatch
+):
+    in_blocks = functools.partial(classp_jax.classp_gram, max_dim=51)
+    monkeypatch.setitem(compiled.UPDATES, "in blocks", in_blocks)
+    assert compiled.update("in blocks", cpus(8, 1), FEW, cut).sent == sent
 
 
 @pytest.mark.parametrize("power", ["1", "2", "1.5"])
@@ -49,7 +103,7 @@ def test_the_program_of_many_tensors_is_shorter_than_adams(reading, power):
 
 @pytest.mark.tpu
 @pytest.mark.parametrize("chip", CHIPS)
-@pytest.mark.parametrize("name", compiled.UPDATES)
+@pytest.mark.parametrize("name", [n for n in compiled.UPDATES if n != SKETCH])
 def test_the_update_moves_the_least_on_a_tpu(name, chip, capsys):
     program = compiled.update(name, compiled.tpus(chip))
     moved = program.moved / compiled.WEIGHTS
@@ -76,15 +130,50 @@ def test_the_update_moves_the_least_on_a_tpu(name, chip, capsys):
 
 
 @pytest.mark.tpu
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("cut", [("data",), (None, "data")], ids=["inputs", "outputs"])
+def test_tpus_send_a_sketchs_products_alone(cut, chip, capsys):
+    program = compiled.update(SKETCH, compiled.tpus(chip), cut=cut)
+    moved = program.moved / compiled.WEIGHTS
+    with capsys.disabled():
+        print(f"\n{SKETCH}, {cut}, {chip}: {moved:.3f} bytes a weight", end="")
+    if cut[0]:  # Else, what a device adds to the sum.
+        assert program.kept < 0.01 * compiled.WEIGHTS
+    assert {what for what, _ in program.sent} == {"all-reduce"}
+    rows = compiled.WEIGHTS // compiled.COLUMNS * 4
+    inputs = 2 * RANK * (compiled.COLUMNS + RANK)
+    expected = inputs if cut[0] else rows * RANK
+    assert sum(count for _, count in program.sent) == expected + 1  # The trace.
+
+
+@pytest.mark.tpu
+@pytest.mark.parametrize("kept", [{"rank": RANK}, {"max_dim": 512}], ids=str)
+def test_an_init_compiled_for_tpus_cuts_directions_as_their_matrix(kept):
+    rows = NamedSharding(compiled.tpus("v5e"), PartitionSpec("data"))
+    params = jax.ShapeDtypeStruct((4096, 256), jnp.float32, sharding=rows)
+    init = classp_jax.scale_by_accumulated_gram(**kept).init
+    places = jax.jit(init).lower(params).compile().output_shardings
+    for x, place in zip(
+        *map(jax.tree.leaves, (jax.eval_shape(init, params), places)), strict=True
+    ):
+        assert place.spec == (PartitionSpec("data") if x.ndim else PartitionSpec())
+
+
+@pytest.mark.tpu
+@pytest.mark.parametrize(
+    "make_optimizer",
+    [classp_jax.classp, compiled.UPDATES[SKETCH]],
+    ids=["classp", SKETCH],
+)
 @pytest.mark.parametrize(
     ("name", "operations", "constant"),
     # The attention's scores don't depend on the keys' biases, 600 weights.
     [("CNN", 1, 0), ("Transformer", 2, 600)],
 )
 def test_a_train_step_on_four_tpus_sends_its_gradient_once(
-    name, operations, constant, capsys
+    name, operations, constant, make_optimizer, capsys
 ):
-    sent = compiled.train_step(name, compiled.tpus("v5e")).sent
+    sent = compiled.train_step(name, compiled.tpus("v5e"), make_optimizer).sent
     with capsys.disabled():
         print(f"\n{name}: {sent}", end="")
     assert {what for what, _ in sent} == {"all-reduce"}

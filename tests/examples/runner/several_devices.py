@@ -12,6 +12,7 @@ import sys
 import jax
 import numpy as np
 
+import examples.methods.gram  # noqa: F401  Which registers it.
 from examples.methods.ewc import EWC
 from examples.runner import cli, sharding
 from examples.runner.data import Experiment, Task
@@ -24,8 +25,11 @@ DEVICES = 8
 COLLECT = Phase({"a": 2}, "classp", dict(learning_rate=0.1, apply_decay=False))
 CLASSP = (COLLECT, Phase({"b": 2}, "classp", dict(learning_rate=0.1)))
 PENALTY = EWC(10.0, examples=20)
+# Four directions of the output layer's eight.
+GRAM = dict(learning_rate=0.1, damping=0.1, rank=4)
 METHODS = {
     "classp": CLASSP,
+    "gram": tuple(Phase({name: 2}, "classp_gram", GRAM) for name in "ab"),
     "ewc": (COLLECT, Phase({"b": 2}, "sgd", dict(learning_rate=0.1), (PENALTY,))),
 }
 

@@ -110,7 +110,7 @@ def test_two_processes_train_as_one_does(text, tmp_path):
         for name in expected:
             np.testing.assert_allclose(got[name], expected[name], rtol=1e-5, atol=1e-6)
     assert accuracies(one) == accuracies(two)
-    assert len(rows.read(two / "rows.jsonl")) == 4  # Each once, not once a process.
+    assert len(rows.read(two / "rows.jsonl")) == 6  # Each once, not once a process.
     assert ends[2][1].count("step/s") == 0  # One progress bar.
 
 
