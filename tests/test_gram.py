@@ -265,7 +265,8 @@ def test_gradients_that_are_none_change_nothing(kept):
 
 def test_damping_changes_at_the_next_refresh_without_compiling_again():
     make = optax.inject_hyperparams(
-        classp_jax.classp_gram, static_args=("exponent", "refresh_every", "max_dim")
+        classp_jax.classp_gram,
+        static_args=("exponent", "refresh_every", "max_dim", "rank"),
     )
     injected = make(0.1, damping=1.0, refresh_every=2)
     traces = []

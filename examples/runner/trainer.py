@@ -1,6 +1,7 @@
 """The jitted train step that the experiments share, and the state that it changes."""
 
 import functools
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -40,7 +41,9 @@ class Trainer:
       make_model: makes, from its random streams, an NNX module whose only variables
         are parameters, called as ``model(inputs, dropout_rngs=...)`` and returning
         logits.
-      optimizer: any Optax transformation.
+      optimizer: any Optax transformation; one whose ``update`` names an argument
+        ``layer_inputs`` is given the examples of the step: what its layers see, by a
+        function, ``labels``, and which are ``present``.
       preprocess: applied to each batch of inputs inside the compiled step.
       mesh: the devices to train on, from :func:`examples.runner.sharding.make_mesh`; by
         default one.
@@ -62,6 +65,8 @@ class Trainer:
     ):
         self._make_model = make_model
         self._optimizer = optax.with_extra_args_support(optimizer)
+        asked_for = inspect.signature(self._optimizer.update).parameters
+        self._takes_examples = "layer_inputs" in asked_for
         graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
         self.classifier = Classifier(
             graphdef, Preprocess(preprocess, mesh, dtype), heads
@@ -229,16 +234,12 @@ class Trainer:
             return self.classifier.layer_inputs(state.params, examples[0], key)
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
-        # What line searches ask for beside the loss, and a head that is solved for, at
-        # no cost to others.
+        # Line searches refuse what isn't theirs; others ignore it, at no cost.
+        extra_args = dict(value=loss, grad=grads, value_fn=loss_of)
+        if self._takes_examples:
+            extra_args = dict(
+                layer_inputs=layer_inputs, labels=examples[1], present=present
+            )
         return loss, *self._optimizer.update(
-            grads,
-            state.opt_state,
-            state.params,
-            value=loss,
-            grad=grads,
-            value_fn=loss_of,
-            layer_inputs=layer_inputs,
-            labels=examples[1],
-            present=present,
+            grads, state.opt_state, state.params, **extra_args
         )
