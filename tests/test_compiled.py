@@ -74,7 +74,7 @@ def axes_of(cut):
 def test_of_a_matrix_that_is_cut_blocks_are_sent_once_or_not_at_all(
     cut, sent, monkeypatch
 ):
-    in_blocks = functools.partial(classp_jax.classp_gram, max_dim=51)
+    in_blocks = functools.partial(classp_jax.classp_gram, max_dim=51, rank=None)
     monkeypatch.setitem(compiled.UPDATES, "in blocks", in_blocks)
     assert compiled.update("in blocks", cpus(8, 1), FEW, cut).sent == sent
 
@@ -147,7 +147,7 @@ def test_tpus_send_a_sketchs_products_alone(cut, chip, capsys):
 
 
 @pytest.mark.tpu
-@pytest.mark.parametrize("kept", [{"rank": RANK}, {"max_dim": 512}], ids=str)
+@pytest.mark.parametrize("kept", [{"rank": RANK}, {"max_dim": 512, "rank": None}], ids=str)
 def test_an_init_compiled_for_tpus_cuts_directions_as_their_matrix(kept):
     rows = NamedSharding(compiled.tpus("v5e"), PartitionSpec("data"))
     params = jax.ShapeDtypeStruct((4096, 256), jnp.float32, sharding=rows)
