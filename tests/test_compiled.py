@@ -147,7 +147,9 @@ def test_tpus_send_a_sketchs_products_alone(cut, chip, capsys):
 
 
 @pytest.mark.tpu
-@pytest.mark.parametrize("kept", [{"rank": RANK}, {"max_dim": 512, "rank": None}], ids=str)
+@pytest.mark.parametrize(
+    "kept", [{"rank": RANK}, {"max_dim": 512, "rank": None}], ids=str
+)
 def test_an_init_compiled_for_tpus_cuts_directions_as_their_matrix(kept):
     rows = NamedSharding(compiled.tpus("v5e"), PartitionSpec("data"))
     params = jax.ShapeDtypeStruct((4096, 256), jnp.float32, sharding=rows)
