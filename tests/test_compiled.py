@@ -163,17 +163,17 @@ def test_an_init_compiled_for_tpus_cuts_directions_as_their_matrix(kept):
 
 @pytest.mark.tpu
 @pytest.mark.parametrize(
-    "make_optimizer",
-    [classp_jax.classp, compiled.UPDATES[SKETCH]],
-    ids=["classp", SKETCH],
-)
-@pytest.mark.parametrize(
-    ("name", "operations", "constant"),
-    # The attention's scores don't depend on the keys' biases, 600 weights.
-    [("CNN", 1, 0), ("Transformer", 2, 600)],
+    ("name", "make_optimizer", "operations", "constant"),
+    [
+        ("CNN", classp_jax.classp, 1, 0),
+        ("CNN", compiled.UPDATES[SKETCH], 1, 0),
+        # The attention's scores don't depend on the keys' biases, 600 weights.
+        ("Transformer", classp_jax.classp, 2, 600),
+    ],
+    ids=["CNN, classp", f"CNN, {SKETCH}", "Transformer, classp"],
 )
 def test_a_train_step_on_four_tpus_sends_its_gradient_once(
-    name, operations, constant, make_optimizer, capsys
+    name, make_optimizer, operations, constant, capsys
 ):
     sent = compiled.train_step(name, compiled.tpus("v5e"), make_optimizer).sent
     with capsys.disabled():
