@@ -349,7 +349,8 @@ def test_on_a_mesh_it_is_the_same_and_compiles_once(spec, axes, kept):
     for grads, u in zip(stream, expected, strict=True):
         before = state
         updates, state = update(jax.device_put(grads, place), state, params)
-        assert all(x.is_deleted() for x in jax.tree.leaves(before))
+        if HAS_SHARDY or not any(spec):
+            assert all(x.is_deleted() for x in jax.tree.leaves(before))
         # What four columns leave of the first sum is its rounding.
         atol = 1e-5 if "rank" in kept else 1e-6
         chex.assert_trees_all_close(updates, u, rtol=1e-5, atol=atol)
