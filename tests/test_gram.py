@@ -354,8 +354,9 @@ def test_on_a_mesh_it_is_the_same_and_compiles_once(spec, axes, kept):
         # What four columns leave of the first sum is its rounding.
         atol = 1e-5 if "rank" in kept else 1e-6
         chex.assert_trees_all_close(updates, u, rtol=1e-5, atol=atol)
-    if HAS_SHARDY or not any(spec):
-        assert update._cache_size() == 1
+    if any(spec) and not HAS_SHARDY:
+        return  # The compiler lays a cut state as it likes, and compiles again.
+    assert update._cache_size() == 1
     # The sketch's rows, or four blocks, lie where the matrix's rows do.
     even = kept in ({"rank": 4}, {"max_dim": 3})
     parts = 4 if even and spec == ("data",) and axes is AxisType.Auto else 1
