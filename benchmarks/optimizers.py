@@ -50,17 +50,14 @@ WORKLOADS: dict[str, Callable[[], train_step.Workload]] = {
 
 def measure(work: train_step.Workload, names: list[str], turns: int) -> list[str]:
     """Times a workload by each optimizer and gives its table."""
-    rng = np.random.default_rng(0)
-    steps = work.steps * (1 if jax.default_backend() == "cpu" else 10)
-    batches = rng.integers(0, len(work.labels), (steps, work.batch_size))
+    batches = work.batches()
     runs = {
         name: train_step.jax_loop(work, OPTIMIZERS[name](), batches) for name in names
     }
     times = in_turns(runs, turns, work.title)
     head = f"{work.title}, batch {work.batch_size}"
-    lines = [
-        f"| {head}: sgd, ms a step | {spread(np.divide(times['sgd'], steps), 1)} |"
-    ]
+    milliseconds = np.divide(times["sgd"], len(batches))
+    lines = [f"| {head}: sgd, ms a step | {spread(milliseconds, 1)} |"]
     return lines + [
         f"| {head}: {name} ÷ sgd | {spread(np.divide(times[name], times['sgd']), 2)} |"
         for name in names[1:]

@@ -63,6 +63,12 @@ class Workload(NamedTuple):
     steps: int
     products: tuple[tuple[int, int, int], ...] = ()
 
+    def batches(self) -> np.ndarray:
+        """The examples of each step of a turn, the same at each call."""
+        steps = self.steps * (1 if jax.default_backend() == "cpu" else 10)
+        rng = np.random.default_rng(0)
+        return rng.integers(0, len(self.labels), (steps, self.batch_size))
+
 
 def vision() -> Workload:
     rng = np.random.default_rng(0)
@@ -165,9 +171,8 @@ def products_loop(
 
 def measure(work: Workload, turns: int) -> list[str]:
     """Times a workload and gives its table."""
-    rng = np.random.default_rng(0)
-    steps = work.steps * (1 if jax.default_backend() == "cpu" else 10)
-    batches = rng.integers(0, len(work.labels), (steps, work.batch_size))
+    batches = work.batches()
+    steps = len(batches)
     optimizer = classp_jax.classp(0.01, **work.hyperparameters)
     runs = {"JAX": jax_loop(work, optimizer, batches)}
     if torch_device():
