@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from examples.methods.projection import Projection
-from examples.methods.registry import RATE, Sweep, TaskSequence
+from examples.methods.registry import PROJECTION_RATES, TaskSequence, at_rates
 from examples.runner.checks import check_positive_int
 from examples.runner.evaluation import Classifier, Params
 from examples.runner.layers import Layer
@@ -22,7 +22,6 @@ _THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995)
 # Of what the first layer may leave out, the others may a fifth: the paper has 0.95 for
 # the first and 0.99 for them on Permuted MNIST.
 _OTHERS = 0.2
-_PAPERS_RATE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +90,4 @@ def _phases(
     return sequence.phases("sgd", rate, then=(GPM(threshold, others),))
 
 
-def _sweep(name: str, title: str, rate: float, group: str) -> Sweep:
-    phases = functools.partial(_phases, rate=rate)
-    return Sweep(name, title, "ε", _THRESHOLDS, phases, FAMILY, group)
-
-
-SWEEPS = [
-    _sweep("gpm", "GPM", RATE, "all"),
-    _sweep("gpm_slow", "GPM, SGD at 0.01", _PAPERS_RATE, "published"),
-]
+SWEEPS = at_rates("gpm", "GPM", "ε", _THRESHOLDS, _phases, FAMILY, PROJECTION_RATES)

@@ -3,30 +3,48 @@
 import functools
 
 import classp_jax
-from examples.methods.registry import RATE, Sweep, TaskSequence
+from examples.methods.registry import RATE, Sweep, TaskSequence, at_rates
 from examples.runner.optimizers import register_optimizer
 from examples.runner.plan import Family, Phase
 
 FAMILY = Family("CLASSP, directions", "#7b3294", width=2.4)
 _DAMPINGS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+# What a direction has moved when it has slowed to a half is of the order of ακ, which
+# the scale keeps.
+_SPEEDS = {
+    "": (RATE, 1.0, ""),
+    "_slow": (0.01, 5.0, ", α 0.01"),
+    "_fast": (0.2, 0.2, ", α 0.2"),
+}
 
 register_optimizer(classp_jax.classp_gram)
 
 
 def _phases(
-    sequence: TaskSequence, damping: float, rank: int | None = None
+    sequence: TaskSequence,
+    damping: float,
+    rank: int | None = None,
+    rate: float = RATE,
 ) -> tuple[Phase, ...]:
-    return sequence.phases("classp_gram", RATE, damping=damping, rank=rank)
+    return sequence.phases("classp_gram", rate, damping=damping, rank=rank)
 
 
-def _of_rank(rank: int, group: str) -> Sweep:
+def _of_rank(rank: int) -> Sweep:
     phases = functools.partial(_phases, rank=rank)
     title = f"CLASSP, {rank} directions"
-    return Sweep(f"gram_{rank}", title, "κ", _DAMPINGS, phases, FAMILY, group)
+    return Sweep(f"gram_{rank}", title, "κ", _DAMPINGS, phases, FAMILY, "rank")
 
 
 SWEEPS = [
     Sweep("gram", "CLASSP, directions", "κ", _DAMPINGS, _phases, FAMILY),
-    _of_rank(64, "all"),
-    *(_of_rank(rank, "rank") for rank in (16, 32, 128)),
+    *at_rates(
+        "gram_64",
+        "CLASSP, 64 directions",
+        "κ",
+        _DAMPINGS,
+        functools.partial(_phases, rank=64),
+        FAMILY,
+        _SPEEDS,
+    ),
+    *map(_of_rank, (16, 32, 128)),
 ]

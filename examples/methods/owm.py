@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from examples.methods.projection import Projection
-from examples.methods.registry import RATE, Sweep, TaskSequence
+from examples.methods.registry import PROJECTION_RATES, TaskSequence, at_rates
 from examples.runner.checks import check_positive_int
 from examples.runner.evaluation import Classifier, Params
 from examples.runner.layers import Layer
@@ -86,9 +86,11 @@ def _batch_means(
     return means
 
 
-def _phases(sequence: TaskSequence, regularizer: float) -> tuple[Phase, ...]:
+def _phases(
+    sequence: TaskSequence, regularizer: float, *, rate: float
+) -> tuple[Phase, ...]:
     then = (OWM(regularizer, sequence.batch_size),)
-    return sequence.phases("sgd", RATE, then=then)
+    return sequence.phases("sgd", rate, then=then)
 
 
-SWEEPS = [Sweep("owm", "OWM", "α", _REGULARIZERS, _phases, FAMILY)]
+SWEEPS = at_rates("owm", "OWM", "α", _REGULARIZERS, _phases, FAMILY, PROJECTION_RATES)

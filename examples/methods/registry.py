@@ -36,6 +36,12 @@ PENALTY_RATES = {
     "_slow": (0.002, 100.0, ", SGD at 0.002"),
     "_fast": (0.2, 0.1, ", SGD at 0.2"),
 }
+# Of what keeps directions: the rate of GPM's paper, and the fast one above.
+PROJECTION_RATES = {
+    "": (RATE, 1.0, ""),
+    "_slow": (0.01, 1.0, ", SGD at 0.01"),
+    "_fast": (0.2, 1.0, ", SGD at 0.2"),
+}
 
 
 class TaskSequence(NamedTuple):
@@ -112,6 +118,46 @@ def same_throughout(
     return lambda sequence, rate: sequence.phases(optimizer, rate)
 
 
+def at_rates(
+    name: str,
+    title: str,
+    knob: str,
+    values: tuple[float, ...],
+    phases: Callable[..., tuple[Phase, ...]],
+    family: Family,
+    rates: dict[str, tuple[float, float, str]],
+) -> list[Sweep]:
+    """A method's grid of two settings: a sweep for each of some rates.
+
+    Args:
+      name: what the settings' names begin with.
+      title: what to call it.
+      knob: the other setting, in words.
+      values: to choose among at :data:`RATE`.
+      phases: what it does, by the tasks, a value and, by name, the ``rate``.
+      family: whose colour it has.
+      rates: by what the name ends with, the rate, what the values are multiplied by
+        there (and rounded to a digit), and what the title ends with.
+
+    Returns:
+      A sweep a rate.
+    """
+    return [
+        Sweep(
+            name + end,
+            title + at,
+            knob,
+            values
+            if scale == 1
+            else tuple(float(f"{scale * value:.1g}") for value in values),
+            functools.partial(phases, rate=rate),
+            family,
+            grid=name,
+        )
+        for end, (rate, scale, at) in rates.items()
+    ]
+
+
 def with_penalty(
     name: str,
     title: str,
@@ -121,7 +167,7 @@ def with_penalty(
     *,
     first: bool = False,
 ) -> list[Sweep]:
-    """The sweeps of a penalty on SGD, at each of its speeds.
+    """The sweeps of a penalty on SGD, at each of its rates.
 
     Args:
       name: what the settings' names begin with.
@@ -132,7 +178,7 @@ def with_penalty(
       first: whether the first task is learned with it too.
 
     Returns:
-      A sweep a speed.
+      A sweep a rate.
     """
 
     def phases(
@@ -142,18 +188,7 @@ def with_penalty(
         before = plugins if first else ()
         return sequence.phases("sgd", rate, first=before, then=plugins)
 
-    return [
-        Sweep(
-            name + speed,
-            title + at,
-            "λ",
-            tuple(float(f"{scale * strength:.1g}") for strength in strengths),
-            functools.partial(phases, rate=rate),
-            family,
-            grid=name,
-        )
-        for speed, (rate, scale, at) in PENALTY_RATES.items()
-    ]
+    return at_rates(name, title, "λ", strengths, phases, family, PENALTY_RATES)
 
 
 @functools.cache
