@@ -53,23 +53,21 @@ def along_rows_of(p: Any, sums: Any, params: optax.Params) -> Any:
     It stands for the tensor's rows, one by one or in blocks. Whole on all devices of
     the parameters' mesh where it can't be cut evenly so, and over explicit axes.
     """
-    cut = _rows_of_tracer if isinstance(p, jax.core.Tracer) else _rows_of_array
+    if isinstance(p, jax.core.Tracer):
+        return jax.tree.map(lambda x: _rows_of_tracer(p, x), sums)
     sums, first = replicated_over_mesh_of(params, sums), jax.tree.leaves(params)[0]
     if jnp.ndim(p) < 2:
         return sums
-    return jax.tree.map(lambda x: cut(p, x, first) if x.ndim else x, sums)
+    return jax.tree.map(lambda x: _rows_of_array(p, x, first) if x.ndim else x, sums)
 
 
-def _rows_of_tracer(p: jax.Array, x: jax.Array, first: Any) -> jax.Array:
-    del first
-    if p.size % len(x):
-        return x
-    # Of the tensor itself, as for TPUs the compiler folds a sum of zeros before it asks
-    # where they lie. Nobody reads it, so that it isn't made.
+def _rows_of_tracer(p: jax.Array, x: jax.Array) -> jax.Array:
+    if p.ndim < 2 or x.ndim == 0 or p.size % len(x):
+        # In a shard_map a sum differs from device to device as its tensor does.
+        return jnp.where(False, p.sum().astype(x.dtype), x)
     rows = uncut(p).reshape(len(x), -1).sum(1).astype(x.dtype)
     rows = jnp.broadcast_to(jax.lax.expand_dims(rows, range(1, x.ndim)), x.shape)
-    cut: jax.Array = shard_alike(jnp.where(False, rows, x), rows)[0]
-    return cut
+    return _lying_like(rows, x)
 
 
 def _rows_of_array(p: Any, x: jax.Array, first: Any) -> jax.Array:
@@ -94,8 +92,7 @@ def placed_like(p: Any, x: Any) -> Any:
     """
     if isinstance(p, jax.core.Tracer):
         x = jnp.asarray(x)
-        # The select tells the compiler that it lies as p does.
-        return jnp.where(False, p.astype(x.dtype), x)
+        return _lying_like(p.astype(x.dtype), x)
     is_placed = isinstance(p, jax.ShapeDtypeStruct) or getattr(p, "committed", False)
     return jax.device_put(x, p.sharding) if is_placed else x
 
@@ -104,7 +101,7 @@ def zeros_along(p: Any, axes: Sequence[int], dtype: Any, first: Any) -> jax.Arra
     """Zeros along some axes of a tensor, which lie on devices as these do."""
     ndim = jnp.ndim(p)
     if isinstance(p, jax.core.Tracer):
-        return zeros_like_tracer(p, dtype).sum(tuple(set(range(ndim)) - set(axes)))
+        return zeros_like_tracer(p.sum(tuple(set(range(ndim)) - set(axes))), dtype)
     sharding = getattr(p, "sharding", None)
     if isinstance(sharding, NamedSharding):
         names = _boxes.names_of_axes(sharding.spec, ndim, axes)
@@ -115,8 +112,18 @@ def zeros_along(p: Any, axes: Sequence[int], dtype: Any, first: Any) -> jax.Arra
 
 
 def zeros_like_tracer(p: jax.Array, dtype: Any) -> jax.Array:
-    # The select tells the compiler, and vmap, that they lie as p does.
-    return jnp.where(False, p, 0).astype(dtype)
+    """Zeros of a tensor's shape, which lie on devices as it does."""
+    return _lying_like(p.astype(dtype), jnp.zeros([], dtype))
+
+
+def _lying_like(p: jax.Array, x: jax.Array) -> jax.Array:
+    """An array, or a scalar at each of its places, that lies as a traced one does.
+
+    The select tells vmap, shard_map and explicit axes so; the compiler for TPUs folds
+    it before it asks what lies where. Nobody reads the tensor, so that it isn't made.
+    """
+    alike: jax.Array = shard_alike(jnp.where(False, p, x), p)[0]
+    return alike
 
 
 def uncut(x: jax.Array) -> jax.Array:

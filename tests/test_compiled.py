@@ -148,17 +148,26 @@ def test_tpus_send_a_sketchs_products_alone(cut, chip, capsys):
 
 @pytest.mark.tpu
 @pytest.mark.parametrize(
-    "kept", [{"rank": RANK}, {"max_dim": 512, "rank": None}], ids=str
+    "scale",
+    [
+        classp_jax.scale_by_accumulated_power_norm(),
+        classp_jax.scale_by_accumulated_power_norm(factored=True),
+        classp_jax.scale_by_accumulated_gram(rank=RANK),
+        classp_jax.scale_by_accumulated_gram(rank=None, max_dim=512),
+    ],
+    ids=["weights", "factored", "sketch", "blocks"],
 )
-def test_an_init_compiled_for_tpus_cuts_directions_as_their_matrix(kept):
+def test_an_init_compiled_for_tpus_cuts_sums_as_their_matrix(scale):
     rows = NamedSharding(compiled.tpus("v5e"), PartitionSpec("data"))
     params = jax.ShapeDtypeStruct((4096, 256), jnp.float32, sharding=rows)
-    init = classp_jax.scale_by_accumulated_gram(**kept).init
-    places = jax.jit(init).lower(params).compile().output_shardings
+    places = jax.jit(scale.init).lower(params).compile().output_shardings
     for x, place in zip(
-        *map(jax.tree.leaves, (jax.eval_shape(init, params), places)), strict=True
+        *map(jax.tree.leaves, (jax.eval_shape(scale.init, params), places)),
+        strict=True,
     ):
-        assert place.spec == (PartitionSpec("data") if x.ndim else PartitionSpec())
+        # But for the sum of each column, (256,).
+        is_cut = x.ndim > 0 and x.shape != (256,)
+        assert place.spec == PartitionSpec(*["data"] * is_cut)
 
 
 @pytest.mark.tpu

@@ -367,6 +367,30 @@ def test_on_a_mesh_it_is_the_same_and_compiles_once(spec, axes, kept):
             assert x.ndim == 0 or len(here) == len(x) / parts
 
 
+@pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="newer than the lowest JAX")
+@pytest.mark.parametrize("kept", KEPT, ids=str)
+@pytest.mark.parametrize("spec", [("data",), (None, "data")])
+def test_inside_shard_map_a_shard_is_a_tensor(spec, kept):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    cut = PartitionSpec(*spec)
+    matrix = gradients(1)[0]["window"].reshape(12, 5)[:, :4]
+    optimizer = classp_jax.classp_gram(0.1, 0.5, refresh_every=2, **kept)
+
+    def train(matrix):
+        state = optimizer.init(matrix)
+        for _ in range(3):
+            updates, state = optimizer.update(matrix, state)
+            matrix = optax.apply_updates(matrix, updates)
+        return matrix
+
+    inside = jax.jit(jax.shard_map(train, mesh=mesh, in_specs=cut, out_specs=cut))
+    axis = len(spec) - 1
+    shards = [jax.jit(train)(shard) for shard in jnp.split(matrix, 4, axis)]
+    expected = jnp.concatenate(shards, axis)
+    chex.assert_trees_all_close(inside(matrix), expected, rtol=1e-5, atol=1e-6)
+    assert jnp.max(jnp.abs(expected - train(matrix))) > 1e-3
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
