@@ -51,10 +51,10 @@ def scale_by_accumulated_gram(
 
     Of a matrix of more rows than ``rank`` only so many of the largest eigenvalues are
     known, from a sketch :math:`L \Omega` with a fixed random :math:`\Omega`, which is a
-    sum as well. What they leave of the trace is taken to lie evenly in all other
-    directions. With ``rank=None`` each L is kept in full; but of more rows than
-    ``max_dim`` so many are taken at a time, and L is block-diagonal, with blocks of
-    equal size.
+    sum as well. What they leave of the trace is taken to fall off as a power of the
+    rank, and all other directions have the mean factor of that. With ``rank=None`` each
+    L is kept in full; but of more rows than ``max_dim`` so many are taken at a time,
+    and L is block-diagonal, with blocks of equal size.
 
     An element that isn't finite, or whose square isn't, counts as a gradient of 0. A
     step whose sum would overflow adds nothing.

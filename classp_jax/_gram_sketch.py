@@ -70,9 +70,13 @@ def add(sketch: GramSketch, x: jax.Array) -> GramSketch:
 def power(
     sketch: GramSketch, kappa: Any, exponent: float, before: SketchedScaling
 ) -> SketchedScaling:
-    """``(I + L / kappa)^-exponent``; what it was before where that has no digits.
+    r"""``(I + L / kappa)^-exponent``; what it was before where that has no digits.
 
-    What of the trace the eigenvalues leave is taken to lie evenly in all others.
+    All directions but those of the known eigenvalues have the mean of the factors that
+    the others would have, were they a power law :math:`\lambda_i = \lambda_j
+    (i / j)^{-a}`: of ranks :math:`i > j = k / 4`, as a sketch has the lesser ones too
+    small, with the :math:`a` for which :math:`\sum_{i > j} \lambda_i`, as an integral
+    :math:`j \lambda_j / (a - 1)`, is what the first j leave of the trace.
     """
     dtype = sketch.products.dtype
     test = _test_matrix(sketch)
@@ -93,21 +97,36 @@ def power(
     # The sum's largest eigenvalues, and its eigenvectors times their square roots.
     squared, rotation = jnp.linalg.eigh(jnp.matmul(half.T, half, precision=_EXACT))
     values = jnp.maximum(squared - shift, 0)
-    left = jnp.maximum(sketch.trace - jnp.sum(values), 0) / max(rows - rank, 1)
-    # A direction has seen what is spread over all, at least.
-    slower = jnp.log1p(jnp.maximum(values, left) / kappa) - jnp.log1p(left / kappa)
+    log_rest = _log_rest(values, sketch.trace, rows, kappa, exponent)
+    # By how much more a direction is slowed than the rest, if it is.
+    slower = jnp.maximum(exponent * jnp.log1p(values / kappa) + log_rest, 0)
     # Rounding may make an eigenvector longer, and must not turn a step around.
     longest = squared + _ROUNDING * unit * jnp.sum(jnp.maximum(squared, 0))
-    rotation = rotation * jnp.sqrt(-jnp.expm1(-exponent * slower) / longest)
+    rotation = rotation * jnp.sqrt(-jnp.expm1(-slower) / longest)
     new = SketchedScaling(
         jnp.matmul(half, rotation, precision=_EXACT),
-        jnp.exp(-exponent * jnp.log1p(left / kappa)),
+        jnp.exp(log_rest),
     )
     # Where an element of half isn't finite, no eigenvector is.
     is_sound = jnp.all(jnp.isfinite(rotation)) & jnp.isfinite(new.rest)
     return SketchedScaling(
         *(jnp.where(is_sound, *p) for p in zip(new, before, strict=True))
     )
+
+
+def _log_rest(
+    values: jax.Array, trace: jax.Array, rows: int, kappa: jax.Array, exponent: float
+) -> jax.Array:
+    """The logarithm of the other directions' factor, from the ascending values."""
+    rank = len(values)
+    j = max(rank // 4, 1)
+    least = values[rank - j]
+    left = trace - jnp.sum(values[rank - j :])
+    decay = 1 + j * least / jnp.maximum(left, float(jnp.finfo(values.dtype).tiny))
+    ranks = jnp.arange(rank + 1, rows + 1, dtype=values.dtype)
+    others = least * (ranks / j) ** -decay
+    log_factors = -exponent * jnp.log1p(others / kappa)
+    return jax.nn.logsumexp(log_factors) - math.log(len(ranks))
 
 
 def apply(scaling: SketchedScaling, x: jax.Array) -> jax.Array:
