@@ -155,7 +155,8 @@ def _scale(
     elif isinstance(after, jax.Array) and after.dtype == dtype:
         total = after
     else:  # The present is known better than the accumulator can hold it.
-        total = forget(_sums.of_each_weight(before, dtype), memory)
+        left = jax.tree.map(lambda x: forget(x.astype(dtype), memory), before)
+        total = _sums.of_each_weight(left, dtype)
         total = total + raise_to(gradient, power)
         if not keeps_nonfinite:
             total = jnp.minimum(total, largest_of(dtype))
