@@ -127,26 +127,23 @@ def test_one_command_makes_rows_a_table_and_figures(tiny, tmp_path, monkeypatch)
 def test_of_many_tasks_the_table_says_how_well_the_first_and_last_were_learned():
     compared = study(stream("permuted_mnist_long", tasks=20), 1, 8)
     right = np.random.default_rng(0).uniform(size=(20, 20))
-    results = [
-        {
-            "accuracy": {
-                task: {"test": [a, a]} for task, a in zip(compared.tasks, row)
-            },
-            "untrained": {task: {"test": [0.1, 0.1]} for task in compared.tasks},
-            "bytes_per_weight": 4,
-            "seconds": 1,
-        }
-        for row in right
-    ]
-    settings = dict(seed=0)
-    of_method = [dict(method="sgd_0.1", seed=0, settings=settings, results=results)]
-    header, _, line = tables.stream_table(compared, {"sgd_0.1": of_method}).splitlines()
-    cells = dict(zip(*(x.split("|") for x in (header, line)), strict=True))
+
+    def of_tasks(accuracies):
+        pairs = zip(compared.tasks, accuracies, strict=True)
+        return {task: {"test": [a, a]} for task, a in pairs}
+
+    same = dict(untrained=of_tasks(20 * [0.1]), bytes_per_weight=4, seconds=1)
+    same["finite"] = True
+    results = [same | dict(accuracy=of_tasks(row)) for row in right]
+    row = dict(method="sgd_0.1", seed=0, settings=dict(seed=0), results=results)
+    table = tables.stream_table(compared, {"sgd_0.1": [row]})
+    header, _, line = (text.split(" | ") for text in table.splitlines())
+    cells = dict(zip(header, line, strict=True))
     diagonal = 100 * np.diagonal(right)
-    assert cells[" learned, first 5 "].strip() == f"{diagonal[:5].mean():.1f}"
-    assert cells[" learned, last 10 "].strip() == f"{diagonal[-10:].mean():.1f}"
-    few = study(stream("permuted_mnist_long", tasks=19), 1, 8)
-    assert "learned" not in tables.stream_table(few, {})
+    assert cells["learned, first 5"] == f"{diagonal[:5].mean():.1f}"
+    assert cells["learned, last 10"] == f"{diagonal[-10:].mean():.1f}"
+    fewer = study(stream("permuted_mnist_long", tasks=19), 1, 8)
+    assert "learned" not in tables.stream_table(fewer, {})
 
 
 def test_it_ends_with_its_rows_of_the_table_and_the_files(tiny, tmp_path, capsys):
