@@ -132,10 +132,11 @@ def test_of_many_tasks_the_table_says_how_well_the_first_and_last_were_learned()
         pairs = zip(compared.tasks, accuracies, strict=True)
         return {task: {"test": [a, a]} for task, a in pairs}
 
-    same = dict(untrained=of_tasks(20 * [0.1]), bytes_per_weight=4, seconds=1)
-    same["finite"] = True
+    same = dict(untrained=of_tasks(20 * [0.1]), finite=True)
+    same |= dict(bytes_per_weight=4, seconds=1)
     results = [same | dict(accuracy=of_tasks(row)) for row in right]
-    row = dict(method="sgd_0.1", seed=0, settings=dict(seed=0), results=results)
+    phases = as_json(compared.methods["sgd_0.1"].phases)
+    row = dict(seed=0, settings=dict(seed=0), phases=phases, results=results)
     table = tables.stream_table(compared, {"sgd_0.1": [row]})
     header, _, line = (text.split(" | ") for text in table.splitlines())
     cells = dict(zip(header, line, strict=True))
