@@ -36,6 +36,18 @@ def select(mask: jax.Array, x: jax.Array, otherwise: jax.typing.ArrayLike) -> ja
     return jax.lax.select(mask, x, jnp.full_like(x, otherwise))
 
 
+def forget(x: jax.Array, memory: Any) -> jax.Array:
+    """What a step leaves of a sum: ``(1 - 1 / memory) x``; all of it if that is None.
+
+    A memory that isn't known yet may be anything: what isn't above 1 counts as 1.
+    """
+    if memory is None:
+        return x
+    steps = jnp.asarray(memory, x.dtype)
+    # That factor itself has few digits of a long memory.
+    return x - x * (1 / jnp.where(steps > 1, steps, 1))
+
+
 def refuse_complex(params: optax.Params) -> None:
     """Raises a ``ValueError`` that names a complex leaf."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

@@ -20,6 +20,7 @@ def classp(
     relative: bool = False,
     factored: bool = False,
     bounded: bool = False,
+    memory: optax.ScalarOrSchedule | None = None,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""CLASSP as Algorithm 1 prints it.
@@ -73,6 +74,10 @@ def classp(
       bounded: whether to divide by :math:`(1 + s_t / \varepsilon)^{1/p}` instead, so
         that no step is longer than SGD's and the gate opens without a jump; a Python
         bool.
+      memory: :math:`N > 1`, with which each step forgets first,
+        :math:`s_t = (1 - 1/N)\, s_{t-1} + m_t |g_t|^p`, so that a long stream goes on
+        being learned; a number, an injected value or a schedule. None never forgets.
+        See :func:`scale_by_accumulated_power_norm`.
       accumulator_dtype: a floating dtype for the sum; by default float32, and float64
         for float64 parameters.
 
@@ -81,11 +86,11 @@ def classp(
       one accumulator a weight, 4 bytes by default, or hardly any if ``factored``.
 
     Raises:
-      ValueError: if ``threshold`` is negative, ``power`` or ``eps`` not above 0, or
-        any hyperparameter not finite or not a scalar, each in float32 (an injected
-        value is checked wherever it is known, so not inside a compiled step, and of a
-        schedule of the learning rate nothing); in ``init`` and ``update``, if a tensor
-        is complex.
+      ValueError: if ``threshold`` is negative, ``power`` or ``eps`` not above 0,
+        ``memory`` not above 1, or any hyperparameter not finite (but ``memory``) or not
+        a scalar, each in float32 (an injected value is checked wherever it is known, so
+        not inside a compiled step, and of a schedule of the learning rate nothing); in
+        ``init`` and ``update``, if a tensor is complex.
       TypeError: if ``power`` is no number, another hyperparameter neither a number nor
         a schedule, ``relative``, ``factored`` or ``bounded`` not a bool, or
         ``accumulator_dtype`` not a floating one.
@@ -126,6 +131,7 @@ def classp(
         relative,
         factored,
         bounded,
+        memory,
         accumulator_dtype,
         only_what_passes=True,
     )
@@ -141,6 +147,7 @@ def classp_equation1(
     relative: bool = False,
     factored: bool = False,
     bounded: bool = False,
+    memory: optax.ScalarOrSchedule | None = None,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""CLASSP as Equation 1 prints it.
@@ -172,6 +179,7 @@ def classp_equation1(
       relative: as for :func:`classp`.
       factored: as for :func:`classp`.
       bounded: as for :func:`classp`.
+      memory: as for :func:`classp`; the divisor has :math:`s_{t-1}` as it was.
       accumulator_dtype: as for :func:`classp`.
 
     Returns:
@@ -206,6 +214,7 @@ def classp_equation1(
         relative,
         factored,
         bounded,
+        memory,
         accumulator_dtype,
         only_what_passes=False,
     )
@@ -220,6 +229,7 @@ def _classp(
     relative: bool,
     factored: bool,
     bounded: bool,
+    memory: optax.ScalarOrSchedule | None,
     accumulator_dtype: jax.typing.DTypeLike | None,
     only_what_passes: bool,
 ) -> optax.GradientTransformationExtraArgs:
@@ -234,6 +244,7 @@ def _classp(
         include_current=only_what_passes,
         factored=factored,
         bounded=bounded,
+        memory=memory,
         accumulator_dtype=accumulator_dtype,
     )
     mask = _mask.mask_updates(

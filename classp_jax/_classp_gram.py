@@ -17,6 +17,7 @@ def classp_gram(
     rank: int | None = 64,
     apply_decay: bool | optax.ScalarOrSchedule = 1.0,
     relative: bool = False,
+    memory: optax.ScalarOrSchedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""CLASSP with a sum for each direction of a layer's inputs, in place of a weight.
 
@@ -50,6 +51,7 @@ def classp_gram(
       rank: likewise.
       apply_decay: whether to slow the directions; as for :func:`classp`.
       relative: as for :func:`classp`.
+      memory: as for :func:`scale_by_accumulated_gram`.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`. Its state takes
@@ -82,6 +84,7 @@ def classp_gram(
         refresh_every=refresh_every,
         max_dim=max_dim,
         rank=rank,
+        memory=memory,
     )
     return chain_in_float32(
         learning_rate,

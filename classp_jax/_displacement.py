@@ -51,6 +51,9 @@ def displacement_bound(
       \sum_{t=1}^T |\Delta w_t| \le \alpha\, T^{\max(1 - 1/p,\, 0)} \left(
         \frac{s_T - s_0}{\varepsilon + s_0} \right)^{1/p}
 
+    With a ``memory`` none of this holds: a weight may then move while its sum falls.
+    ``docs/theory.md`` says what does.
+
     At each step rounding may take half a unit in the last place from the sum, while the
     weight moves. That is counted in: next to nothing in float32, much in bfloat16.
 

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import optax
 
 from classp_jax import _boxes, _gram_blocks, _gram_sketch, _hyperparameters
-from classp_jax._arrays import at_least_float32, in_dtype_of, refuse_complex
+from classp_jax._arrays import (
+    at_least_float32,
+    forget,
+    in_dtype_of,
+    refuse_complex,
+)
 from classp_jax._placement import (
     along_rows_of,
     cut_as_before,
@@ -28,6 +33,7 @@ def scale_by_accumulated_gram(
     refresh_every: int = 10,
     max_dim: int = 1024,
     rank: int | None = 64,
+    memory: optax.ScalarOrSchedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Slows each direction of a tensor by the gradient that it has seen.
 
@@ -56,6 +62,13 @@ def scale_by_accumulated_gram(
     L is kept in full; but of more rows than ``max_dim`` so many are taken at a time,
     and L is block-diagonal, with blocks of equal size.
 
+    With a ``memory`` of :math:`N` steps each step forgets before it adds, also where a
+    mask or a gate keeps its gradient out; one whose gradient is None doesn't:
+
+    .. math::
+
+      L_t = \left(1 - \frac{1}{N}\right) L_{t-1} + G_t G_t^\top
+
     An element that isn't finite, or whose square isn't, counts as a gradient of 0. A
     step whose sum would overflow adds nothing.
 
@@ -78,6 +91,8 @@ def scale_by_accumulated_gram(
         Under :func:`jax.vmap`, as of seeds, each step takes the time of one.
       max_dim: the most rows of a block, of a sum in full.
       rank: :math:`k`, the number of eigenvalues; None for all of them.
+      memory: :math:`N > 1`, the steps in which a direction without gradients falls to
+        1/e; a number, an injected value or a schedule. None or infinity never forgets.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`, with the state
@@ -89,10 +104,11 @@ def scale_by_accumulated_gram(
 
     Raises:
       ValueError: if ``damping`` or ``exponent`` is not above 0, not finite or not a
-        scalar, or ``refresh_every``, ``max_dim`` or ``rank`` below 1; in ``init`` and
-        ``update``, if a tensor is complex.
-      TypeError: if ``damping`` is neither a number nor a schedule, ``exponent`` not a
-        Python number, or ``refresh_every``, ``max_dim`` or ``rank`` no integer.
+        scalar, ``memory`` not above 1, or ``refresh_every``, ``max_dim`` or ``rank``
+        below 1; in ``init`` and ``update``, if a tensor is complex.
+      TypeError: if ``damping`` or ``memory`` is neither a number nor a schedule,
+        ``exponent`` not a Python number, or ``refresh_every``, ``max_dim`` or ``rank``
+        no integer.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -113,6 +129,7 @@ def scale_by_accumulated_gram(
       from streaming data <https://arxiv.org/abs/1706.05736>`_, 2017.
     """
     _hyperparameters.check_positive("damping", damping)
+    _hyperparameters.check_memory("memory", memory)
     _hyperparameters.refuse_injected("exponent", exponent)
     _hyperparameters.check_power("exponent", exponent)
     _hyperparameters.check_positive_int("refresh_every", refresh_every)
@@ -148,13 +165,17 @@ def scale_by_accumulated_gram(
         del params, extra_args
         refuse_complex(updates)
         kappa = _hyperparameters.at_step("damping", damping, state.count)
+        kept = _hyperparameters.at_step("memory", memory, state.count)
         structure, updates = jax.tree.structure(updates), _boxes.unbox(updates)
 
         def matrix_of(g: Any, s: Any) -> Any:
             return None if g is None else _as_matrix(g, s)
 
         def sum_of(x: Any, s: Any) -> Any:
-            return s if x is None else _form(s).add(s, x)
+            if x is None:
+                return s
+            # Products and trace of a sketch are linear in the sum.
+            return _form(s).add(jax.tree.map(lambda y: forget(y, kept), s), x)
 
         def power_of(s: Any, before: Any) -> Any:
             return _form(s).power(s, kappa, float(exponent), before)

@@ -52,6 +52,15 @@ def check_positive(name: str, value: Any) -> None:
         )
 
 
+def check_memory(name: str, value: Any) -> None:
+    """Raises unless ``value`` is None, a schedule, a number above 1 or infinity."""
+    number = None if value is None else _known_number(name, value)
+    if number is not None and not (1 < number < math.inf or value == math.inf):
+        raise ValueError(
+            f"{name} must be above 1, and finite in float32 or infinite, got {value!r}."
+        )
+
+
 def check_power(name: str, value: Any) -> None:
     """Raises unless ``value`` is a number or an injected value above zero."""
     if callable(value):

@@ -13,6 +13,7 @@ import optax
 from classp_jax import _boxes, _hyperparameters, _sums
 from classp_jax._arrays import (
     at_least_float32,
+    forget,
     in_dtype_of,
     largest_of,
     refuse_complex,
@@ -32,15 +33,17 @@ def accumulate_and_scale(
     accumulator_dtype: jax.typing.DTypeLike | None,
     keeps_nonfinite: bool = False,
     bounded: bool = False,
+    memory: optax.ScalarOrSchedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Divides by the ``root_power``-th root of a sum of ``sum_power``-th powers.
 
     Its ``update`` takes ``bounds``, as :func:`mask_updates` hands them on, for sums
     that only take in what passes. An element that isn't finite, or whose power
     isn't, counts as a gradient of 0, unless ``keeps_nonfinite``. Bounded, the divisor
-    is in units of what it is without history.
+    is in units of what it is without history. A memory is the steps that a sum keeps.
     """
     _hyperparameters.check_positive("eps", eps)
+    _hyperparameters.check_memory("memory", memory)
     _hyperparameters.check_static_bool("factored", factored)
     _hyperparameters.check_static_bool("bounded", bounded)
     _hyperparameters.check_floating_dtype("accumulator_dtype", accumulator_dtype)
@@ -75,6 +78,7 @@ def accumulate_and_scale(
         del params, extra_args
         refuse_complex(updates)
         epsilon = _hyperparameters.at_step("eps", eps, state.count)
+        kept = _hyperparameters.at_step("memory", memory, state.count)
         structure, updates = jax.tree.structure(updates), _boxes.unbox(updates)
         if bounds is None:
             bounds = jax.tree.map(lambda g: None, updates)
@@ -89,7 +93,13 @@ def accumulate_and_scale(
             if g is None:
                 return s
             after: _sums.Sum = accumulate(
-                g, s, bound, infinity, power=sum_power, keeps_nonfinite=keeps_nonfinite
+                g,
+                s,
+                bound,
+                infinity,
+                kept,
+                power=sum_power,
+                keeps_nonfinite=keeps_nonfinite,
             )
             return after
 
@@ -101,6 +111,7 @@ def accumulate_and_scale(
                 before,
                 after if include_current else None,
                 epsilon,
+                kept,
                 power=sum_power,
                 root=root_power,
                 keeps_nonfinite=keeps_nonfinite,
@@ -125,6 +136,7 @@ def _scale(
     before: _sums.Sum,
     after: _sums.Sum | None,
     epsilon: jax.typing.ArrayLike,
+    memory: Any,
     power: Any,
     root: Any,
     keeps_nonfinite: bool,
@@ -143,7 +155,8 @@ def _scale(
     elif isinstance(after, jax.Array) and after.dtype == dtype:
         total = after
     else:  # The present is known better than the accumulator can hold it.
-        total = _sums.of_each_weight(before, dtype)
+        left = jax.tree.map(lambda x: forget(x.astype(dtype), memory), before)
+        total = _sums.of_each_weight(left, dtype)
         total = total + raise_to(gradient, power)
         if not keeps_nonfinite:
             total = jnp.minimum(total, largest_of(dtype))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from classp_jax import _boxes, _placement
-from classp_jax._arrays import at_least_float32, largest_of, select
+from classp_jax._arrays import at_least_float32, forget, largest_of, select
 from classp_jax._powers import divide, only_finite, raise_to
 
 # Elements at most: 2 MB of terms, about what a core's cache holds.
@@ -125,6 +125,7 @@ def accumulate(
     s: Sum,
     bound: jax.Array | None,
     infinity: jax.Array,
+    memory: Any,
     power: Any,
     keeps_nonfinite: bool,
 ) -> Sum:
@@ -139,8 +140,8 @@ def accumulate(
         return term if bound is None else select(jnp.square(part) > bound, term, 0)
 
     if isinstance(s, FactoredSum):
-        return _add_to_rows_and_columns(s, term_of, g)
-    total, term = s.astype(dtype), term_of(g)
+        return _add_to_rows_and_columns(s, term_of, g, memory)
+    total, term = forget(s.astype(dtype), memory), term_of(g)
     if keeps_nonfinite:
         total = total + term
         if s.dtype != dtype:  # What is finite stays so, also in fewer bits.
@@ -161,7 +162,7 @@ def computed_in(g: jax.Array, s: Sum) -> Any:
 
 
 def _add_to_rows_and_columns(
-    s: FactoredSum, term: Callable[[jax.Array], jax.Array], g: jax.Array
+    s: FactoredSum, term: Callable[[jax.Array], jax.Array], g: jax.Array, memory: Any
 ) -> FactoredSum:
     """A factored sum with a tensor's terms added; each row and column saturates.
 
@@ -170,7 +171,7 @@ def _add_to_rows_and_columns(
     """
 
     def saturated(x: jax.Array, more: jax.Array) -> jax.Array:
-        total = x.astype(more.dtype) + more
+        total = forget(x.astype(more.dtype), memory) + more
         return jnp.minimum(total, largest_of(x.dtype)).astype(x.dtype)
 
     return FactoredSum(*map(saturated, s, _of_terms(term, g)))

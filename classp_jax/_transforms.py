@@ -106,6 +106,7 @@ def scale_by_accumulated_power_norm(
     include_current: bool = True,
     factored: bool = False,
     bounded: bool = False,
+    memory: optax.ScalarOrSchedule | None = None,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Divides each update by the p-norm of its history.
@@ -145,6 +146,10 @@ def scale_by_accumulated_power_norm(
     The columns of any other tensor are its last axis, and its rows all the others.
     Vectors and scalars have their sum in full.
 
+    With a ``memory`` a sum, in full or of rows or columns, forgets before it adds,
+    :math:`s_t = (1 - 1/N)\, s_{t-1} + |g_t|^p`, at each step: also where a mask, a gate
+    or NaN keeps the gradient out of it, but not where the gradient is None.
+
     The sums lie on devices as the tensor does, rows as its leading axes, columns as the
     last; :func:`optax.tree.map_params` needs to be told so (see :class:`FactoredSum`).
     Inside :func:`jax.shard_map` they are those of a device's shard: update outside of
@@ -163,9 +168,12 @@ def scale_by_accumulated_power_norm(
         fewer; a Python bool. Each row and each column saturates by itself.
       bounded: whether to divide by the root of :math:`1 + s_t / \varepsilon`; a Python
         bool.
+      memory: :math:`N > 1`, the steps in which a sum without gradients falls to 1/e; a
+        number, an injected value or a schedule. None or infinity never forgets.
       accumulator_dtype: a floating dtype for the sum. By default float32, also for
         float16 and bfloat16 parameters, and float64 for float64 ones: a bfloat16 sum
-        of equal terms stops growing after 256 of them.
+        of equal terms stops growing after 256 of them, and with a ``memory`` above 512
+        it never shrinks.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`, with the state
@@ -173,10 +181,11 @@ def scale_by_accumulated_power_norm(
       default, or hardly any. Updates keep the gradient's dtype.
 
     Raises:
-      ValueError: if ``power`` or ``eps`` is not above 0, not finite or not a scalar,
-        each in float32; in ``init`` and ``update``, if a tensor is complex.
-      TypeError: if ``power`` is no number, ``eps`` neither a number nor a schedule,
-        ``include_current``, ``factored`` or ``bounded`` not a bool, or
+      ValueError: if ``power`` or ``eps`` is not above 0, ``memory`` not above 1, or one
+        not finite (but ``memory``) or not a scalar, each in float32; in ``init`` and
+        ``update``, if a tensor is complex.
+      TypeError: if ``power`` is no number, ``eps`` or ``memory`` neither a number nor a
+        schedule, ``include_current``, ``factored`` or ``bounded`` not a bool, or
         ``accumulator_dtype`` not a floating dtype.
 
     Examples:
@@ -206,6 +215,7 @@ def scale_by_accumulated_power_norm(
         factored,
         accumulator_dtype,
         bounded=bounded,
+        memory=memory,
     )
 
 

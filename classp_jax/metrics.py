@@ -17,6 +17,7 @@ __all__ = [
     "backward_transfer",
     "forgetting",
     "forward_transfer",
+    "learning_accuracy",
 ]
 
 
@@ -179,6 +180,40 @@ def forgetting(accuracy: jax.typing.ArrayLike) -> jax.Array:
     matrix = _matrix(accuracy, 2)
     best = jnp.nanmax(matrix[..., :-1, :], axis=-2)
     return jnp.mean((best - matrix[..., -1, :])[..., :-1], axis=-1)
+
+
+def learning_accuracy(accuracy: jax.typing.ArrayLike) -> jax.Array:
+    r"""The mean accuracy on each task just after learning it (LA).
+
+    .. math:: \mathrm{LA} = \frac{1}{T} \sum_{j=1}^{T} R_{j,j}
+
+    Of the last ten tasks alone it is that of ``accuracy[..., -10:, -10:]``. Where it
+    falls from the first tasks to the last, plasticity is lost.
+
+    Args:
+      accuracy: :math:`R`, as for :func:`average_accuracy`. Its diagonal is read.
+
+    Returns:
+      The mean, in the unit of ``accuracy``; shape ``(...)``, floating. NaN where what
+      it reads is.
+
+    Raises:
+      ValueError: if ``accuracy`` isn't square in its last two axes, or has no task.
+      TypeError: if it isn't an array of real numbers.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from classp_jax.metrics import learning_accuracy
+      >>> accuracy = jnp.array([[0.75, 0.5], [0.5, 0.25]])
+      >>> print(learning_accuracy(accuracy))
+      0.5
+
+    References:
+      Riemer et al., `Learning to Learn without Forgetting by Maximizing Transfer and
+      Minimizing Interference <https://arxiv.org/abs/1810.11910>`_, 2019.
+    """
+    diagonal = jnp.diagonal(_matrix(accuracy, 1), axis1=-2, axis2=-1)
+    return jnp.mean(diagonal, axis=-1)
 
 
 def _matrix(accuracy: jax.typing.ArrayLike, fewest: int) -> jax.Array:

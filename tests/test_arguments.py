@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import classp_jax
 from classp_jax import baselines
 
-NUMBER, SWITCH, FLAG, POWER, COUNT, RANK, DTYPE, SCOPE, PART, TREE = range(10)
+NUMBER, SWITCH, FLAG, POWER, COUNT, RANK, MEMORY, DTYPE, SCOPE, PART, TREE = range(11)
 KINDS = {
     "learning_rate": NUMBER,
     "threshold": NUMBER,
@@ -26,6 +26,7 @@ KINDS = {
     "refresh_every": COUNT,
     "max_dim": COUNT,
     "rank": RANK,
+    "memory": MEMORY,
     "apply_decay": SWITCH,
     "relative": FLAG,
     "factored": FLAG,
@@ -106,6 +107,11 @@ NONSENSE = {
     POWER: THING | HUGE | BOOLS | st.none() | NEGATIVE | st.just(0),
     COUNT: THING | st.floats() | BOOLS | st.none() | st.integers(max_value=0),
     RANK: THING | st.floats() | BOOLS | st.integers(max_value=0),
+    MEMORY: THING
+    | HUGE.filter(lambda huge: huge != np.inf)
+    | BOOLS
+    | st.floats(max_value=1)
+    | st.integers(max_value=1),
     SWITCH: THING | HUGE | st.none(),
     FLAG: THING | HUGE | st.none() | st.integers() | st.just(np.True_),
     DTYPE: st.text().filter(lambda text: text not in FLOATS)
@@ -167,6 +173,12 @@ def test_what_is_right_is_accepted():
     ):
         for constructor, name in CASES:
             if KINDS[name] == NUMBER:
+                parameters = inspect.signature(constructor).parameters
+                arguments = {key: RIGHT[key] for key in parameters if key in RIGHT}
+                constructor(**arguments | {name: value})
+    for value in (None, 2, 1.5, np.inf, jnp.float32(2), jnp.int32(9), lambda t: 9.0):
+        for constructor, name in CASES:
+            if KINDS[name] == MEMORY:
                 parameters = inspect.signature(constructor).parameters
                 arguments = {key: RIGHT[key] for key in parameters if key in RIGHT}
                 constructor(**arguments | {name: value})

@@ -109,6 +109,24 @@ def test_by_every_number(reading, factored, power, static, gate):
     assert_derivatives(run, numbers, case=lambda of_gates: of_gates[gate])
 
 
+def test_by_the_memory():
+    gates = dict(open=True, closed=False)
+    makes = {
+        (reading, factored, gate): functools.partial(
+            reading, apply_decay=is_open, factored=factored
+        )
+        for reading in READINGS
+        for factored in (False, True)
+        for gate, is_open in gates.items()
+    }
+
+    def function(numbers):
+        return jnp.stack([weights(make, numbers) for make in makes.values()])
+
+    numbers = dict(learning_rate=0.1, eps=0.1, memory=3.0)
+    assert_derivatives(with_derivatives(function), numbers)
+
+
 @pytest.mark.parametrize("eps", [1e-5, 1e-20, 1e-30, 1e-37])
 @pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])

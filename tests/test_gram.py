@@ -48,7 +48,7 @@ def run(optimizer, stream, params=None):
     return found, state
 
 
-def by_numpy(stream, damping, exponent, refresh_every, max_dim):
+def by_numpy(stream, damping, exponent, refresh_every, max_dim, memory):
     """The definition in float64, tensor by tensor, block by block."""
     found = [{} for _ in stream]
     for name, shape in SHAPES.items():
@@ -62,7 +62,7 @@ def by_numpy(stream, damping, exponent, refresh_every, max_dim):
             g = np.float64(grads[name]).reshape(rows, columns)
             update = np.zeros_like(g)
             for k, part in enumerate(parts):
-                sums[k] += g[part] @ g[part].T
+                sums[k] = (1 - 1 / memory) * sums[k] + g[part] @ g[part].T
                 if step % refresh_every == 0:
                     values, vectors = np.linalg.eigh(sums[k])
                     scaled = (1 + np.maximum(values, 0) / damping) ** -exponent
@@ -74,22 +74,27 @@ def by_numpy(stream, damping, exponent, refresh_every, max_dim):
 
 @pytest.mark.parametrize("max_dim", [7, 1024])
 @pytest.mark.parametrize("refresh_every", [1, 3])
-@pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0])
-def test_it_is_what_the_formula_says(exponent, refresh_every, max_dim):
+@pytest.mark.parametrize(
+    ("exponent", "memory"), [(0.5, math.inf), (1.0, math.inf), (1.0, 3.0), (2.0, 9.0)]
+)
+def test_it_is_what_the_formula_says(exponent, memory, refresh_every, max_dim):
     stream = gradients(7)
     settings = dict(exponent=exponent, refresh_every=refresh_every, max_dim=max_dim)
+    settings["memory"] = memory
     found, _ = run(classp_jax.scale_by_accumulated_gram(2.0, **settings), stream)
     expected = by_numpy(stream, 2.0, **settings)
     chex.assert_trees_all_close(found, expected, rtol=3e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("exponent", [0.5, 1.0])
-def test_it_agrees_with_pytorch_in_float64_along_a_gate(exponent):
+@pytest.mark.parametrize(
+    ("exponent", "memory"), [(0.5, 3.0), (1.0, math.inf), (1.0, 20.0)]
+)
+def test_it_agrees_with_pytorch_in_float64_along_a_gate(exponent, memory):
     rng = np.random.default_rng(3)
     shapes = {"kernel": (6, 4), "bias": (4,), "window": (2, 2, 3, 5)}
     weights = {k: rng.normal(size=s) for k, s in shapes.items()}
     theirs = {k: torch.tensor(w, requires_grad=True) for k, w in weights.items()}
-    settings = dict(damping=0.5, exponent=exponent, max_dim=5)
+    settings = dict(damping=0.5, exponent=exponent, max_dim=5, memory=memory)
     optimizer = ClasspGram(theirs.values(), lr=0.1, **settings)
     with helpers.enable_x64(True):
         mine = jax.tree.map(jnp.asarray, weights)
@@ -162,18 +167,19 @@ def test_the_factor_neither_lengthens_nor_turns_around(exponent, kept):
             assert np.vdot(u / size, g / size) >= -1e-6 * u.size
 
 
-@pytest.mark.parametrize("exponent", [0.5, 1.0])
-def test_a_sketch_of_enough_columns_is_the_sum_in_full(exponent):
+@pytest.mark.parametrize(("exponent", "memory"), [(0.5, 4.0), (1.0, math.inf)])
+def test_a_sketch_of_enough_columns_is_the_sum_in_full(exponent, memory):
     rng = np.random.default_rng(0)
     few = rng.normal(size=(40, 3))  # The inputs' directions.
     stream = [jnp.float32(few @ rng.normal(size=(3, 5))) for _ in range(6)]
-    settings = dict(damping=2.0, exponent=exponent, refresh_every=2)
+    settings = dict(damping=2.0, exponent=exponent, refresh_every=2, memory=memory)
     full, _ = run(classp_jax.scale_by_accumulated_gram(**settings), stream)
     sketched = classp_jax.scale_by_accumulated_gram(**settings, rank=6)
     found, state = run(sketched, stream)
     chex.assert_trees_all_close(found, full, rtol=1e-3, atol=1e-4)
     assert state.gram.products.shape == (40, 6)
-    assert state.gram.trace == pytest.approx(sum(np.sum(g**2) for g in stream))
+    left = (1 - 1 / memory) ** np.arange(6)[::-1]
+    assert state.gram.trace == pytest.approx(left @ [np.sum(g**2) for g in stream])
 
 
 def power_law_factor(products, test, trace, damping, exponent):
@@ -288,7 +294,8 @@ def test_weights_of_16_bits_have_sums_of_32(dtype, kept):
 
 @pytest.mark.parametrize("kept", KEPT, ids=str)
 def test_gradients_that_are_none_change_nothing(kept):
-    scale = classp_jax.scale_by_accumulated_gram(0.1, refresh_every=1, **kept)
+    settings = dict(refresh_every=1, memory=9.0)
+    scale = classp_jax.scale_by_accumulated_gram(0.1, **settings, **kept)
     first, second = gradients(2)
     *_, state = run(scale, [first])
     updates, after = scale.update({**second, "kernel": None}, state)
@@ -436,6 +443,7 @@ def test_inside_shard_map_a_shard_is_a_tensor(spec, kept):
         (dict(refresh_every=0), ValueError, "refresh_every must be at least 1"),
         (dict(refresh_every=jnp.ones([], int)), TypeError, "to static_args"),
         (dict(rank=0), ValueError, "rank must be at least 1"),
+        (dict(memory=1), ValueError, "memory must be above 1"),
         (dict(max_dim=2.5), TypeError, "max_dim must be an integer"),
     ],
 )

@@ -16,6 +16,7 @@ MEASURES = {
     "average_accuracy": metrics.average_accuracy,
     "backward_transfer": metrics.backward_transfer,
     "forgetting": metrics.forgetting,
+    "learning_accuracy": metrics.learning_accuracy,
     "forward_transfer": lambda r: metrics.forward_transfer(r, r.mean(-2)),
 }
 
@@ -26,6 +27,7 @@ MEASURES = {
         ("average_accuracy", (0.25 + 0.5 + 1.0) / 3),
         ("backward_transfer", ((0.25 - 1.0) + (0.5 - 0.75)) / 2),
         ("forgetting", ((1.0 - 0.25) + (0.75 - 0.5)) / 2),
+        ("learning_accuracy", (1.0 + 0.75 + 1.0) / 3),
     ],
 )
 def test_three_tasks(measure, expected):
@@ -61,7 +63,7 @@ def test_forgetting_is_what_backward_transfer_lacks_where_accuracy_only_falls():
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_what_is_constant_is_neither_lost_nor_gained(measure):
-    expected = 0.5 if measure == "average_accuracy" else 0.0
+    expected = 0.5 if measure.endswith("_accuracy") else 0.0
     assert MEASURES[measure](jnp.full((4, 4), 0.5)) == expected
 
 
@@ -86,6 +88,9 @@ def test_what_was_not_measured_is_left_out_or_missed():
         for measure in measures:  # They need none of what lies above the diagonal.
             actual = wrap(MEASURES[measure])(half)
             assert actual == MEASURES[measure](MATRIX), measure
+        diagonal_alone = jnp.where(jnp.eye(3, dtype=bool), MATRIX, jnp.nan)
+        assert wrap(metrics.learning_accuracy)(diagonal_alone) == 2.75 / 3
+        assert jnp.isnan(wrap(metrics.learning_accuracy)(half.at[1, 1].set(jnp.nan)))
         untrained = jnp.array([jnp.nan, 0.125, 0.25])  # The first isn't read.
         assert jnp.isnan(wrap(metrics.forward_transfer)(half, untrained))
         assert jnp.isfinite(wrap(metrics.forward_transfer)(MATRIX, untrained))
@@ -114,7 +119,8 @@ def test_short_dtypes_are_computed_in_float32(measure, dtype):
 
 
 def test_one_task_has_an_average_alone():
-    assert metrics.average_accuracy(jnp.array([[0.75]])) == 0.75
+    for measure in (metrics.average_accuracy, metrics.learning_accuracy):
+        assert measure(jnp.array([[0.75]])) == 0.75
     for measure in ("backward_transfer", "forgetting", "forward_transfer"):
         with pytest.raises(ValueError, match=r"at least 2 tasks, got shape \(1, 1\)"):
             MEASURES[measure](jnp.ones((1, 1)))

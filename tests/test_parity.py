@@ -102,6 +102,25 @@ def test_factored_trajectory_equals_pytorch(reading, power, dtype):
             assert_alike(actual, expected, tolerance(dtype, power), threshold)
 
 
+@pytest.mark.parametrize("factored", [False, True])
+@pytest.mark.parametrize("reading", ["algorithm1", "equation1"])
+def test_forgetting_trajectory_equals_pytorch(reading, factored):
+    is_open = np.arange(FACTORED_STEPS) >= FACTORED_STEPS // 2
+    with helpers.enable_x64(True):
+        run = helpers.jax_trajectory(reading, factored=factored)
+        params = random_params(8, np.float64)
+        gradients = gradient_stream(9, FACTORED_STEPS, [1e-2], np.float64)
+        hyperparameters = dict(learning_rate=0.1, threshold=1e-2, eps=1e-2)
+        for memory in (2.0, 30.0, 1e3):
+            actual = run(
+                hyperparameters | dict(memory=memory), params, gradients, is_open
+            )
+            arguments = (hyperparameters, params, gradients, is_open)
+            static = dict(factored=factored, memory=memory)
+            expected = helpers.torch_trajectory(reading, *arguments, **static)
+            assert_alike(actual, expected, tolerance(np.float64, 1.0), memory)
+
+
 RELATIVE_STEPS = 200
 RELATIVE_THRESHOLDS = [0.5, 1.0, 10.0]
 

@@ -122,6 +122,24 @@ def test_a_weight_goes_no_further_than_its_sum_has_grown(
         assert share_of_bound(0) > 2
 
 
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_with_a_memory_what_is_forgotten_is_part_of_the_bound(power):
+    memory, steps = 100, STEPS - 1
+    optimizer = classp_jax.classp(RATE, power=power, eps=EPS, memory=memory)
+    # In the last stream a step adds what it has forgotten.
+    steady = np.full((STEPS, 1), 1e3)
+    steady[0] *= memory ** (1 / power)
+    gradients = np.hstack([wild_gradients(), np.float32(steady)])
+    updates, states = updates_and_states(optimizer, gradients)
+    totals = np.float64(grad_sum(states)) + EPS
+    moved = np.abs(np.float64(updates[1:])).sum(0)
+    grown = np.log(totals[-1] / totals[1])
+    per_step = grown / steps + np.log(memory / (memory - 1))
+    bound = RATE * steps * (1 - np.exp(-per_step)) ** (1 / power)
+    assert np.all(moved <= bound * FLOAT32) and moved[-1] > 0.999 * bound[-1]
+    assert abs(grown[-1]) < 1e-4  # From which the sum alone would say: nowhere.
+
+
 def test_what_rounding_hides_from_a_sum_is_part_of_the_bound():
     optimizer = classp_jax.classp(1.0, accumulator_dtype=jnp.bfloat16)
     gradients = np.float32([[1.0], *[[2.0**-8]] * (STEPS - 1)])

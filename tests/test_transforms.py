@@ -574,7 +574,7 @@ def test_unknown_scope():
         classp_jax.threshold_mask(0.1, scope="layer")
 
 
-@pytest.mark.parametrize("name", ["threshold", "eps", "apply_decay"])
+@pytest.mark.parametrize("name", ["threshold", "eps", "apply_decay", "memory"])
 def test_a_schedule_must_give_a_scalar(name):
     optimizer = classp_jax.classp(0.1, **{name: lambda step: jnp.ones(3)})
     with pytest.raises(ValueError, match=f"{name} must be a scalar"):

@@ -196,11 +196,12 @@ def _parser() -> argparse.ArgumentParser:
         )
     add("--relative", action="store_true", help="threshold by the tensor's mean square")
     add("--factored", action="store_true", help="only the sums of rows and columns")
+    add("--memory", type=_memory, metavar="N", help="steps that a sum keeps")
     add(
         "--tolerance",
         type=_positive_float,
         metavar="X",
-        help="largest relative difference allowed (default: see the table)",
+        help="largest relative difference (default: see the table)",
     )
     theirs = parser.add_argument_group(
         "your own PyTorch optimizer",
@@ -260,6 +261,10 @@ def _not_negative_float(text: str) -> float:
 def _positive_float(text: str) -> float:
     is_right = SMALLEST <= float(text) <= LARGEST
     return _checked(float(text), is_right, "finite and above 0, in float32")
+
+
+def _memory(text: str) -> float:
+    return _checked(float(text), 1 < float(text) <= LARGEST, "above 1, in float32")
 
 
 def _checked(value: _Number, is_right: bool, what: str) -> _Number:

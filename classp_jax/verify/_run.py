@@ -30,7 +30,7 @@ class Target(NamedTuple):
 
     optimizer_class: Any
     arguments: torch_optimizer.Arguments
-    static: dict[str, bool]
+    static: dict[str, Any]
 
     @property
     def finite(self) -> bool:
@@ -57,11 +57,12 @@ class Result(NamedTuple):
 
 def target(args: argparse.Namespace) -> Target:
     """The optimizer that the options name; raises an :class:`InputError`."""
-    static = {name: True for name in ("relative", "factored") if getattr(args, name)}
+    named = ("relative", "factored", "memory")
+    static = {name: getattr(args, name) for name in named if getattr(args, name)}
     if static and args.reading == "released":
         raise InputError(
             "the released reading compares a bool with the threshold, and keeps its sum"
-            " in full: no --relative, no --factored"
+            " in full and for ever: no --relative, no --factored, no --memory"
         )
     if args.dtype in ("float16", "bfloat16") and _is_model_on_its_own(args):
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -26,6 +27,8 @@ class Classp(torch.optim.Optimizer):
         first two readings.
       factored: whether only the sums of a tensor's rows and columns are kept, for the
         first two readings; ``grad_sum`` is then what these say of each weight.
+      memory: the steps in which a sum without gradients falls to 1/e, for the first two
+        readings.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Classp(torch.optim.Optimizer):
         reading: str = "algorithm1",
         relative: bool = False,
         factored: bool = False,
+        memory: float = math.inf,
     ) -> None:
         defaults = dict(
             lr=lr,
@@ -48,6 +52,7 @@ class Classp(torch.optim.Optimizer):
             apply_decay=apply_decay,
             relative=relative,
             factored=factored,
+            memory=memory,
         )
         super().__init__(params, defaults)
         self._update = {
@@ -93,19 +98,25 @@ def _passes_threshold(grad: torch.Tensor, group: dict[str, Any]) -> torch.Tensor
 def _collect(
     state: dict[str, Any], terms: torch.Tensor, group: dict[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Adds a step's terms to the sum; returns the sum without and with them."""
+    """Forgets, and adds a step's terms; returns the sum before and with them."""
     grad_sum: torch.Tensor = state["grad_sum"]
     before = grad_sum.clone()
+    grad_sum -= grad_sum / group["memory"]
     rows, columns = terms.shape[:-1].numel(), terms.shape[-1:].numel()
     if not group["factored"] or rows + columns >= terms.numel():
         grad_sum += terms
         return before, grad_sum
-    state["rows"] = state.get("rows", 0) + terms.sum(-1)
-    state["columns"] = state.get("columns", 0) + terms.flatten(0, -2).sum(0)
+    now = grad_sum + terms
+    for name, new in (
+        ("rows", terms.sum(-1)),
+        ("columns", terms.flatten(0, -2).sum(0)),
+    ):
+        s = state.get(name, torch.zeros_like(new))
+        state[name] = s - s / group["memory"] + new
     if state["rows"].any():
         share = state["columns"] / state["rows"].sum()
         grad_sum.copy_(state["rows"][..., None] * share)
-    return before, before + terms
+    return before, now
 
 
 def _algorithm1(

@@ -15,7 +15,9 @@ from examples.runner import arguments, rows
 from examples.runner.study import Study
 from examples.streams.figures import FIGURES
 from examples.streams.study import study
-from examples.streams.tables import published_table, stream_table
+from examples.streams.tables import LONG, published_table, stream_table
+
+_LEARNED = " Learned: the accuracy on a task just after it, the mean over some tasks."
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -103,7 +105,7 @@ def write(
         " points; joint training has none, as it learns all tasks at once. Bytes:"
         " optimizer state and stored images, at most. Seconds: the median of a seed's"
         " training, the first one's with compilation. Bold: the best of a method's"
-        " settings.",
+        " settings." + _LEARNED * (len(compared.tasks) >= LONG),
         *_published(stream),
         *page.provenance(
             compared, by_options, left_out, folder, options, figures=figures

@@ -14,6 +14,9 @@ from examples.report.table import cell, table
 from examples.report.tables import Found, best, seeds
 from examples.runner.study import Front, Study
 
+LONG = 20
+"""Tasks from which on a table says how well the first and the last were learned."""
+
 
 def matrix(
     study: Study, row: dict[str, Any], *, with_dropout: bool = False
@@ -50,16 +53,17 @@ def stream_table(study: Study, found: Found) -> str:
     Returns:
       The table; the best average accuracy of each method's values in bold.
     """
+    measures = [m for m in MEASURES if len(study.tasks) >= m.fewest_tasks]
     lines = []
     for front in study.fronts:
         names = [name for name in front.methods if name in found]
         for name in names:
             title, rows = front.methods[name].title, found[name]
-            cells = [measure.cell(study, rows) for measure in MEASURES]
+            cells = [measure.cell(study, rows) for measure in measures]
             if len(names) > 1 and name == best(study, front, found):
                 cells[0] = f"**{cells[0]}**"
             lines.append([title, *cells, seeds(study, rows)])
-    header = ["method", *(measure.title for measure in MEASURES), "seeds"]
+    header = ["method", *(measure.title for measure in measures), "seeds"]
     return table(header, lines)
 
 
@@ -142,14 +146,20 @@ class Measure(NamedTuple):
     Attributes:
       title: of the column.
       cell: what it says of a method's rows.
+      fewest_tasks: of the streams that have it.
     """
 
     title: str
     cell: Callable[[Study, Rows], str]
+    fewest_tasks: int = 0
 
 
 def _mean(of: Callable[[Study, dict[str, Any]], float]) -> Callable[[Study, Rows], str]:
     return lambda study, rows: cell([of(study, row) for row in rows], 1)
+
+
+def _learned(tasks: slice) -> Callable[[Study, Rows], str]:
+    return _mean(_of_square(lambda r: metrics.learning_accuracy(r[tasks, tasks])))
 
 
 def _bytes(study: Study, rows: Rows) -> str:
@@ -168,6 +178,8 @@ MEASURES = (
     Measure("backward transfer", _mean(_of_square(metrics.backward_transfer))),
     Measure("forgetting", _mean(_of_square(metrics.forgetting))),
     Measure("forward transfer", _mean(_forward)),
+    Measure("learned, first 5", _learned(slice(5)), LONG),
+    Measure("learned, last 10", _learned(slice(-10, None)), LONG),
     Measure("bytes a weight", _bytes),
     Measure("seconds", _seconds),
 )

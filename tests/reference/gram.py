@@ -4,8 +4,9 @@ import torch
 
 
 class ClasspGram(torch.optim.Optimizer):
-    def __init__(self, params, lr, damping, exponent, max_dim):
+    def __init__(self, params, lr, damping, exponent, max_dim, memory):
         defaults = dict(lr=lr, damping=damping, exponent=exponent, max_dim=max_dim)
+        defaults["memory"] = memory
         super().__init__(params, {**defaults, "apply_decay": True})
 
     @torch.no_grad()
@@ -22,6 +23,7 @@ class ClasspGram(torch.optim.Optimizer):
                     state["gram"] = [g.new_zeros(len(x), len(x)) for x in parts]
                 update = []
                 for x, gram in zip(parts, state["gram"], strict=True):
+                    gram -= gram / group["memory"]
                     gram += x @ x.T
                     values, vectors = torch.linalg.eigh(gram)
                     scale = (1 + values / group["damping"]) ** -group["exponent"]

@@ -81,6 +81,16 @@ def test_factored_sums_are_not_the_full_ones():
     assert verify("--factored --steps 60 --torch-args factored=False") == 1
 
 
+@pytest.mark.parametrize("arguments", ["", "--factored --reading equation1"])
+def test_passes_with_a_memory(arguments, capsys):
+    assert verify(f"{arguments} --memory 20 --power 2 --steps 60") == 0
+    assert "memory, against" in capsys.readouterr().out
+
+
+def test_another_memory_is_found(capsys):
+    assert verify("--memory 20 --power 2 --steps 60 --torch-args memory=21") == 1
+
+
 def test_passes_in_float64_on_a_model(capsys):
     arguments = "--problem cnn --mode free-running --dtype float64 --steps 4"
     assert verify(arguments) == 0
@@ -164,6 +174,8 @@ def test_writes_json_and_plot(tmp_path):
     ("arguments", "message"),
     [
         ("--reading released --factored", "keeps its sum in full"),
+        ("--reading released --memory 9", "for ever"),
+        ("--memory 1", "above 1"),
         ("--torch-optimizer nowhere.py:A", "no file 'nowhere.py'"),
         ("--torch-optimizer mine.py", "expected path/to/file.py:ClassName"),
         (f"--torch-optimizer {MINE}:Absent", "no 'Absent' in"),

@@ -42,6 +42,22 @@ def test_permuted_mnist_has_the_permutations_of_avalanche():
             assert moved.inputs.dtype == np.uint8
 
 
+def test_the_long_stream_has_the_same_permutations_of_the_first_images(monkeypatch):
+    data = whole(20_030, 2_020)
+    monkeypatch.setattr("examples.datasets.mnist.load", lambda *_: {"mnist": data})
+    of = stream("permuted_mnist_long", tasks=12, seed=3)
+    tasks = of.load()
+    rng = np.random.RandomState(3)
+    for task in tasks.values():
+        permutation = rng.permutation(784)
+        for moved, split, count in zip(task, data, (20_000, 2_000), strict=True):
+            np.testing.assert_array_equal(moved.labels, split.labels[:count])
+            few = split.inputs[:count].reshape(count, 784)[::500]
+            actual = moved.inputs.reshape(count, 784)[::500]
+            np.testing.assert_array_equal(actual, few[:, permutation])
+    assert benchmarks()["permuted_mnist_long"].tasks == 60
+
+
 def test_rotated_mnist_has_the_angles_of_avalanche_and_turns_as_pillow_does():
     data = whole(20, 10)
     rng = np.random.RandomState(0)

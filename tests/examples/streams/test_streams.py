@@ -27,7 +27,7 @@ MEASURES = ("average_accuracy", "backward_transfer", "forgetting")
 
 @pytest.mark.parametrize("benchmark", benchmarks())
 def test_methods(benchmark):
-    compared = study(stream(benchmark), epochs=2, batch_size=8)
+    compared = study(stream(benchmark, tasks=5), epochs=2, batch_size=8)
     names = list(compared.tasks)
     for front in compared.fronts:
         budget = 5 if front.methods.keys() <= compared.groups["stored"].keys() else 9
@@ -122,6 +122,29 @@ def test_one_command_makes_rows_a_table_and_figures(tiny, tmp_path, monkeypatch)
     monkeypatch.setattr(side_by_side, "train_steps", None)
     run(folder, "--methods", *names)
     assert len(rows.read(folder / "rows.jsonl")) == len(names)
+
+
+def test_of_many_tasks_the_table_says_how_well_the_first_and_last_were_learned():
+    compared = study(stream("permuted_mnist_long", tasks=20), 1, 8)
+    right = np.random.default_rng(0).uniform(size=(20, 20))
+
+    def of_tasks(accuracies):
+        pairs = zip(compared.tasks, accuracies, strict=True)
+        return {task: {"test": [a, a]} for task, a in pairs}
+
+    same = dict(untrained=of_tasks(20 * [0.1]), finite=True)
+    same |= dict(bytes_per_weight=4, seconds=1)
+    results = [same | dict(accuracy=of_tasks(row)) for row in right]
+    phases = as_json(compared.methods["sgd_0.1"].phases)
+    row = dict(seed=0, settings=dict(seed=0), phases=phases, results=results)
+    table = tables.stream_table(compared, {"sgd_0.1": [row]})
+    header, _, line = (text.split(" | ") for text in table.splitlines())
+    cells = dict(zip(header, line, strict=True))
+    diagonal = 100 * np.diagonal(right)
+    assert cells["learned, first 5"] == f"{diagonal[:5].mean():.1f}"
+    assert cells["learned, last 10"] == f"{diagonal[-10:].mean():.1f}"
+    fewer = study(stream("permuted_mnist_long", tasks=19), 1, 8)
+    assert "learned" not in tables.stream_table(fewer, {})
 
 
 def test_it_ends_with_its_rows_of_the_table_and_the_files(tiny, tmp_path, capsys):
