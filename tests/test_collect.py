@@ -54,7 +54,7 @@ OPTIMIZERS = {
 def test_it_is_the_state_of_a_loop_by_hand_at_the_same_weights(name):
     optimizer = optax.with_extra_args_support(OPTIMIZERS[name])
     before = optimizer.init(PARAMS)
-    kept = jax.device_get((before, PARAMS))
+    kept = jax.tree.map(jnp.copy, (before, PARAMS))
     actual = collect(OPTIMIZERS[name], loss_fn, before, PARAMS, iter(BATCHES))
     chex.assert_trees_all_equal((before, PARAMS), kept)  # Nothing is given away.
 

@@ -1,4 +1,4 @@
-"""Weights and CLASSP's accumulators, from other optimizers, and PyTorch and back.
+"""Weights and CLASSP's sums, from PyTorch and back, and sums of other optimizers.
 
 Everything returned has the structure of what it replaces, and a tensor that is
 missing, unexpected or misshapen is an error that names it. PyTorch is imported when a

@@ -151,9 +151,9 @@ def estimate_grad_sum(
     return tree
 
 
-def of_squares(name: str, squares: Any, steps: Any, power: float) -> _Array:
+def of_squares(name: str, kept: Any, steps: Any, power: float) -> _Array:
     """The sum of a power over some steps, from the sum of squares."""
-    squares = _wide(squares)
+    squares = _wide(kept)
     if np.any(squares < 0):
         raise ValueError(f"{name} must have a sum of squares, but has values below 0.")
     if power == 2:
@@ -228,9 +228,9 @@ def _of_adafactor(
 
 def _product(path: str, rows: Any, columns: Any, nu: Any, shape: _Shape) -> _Array:
     """Adafactor's mean square of a tensor, of which it may know two projections."""
-    rows, columns, nu = map(_wide, (rows, columns, nu))
-    if nu.shape == shape or len(shape) < 2:
-        return nu
+    rows, columns, full = map(_wide, (rows, columns, nu))
+    if full.shape == shape or len(shape) < 2:
+        return full
     second, largest = np.argsort(shape)[-2:]  # As Optax chooses, also among equals.
     expected = [shape[:axis] + shape[axis + 1 :] for axis in (largest, second)]
     if [rows.shape, columns.shape] != expected:
