@@ -4,6 +4,7 @@ from classp_jax import baselines, metrics
 from classp_jax._classp import classp, classp_equation1
 from classp_jax._classp_gram import classp_gram
 from classp_jax._classp_released import classp_released
+from classp_jax._collect import collect
 from classp_jax._diagnostics import (
     CountNonfiniteState,
     average_grad_sum,
@@ -16,6 +17,7 @@ from classp_jax._gram import scale_by_accumulated_gram
 from classp_jax._gram_sketch import GramSketch, SketchedScaling
 from classp_jax._injected import set_hyperparameters
 from classp_jax._per_layer import per_layer
+from classp_jax._report import TensorReport, tensor_report
 from classp_jax._signals import (
     GateSignalState,
     LossJumpState,
@@ -47,6 +49,7 @@ __all__ = [
     "ScaleByAccumulatedGramState",
     "ScaleByAccumulatedPowerNormState",
     "SketchedScaling",
+    "TensorReport",
     "ThresholdMaskState",
     "average_grad_sum",
     "baselines",
@@ -54,6 +57,7 @@ __all__ = [
     "classp_equation1",
     "classp_gram",
     "classp_released",
+    "collect",
     "count_nonfinite",
     "decay_gate",
     "displacement_bound",
@@ -64,6 +68,7 @@ __all__ = [
     "scale_by_accumulated_gram",
     "scale_by_accumulated_power_norm",
     "set_hyperparameters",
+    "tensor_report",
     "threshold_mask",
     "unassigned_share",
     "update_density",

@@ -1,15 +1,11 @@
-"""Weights and CLASSP's accumulators, from PyTorch to JAX and back.
+"""Weights and CLASSP's sums, from PyTorch and back, and sums of other optimizers.
 
 Everything returned has the structure of what it replaces, and a tensor that is
 missing, unexpected or misshapen is an error that names it. PyTorch is imported when a
 function first needs it: ``pip install "classp_jax[verify]"``.
 """
 
-from classp_jax.interop._grad_sum import (
-    grad_sum_from_torch,
-    grad_sum_to_torch,
-    with_grad_sum,
-)
+from classp_jax.interop._grad_sum import with_grad_sum
 from classp_jax.interop._layout import (
     CNN_LAYOUT,
     TRANSFORMER_LAYOUT,
@@ -19,13 +15,16 @@ from classp_jax.interop._layout import (
     scale_and_bias,
 )
 from classp_jax.interop._params import params_from_torch, params_to_torch
+from classp_jax.interop._second_moment import estimate_grad_sum
 from classp_jax.interop._torch import load
+from classp_jax.interop._torch_state import grad_sum_from_torch, grad_sum_to_torch
 
 __all__ = [
     "CNN_LAYOUT",
     "TRANSFORMER_LAYOUT",
     "Layout",
     "Tensor",
+    "estimate_grad_sum",
     "grad_sum_from_torch",
     "grad_sum_to_torch",
     "kernel_and_bias",

@@ -10,6 +10,7 @@ from examples import (
     equinox_mlp,
     flax_linen,
     flax_nnx,
+    from_adam,
     from_pytorch,
     two_tasks,
     unannounced,
@@ -25,6 +26,7 @@ FRAMEWORKS = {
     flax_nnx: {"flax"},
     flax_linen: {"flax"},
     equinox_mlp: {"equinox"},
+    from_adam: set(),
     from_pytorch: {"torch"},
     your_own_stream: {"flax", "examples"},
 }
@@ -68,6 +70,13 @@ def test_frameworks(example):
 
 def test_from_pytorch():
     assert from_pytorch.main() > 0.75
+
+
+def test_from_adam(capsys):
+    mean = from_adam.main()
+    assert max(mean, key=mean.get) == "CLASSP"
+    assert mean["CLASSP"] > 0.93
+    assert "hidden: sum" in capsys.readouterr().out
 
 
 def test_your_own_stream(tmp_path, capsys):

@@ -1,0 +1,243 @@
+"""CLASSP's accumulators, between a PyTorch optimizer's state and an Optax state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import optax
+
+from classp_jax import _hyperparameters, _paths, _sums
+from classp_jax.interop import _conversion, _grad_sum, _layout, _torch
+from classp_jax.interop._second_moment import of_average, of_squares
+
+
+def grad_sum_from_torch(
+    optimizer_state_dict: Mapping[str, Any],
+    names: Sequence[str] | None,
+    layout: _layout.Layout,
+    opt_state: optax.OptState,
+    *,
+    accumulator: str = "grad_sum",
+    power: float | None = None,
+    steps: float | None = None,
+) -> optax.OptState:
+    """An Optax state with the accumulators of a PyTorch optimizer.
+
+    Nothing else moves: hyperparameters and step counters, on which schedules depend,
+    stay those of ``opt_state``.
+
+    Args:
+      optimizer_state_dict: the ``state_dict()`` of an optimizer that keeps one sum for
+        each parameter in its state. A parameter without state, which never had a
+        gradient, counts as zeros.
+      names: the names of the parameters, as in the model's ``state_dict``, in the
+        order in which the optimizer was given them, one group after the other:
+        ``[name for name, _ in model.named_parameters()]``. None takes the optimizer's
+        own ``param_names``, which it has if it was made of named parameters.
+      layout: which tensor each array is; it may have more than ``names``. Of tied
+        weights each array takes the one sum that PyTorch has.
+      opt_state: as for :func:`with_grad_sum`, with an accumulator for each of
+        ``names`` and no other.
+      accumulator: the sum's key in the state of a parameter, ``"sum"`` in
+        ``torch.optim.Adagrad``. What it begins with there, the group's
+        ``initial_accumulator_value``, is taken off: here it is ``eps``. With ``power``
+        it may be ``"exp_avg_sq"``, that of ``torch.optim.Adam`` and ``AdamW``.
+      power: to make the sum of this power of squares, as :func:`estimate_grad_sum`
+        does; for ``"exp_avg_sq"`` and ``"sum"``. None takes what is there as it is.
+      steps: as for :func:`estimate_grad_sum`; by default what each parameter's state
+        has as its ``step``.
+
+    Returns:
+      As :func:`with_grad_sum`.
+
+    Raises:
+      ValueError: if ``names`` doesn't fit the optimizer, its ``param_names`` or the
+        layout, a parameter's state has no ``accumulator``, or a tensor is missing,
+        unexpected, misshapen or not held by the sum's dtype; it names the tensor. If
+        ``"exp_avg_sq"`` has no ``power``, or another accumulator than those above has
+        one; as :func:`estimate_grad_sum`.
+      ImportError: if PyTorch isn't installed.
+    """
+    if power is None and accumulator == "exp_avg_sq":
+        raise ValueError(
+            "exp_avg_sq is a mean of squares: give the power whose sum is wanted."
+        )
+    if power is not None:
+        _hyperparameters.check_power("power", power)
+        if accumulator not in ("exp_avg_sq", "sum"):
+            raise ValueError(
+                f"power is for an accumulator of squares, exp_avg_sq or sum; got"
+                f" {accumulator!r}."
+            )
+    if steps is not None:
+        _hyperparameters.check_power("steps", steps)
+    current = _grad_sum.grad_sums(opt_state)
+    parameters, entries = _match(optimizer_state_dict, names, layout)
+    _paths.check_names("accumulator", current, _paths_of(entries))
+    states = optimizer_state_dict["state"]
+    sums = {}
+    for name, parameter in parameters.items():
+        if state := states.get(parameter.number):
+            array = _torch.to_numpy(name, _kept(name, state, accumulator))
+            array = array - parameter.start.astype(array.dtype)
+            if power is not None:
+                count = float(_kept(name, state, "step"))
+                if accumulator == "exp_avg_sq":
+                    b2 = parameter.group["betas"][1]
+                    array = of_average(name, array, count, steps, power, b2)
+                else:
+                    array = of_squares(name, array, steps or count, power)
+            sums[name] = array
+    if unused := parameters.keys() - sums.keys():
+        zeros = {path: np.zeros(_grad_sum.shape_of(s)) for path, s in current.items()}
+        of_unused = [entry for entry in entries if unused & set(entry.keys)]
+        tensors = _conversion.to_torch(of_unused, zeros)
+        sums |= {name: tensors[name] for name in unused}
+    return _grad_sum.with_grad_sum(opt_state, _conversion.to_jax(entries, sums))
+
+
+def grad_sum_to_torch(
+    opt_state: optax.OptState,
+    names: Sequence[str] | None,
+    layout: _layout.Layout,
+    optimizer_state_dict: Mapping[str, Any],
+    *,
+    accumulator: str = "grad_sum",
+) -> dict[str, Any]:
+    """A PyTorch optimizer's ``state_dict`` with an Optax state's accumulators.
+
+    Args:
+      opt_state: as for :func:`grad_sum_from_torch`.
+      names: as for :func:`grad_sum_from_torch`.
+      layout: which tensor each array is.
+      optimizer_state_dict: the ``state_dict()`` of the optimizer that is to go on, new
+        or used; it is not changed.
+      accumulator: as for :func:`grad_sum_from_torch`.
+
+    Returns:
+      A dictionary like ``optimizer_state_dict`` with every parameter's ``accumulator``
+      replaced; for ``optimizer.load_state_dict``. All else is kept, such as ``step``.
+
+    Raises:
+      ValueError: as :func:`grad_sum_from_torch`, and if the sums of tied weights
+        differ.
+      ImportError: if PyTorch isn't installed.
+    """
+    current = _grad_sum.grad_sums(opt_state)
+    parameters, entries = _match(optimizer_state_dict, names, layout)
+    _paths.check_names("accumulator", _paths_of(entries), current)
+    tensors = _conversion.to_torch(
+        entries,
+        {path: np.asarray(_sums.of_each_weight(s)) for path, s in current.items()},
+        estimated=any(_sums.is_factored(s) for s in current.values()),
+    )
+    states = dict(optimizer_state_dict["state"])
+    for name, (number, start, _) in parameters.items():
+        array = tensors[name] + start.astype(tensors[name].dtype)
+        state = states.get(number, {})
+        if state:
+            shape = tuple(_kept(name, state, accumulator).shape)
+            if array.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {array.shape}.")
+        states[number] = {**state, accumulator: _torch.to_tensor(name, array)}
+    return {**optimizer_state_dict, "state": states}
+
+
+def _kept(name: str, state: Mapping[str, Any], accumulator: str) -> Any:
+    if accumulator not in state:
+        raise ValueError(
+            f"The state of {name} must have a {accumulator}, got {sorted(state)}."
+        )
+    return state[accumulator]
+
+
+class _Parameter(NamedTuple):
+    """One of a PyTorch optimizer: its number, what its sum begins with, its group."""
+
+    number: int
+    start: np.ndarray[Any, Any]
+    group: Mapping[str, Any]
+
+
+def _match(
+    optimizer_state_dict: Mapping[str, Any],
+    names: Sequence[str] | None,
+    layout: _layout.Layout,
+) -> tuple[dict[str, _Parameter], list[_layout.Entry]]:
+    """The PyTorch optimizer's parameters by name, and the layout's entries of them."""
+    given: Any = optimizer_state_dict
+    if not isinstance(given, Mapping) or not {"state", "param_groups"} <= {*given}:
+        what = list(given) if isinstance(given, Mapping) else type(given).__name__
+        raise ValueError(
+            "optimizer_state_dict must be an optimizer's, with state and param_groups;"
+            f" got {what}."
+        )
+    parameters: list[_Parameter] = []
+    recorded: list[Any] = []
+    for group in optimizer_state_dict["param_groups"]:
+        start = np.asarray(group.get("initial_accumulator_value", 0))
+        parameters += [_Parameter(number, start, group) for number in group["params"]]
+        own = group.get("param_names") or [None] * len(group["params"])
+        if len(own) != len(group["params"]):
+            raise ValueError(
+                "A parameter group must have a name each, or none; got"
+                f" {len(group['params'])} params and the param_names {list(own)}."
+            )
+        recorded += own
+    # An optimizer may keep more under names; but in JSON, numbers are strings as well.
+    others = given["state"].keys() - {parameter.number for parameter in parameters}
+    if numbers := sorted(repr(key) for key in others if str(key).isdigit()):
+        raise ValueError(
+            "The optimizer's state has entries of no parameter in param_groups:"
+            f" {', '.join(numbers)}."
+        )
+    names = _checked(names, recorded, len(parameters))
+    by_name = dict(zip(names, parameters, strict=True))
+    entries = _layout.entries(layout)
+    known = {key for entry in entries for key in entry.keys}
+    if unknown := [name for name in by_name if name not in known]:
+        raise ValueError(f"The layout has no entry for {', '.join(unknown)}.")
+    of_these = [e for e in entries if not by_name.keys().isdisjoint(e.keys)]
+    if len(by_name) < len(names):
+        missing = _paths_of([entry for entry in entries if entry not in of_these])
+        raise ValueError(
+            f"names must list each tensor once, got {list(names)}; missing: {missing}."
+        )
+    for entry in of_these:
+        if entry.tensor.to_jax is not None:  # It takes the tensors of all its keys.
+            given = [key for key in entry.keys if key in by_name]
+            _paths.check_names(f"tensor of {entry.paths}", entry.keys, given)
+    return by_name, of_these
+
+
+def _checked(
+    names: Sequence[str] | None, recorded: Sequence[Any], number: int
+) -> Sequence[str]:
+    """The parameters' names, those that the optimizer has recorded itself if None."""
+    if names is None:
+        if None in recorded:
+            raise ValueError(
+                "names must be given: the optimizer's state_dict has no param_names."
+            )
+        names = recorded
+    names = list(names)
+    if others := [name for name in names if not isinstance(name, str)]:
+        raise ValueError(f"names must be strings, got a {type(others[0]).__name__}.")
+    if len(names) != number:
+        raise ValueError(
+            f"names must list the optimizer's {number} parameters, got"
+            f" {len(names)}: {list(names)}."
+        )
+    for i, (name, own) in enumerate(zip(names, recorded, strict=True)):
+        if own not in (None, name):
+            raise ValueError(
+                f"names[{i}] is {name!r}, but the optimizer's own param_names say"
+                f" {own!r}. With None for names, those are taken."
+            )
+    return names
+
+
+def _paths_of(entries: Sequence[_layout.Entry]) -> list[str]:
+    return [path for entry in entries for path in entry.paths]

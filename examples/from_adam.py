@@ -1,0 +1,99 @@
+"""A model that Adam has trained learns a second task, and keeps more of the first.
+
+``python -m examples.from_adam``: JAX and Optax alone, a few seconds. Of the first task
+there is what a checkpoint has: the weights, and the state of Adam.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from classp_jax import classp, interop, tensor_report
+
+FEATURES, HIDDEN, CLASSES, STEPS = 32, 32, 10, 500
+Task = tuple[jax.Array, jax.Array]
+Params = dict[str, jax.Array]
+Training = tuple[Params, optax.OptState]
+
+
+def make_tasks(key: jax.Array) -> tuple[Task, Task]:
+    """Ten classes of points, and the same with their features permuted."""
+    of_centres, of_labels, of_noise, of_order = jax.random.split(key, 4)
+    centres = jax.random.normal(of_centres, (CLASSES, FEATURES))
+    labels = jax.random.randint(of_labels, (2000,), 0, CLASSES)
+    points = centres[labels] + jax.random.normal(of_noise, (2000, FEATURES))
+    order = jax.random.permutation(of_order, FEATURES)
+    return (points, labels), (points[:, order], labels)
+
+
+def logits_of(params: Params, points: jax.Array) -> jax.Array:
+    """What a network with one hidden layer says of points."""
+    return jax.nn.relu(points @ params["hidden"]) @ params["out"]
+
+
+def loss_fn(params: Params, batch: Task) -> jax.Array:
+    """The mean cross-entropy."""
+    logits, labels = logits_of(params, batch[0]), batch[1]
+    losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses.mean()
+
+
+def train(
+    optimizer: optax.GradientTransformation,
+    params: Params,
+    opt_state: optax.OptState,
+    task: Task,
+    key: jax.Array,
+) -> Training:
+    """Trains on random batches of a task."""
+    batches = jax.random.randint(key, (STEPS, 32), 0, len(task[1]))
+
+    def step(so_far: Training, batch: jax.Array) -> tuple[Training, None]:
+        params, opt_state = so_far
+        grads = jax.grad(loss_fn)(params, (task[0][batch], task[1][batch]))
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), None
+
+    scan = jax.jit(lambda so_far: jax.lax.scan(step, so_far, batches)[0])
+    trained: Training = scan((params, opt_state))
+    return trained
+
+
+def accuracy(params: Params, task: Task) -> float:
+    """The share of a task's points that are classified correctly."""
+    return float(jnp.mean(jnp.argmax(logits_of(params, task[0]), -1) == task[1]))
+
+
+def main() -> dict[str, float]:
+    """Learns A by Adam, then B; gives each optimizer's mean accuracy on both."""
+    a, b = make_tasks(jax.random.key(0))
+    first, second = jax.random.split(jax.random.key(1))
+    params: Params = {
+        "hidden": jax.random.normal(first, (FEATURES, HIDDEN)) / FEATURES**0.5,
+        "out": jax.random.normal(second, (HIDDEN, CLASSES)) / HIDDEN**0.5,
+    }
+    adam = optax.adam(0.003)
+    params, adam_state = train(adam, params, adam.init(params), a, jax.random.key(2))
+
+    # The sum of |g| that CLASSP would have, from Adam's moment of g².
+    optimizer = classp(0.15)
+    grad_sum = interop.estimate_grad_sum(adam_state, params)
+    opt_state = interop.with_grad_sum(optimizer.init(params), grad_sum)
+
+    # Each at a rate that suits it, chosen on other seeds.
+    adam, no_sums, mean = optax.adam(0.0005), classp(0.03), {}
+    for name, then, state in (
+        ("Adam", adam, adam.init(params)),
+        ("CLASSP without sums", no_sums, no_sums.init(params)),
+        ("CLASSP", optimizer, opt_state),
+    ):
+        new, state = train(then, params, state, b, jax.random.key(3))
+        mean[name] = (accuracy(new, a) + accuracy(new, b)) / 2
+        print(f"{name}: {accuracy(new, a):.0%} on A, {accuracy(new, b):.0%} on B")
+    for path, row in tensor_report(opt_state, state, learning_rate=0.15).items():
+        print(f"{path}: sum {row.grad_sum:.1f}, moved {row.largest_bound:.2f} at most")
+    return mean
+
+
+if __name__ == "__main__":
+    main()
