@@ -35,16 +35,13 @@ def _of_rank(rank: int) -> Sweep:
     return Sweep(f"gram_{rank}", title, "κ", _DAMPINGS, phases, FAMILY, "rank")
 
 
+def _grid(name: str, title: str, rank: int | None) -> list[Sweep]:
+    phases = functools.partial(_phases, rank=rank)
+    return at_rates(name, title, "κ", _DAMPINGS, phases, FAMILY, _SPEEDS)
+
+
 SWEEPS = [
-    Sweep("gram", "CLASSP, directions", "κ", _DAMPINGS, _phases, FAMILY),
-    *at_rates(
-        "gram_64",
-        "CLASSP, 64 directions",
-        "κ",
-        _DAMPINGS,
-        functools.partial(_phases, rank=64),
-        FAMILY,
-        _SPEEDS,
-    ),
+    *_grid("gram", "CLASSP, directions", None),
+    *_grid("gram_64", "CLASSP, 64 directions", 64),
     *map(_of_rank, (16, 32, 128)),
 ]
