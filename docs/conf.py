@@ -19,10 +19,10 @@ autodoc_typehints = "none"  # The docstrings say more.
 
 
 def _mend_links(app, *where_and_text):
-    """Has links to results' files download them, and those to README lead here."""
+    """Has links to results and examples download them; those to README lead here."""
     text = where_and_text[-1]
     text[0] = text[0].replace("](../README.md", "](index.md")
-    link = r"\[([^]]+)\]\((?:\.\./)?(results/[^)]+\.(?:md|txt))\)"
+    link = r"\[([^]]+)\]\((?:\.\./)?((?:results|examples)/[^)]+\.(?:md|txt|py))\)"
     text[0] = re.sub(link, r"{download}`\1 <../\2>`", text[0])
 
 
