@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from examples.runner.data import Split, Task
-from examples.runner.discovery import modules
+from examples.runner.discovery import values
 
 _HELD_OUT = 10  # Of the training set one in so many, to choose settings on.
 SCENARIOS = ("domain", "class", "task")
@@ -71,8 +71,8 @@ class Benchmark(NamedTuple):
 def benchmarks() -> dict[str, Benchmark]:
     """All of them by their names: the ``BENCHMARKS`` of every file of ``streams/``."""
     found: dict[str, Benchmark] = {}
-    for module in modules("examples.datasets.streams"):
-        found |= module.BENCHMARKS
+    for of_file in values("examples.datasets.streams", "BENCHMARKS").values():
+        found |= of_file
     return found
 
 

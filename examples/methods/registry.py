@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from examples.runner.discovery import modules
+from examples.runner.discovery import values
 from examples.runner.optimizers import Maker
 from examples.runner.plan import Family, Phase
 from examples.runner.plugin import Plugin
@@ -193,12 +193,15 @@ def with_penalty(
 
 @functools.cache
 def sweeps() -> tuple[Sweep, ...]:
-    """All of them: the ``SWEEPS`` of every file here that has some."""
-    found = {
-        module.__name__.rpartition(".")[2]: module.SWEEPS
-        for module in modules("examples.methods")
-        if hasattr(module, "SWEEPS")
-    }
+    """All of them: the ``SWEEPS`` of every file here that has some.
+
+    Raises:
+      TypeError: those of a file aren't a list of sweeps.
+    """
+    found = values("examples.methods", "SWEEPS")
+    for name, of_file in found.items():
+        if not all(isinstance(sweep, Sweep) for sweep in of_file):
+            raise TypeError(f"SWEEPS of {name}.py must be a list of Sweep's.")
     names = [name for name in _FIRST if name in found]
     names += [name for name in found if name not in _FIRST]
     return tuple(sweep for name in names for sweep in found[name])

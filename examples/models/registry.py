@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from flax import nnx
 
-from examples.runner.discovery import modules
+from examples.runner.discovery import values
 
 
 class Model(NamedTuple):
@@ -26,8 +26,5 @@ class Model(NamedTuple):
 @functools.cache
 def models() -> dict[str, Model]:
     """All of them by the names of their files."""
-    return {
-        module.__name__.rpartition(".")[2]: module.MODEL
-        for module in modules("examples.models")
-        if hasattr(module, "MODEL")
-    }
+    found: dict[str, Model] = values("examples.models", "MODEL")
+    return found
