@@ -7,9 +7,10 @@ BIN := $(VENV)/bin
 PARALLEL := -n auto --dist worksteal
 
 # A third of the time to compile, as few of the compiler's passes are run. Not where the
-# last digits or the compiled programs themselves are tested, nor in the other targets.
+# last digits or the compiled programs themselves are tested, and not at the lowest
+# version, which has other names for it.
 QUICKLY := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-AS_USERS := tests/test_compiled.py tests/test_parity.py tests/verify
+AS_USERS := tests/test_compiled.py tests/test_parity.py tests/verify/test_as_users.py
 
 LOWEST := .venv-lowest
 LIBRARY_TESTS := tests/baselines $(addprefix tests/test_,$(addsuffix .py,arguments \
@@ -29,6 +30,9 @@ help:
 	@echo "make docs        the documentation, as a web page under out/docs"
 	@echo "make clean       remove .venv and build products"
 
+# A process of tests a core: PyTorch's threads would wait for each other.
+test test-slow test-lowest: export OMP_NUM_THREADS := 1
+
 demo: $(VENV)/examples-installed
 	$(BIN)/python -m examples.demo
 
@@ -38,7 +42,7 @@ test: $(VENV)/test-installed
 		$(addprefix --ignore=,$(AS_USERS))
 
 test-slow: $(VENV)/test-installed
-	$(BIN)/python -m pytest $(PARALLEL) -m slow
+	$(QUICKLY) $(BIN)/python -m pytest $(PARALLEL) -m slow
 
 # libtpu is large, and takes a computer without a TPU for a broken one: a .venv of its own.
 test-tpu:

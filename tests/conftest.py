@@ -1,8 +1,15 @@
+import gc
+
 import jax
 import pytest
 
 # Before JAX starts its backend: tests/test_optax_contract.py shards over 8 devices.
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_collection_finish():
+    """Spares the garbage collector what the imports made, which stays."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

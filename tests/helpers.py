@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import http.server
-import os
 import threading
 
 import jax
@@ -93,27 +92,6 @@ def enable_x64(enabled):
     from jax.experimental import enable_x64
 
     return enable_x64(enabled)
-
-
-# XLA had other names for these at the lowest version.
-_LITTLE_WORK = dict(xla_backend_optimization_level=0, xla_cpu_use_fusion_emitters=False)
-
-
-def jit_quickly(function):
-    """``jax.jit`` where a program runs a few times on small arrays.
-
-    The compiler takes a quarter of the time for it. XLA's simplifications are the
-    same; the processor's instructions aren't: not for what compares bits.
-    """
-    if jax.__version_info__ < (0, 10):
-        return jax.jit(function)
-    return jax.jit(function, compiler_options=_LITTLE_WORK)
-
-
-def environment_to_compile_quickly():
-    """The environment of a process whose programs are compiled as by the above."""
-    flags = [f"--{name}={int(value)}" for name, value in _LITTLE_WORK.items()]
-    return os.environ | {"XLA_FLAGS": " ".join(flags)}
 
 
 def ulp_distance(actual, expected, at=None):

@@ -51,7 +51,7 @@ def with_derivatives(function):
     def sums(numbers):
         return jax.tree.map(jnp.sum, function(numbers))
 
-    @helpers.jit_quickly
+    @jax.jit
     def run(numbers):
         return (
             function(numbers),
@@ -182,7 +182,7 @@ def test_by_gradients_whose_total_has_no_square(reading, eps, power, size):
             weight = optax.apply_updates(weight, updates)
         return jnp.sum(weight[0] * jnp.arange(4))
 
-    expected = helpers.jit_quickly(jax.grad(weight))(jnp.float64(1.3))
+    expected = jax.jit(jax.grad(weight))(jnp.float64(1.3))
     for derivative in (jax.grad(weight), jax.jit(jax.jacfwd(weight))):
         actual = derivative(jnp.float32(1.3))
         chex.assert_trees_all_close(actual, np.float32(expected), rtol=1e-4)
@@ -227,7 +227,7 @@ def test_behind_a_threshold(relative, threshold):
 
     assert_derivatives(with_derivatives(function), dict(eps=1e-3))
     by_threshold = jax.jacobian(lambda theta: function(dict(eps=1e-3), theta))
-    slope = helpers.jit_quickly(by_threshold)(threshold)
+    slope = jax.jit(by_threshold)(threshold)
     chex.assert_trees_all_equal(slope, jnp.zeros_like(slope))
 
 

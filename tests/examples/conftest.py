@@ -5,6 +5,7 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from examples.runner import trainers
@@ -29,11 +30,24 @@ def shared_optimizer(kind, zeros):
 shared_trainer = functools.lru_cache(trainers.MOST)(Trainer)
 
 
-@pytest.fixture
-def phases_alike_share_a_program(monkeypatch):
+@pytest.fixture(autouse=True)
+def phases_alike_share_a_program(request, monkeypatch):
     """Those of several runners and tests, too: it compiles for seconds."""
-    monkeypatch.setattr(trainers, "make_optimizer", shared_optimizer)
-    monkeypatch.setattr(trainers, "Trainer", shared_trainer)
+    if "few_compiled_functions" not in request.fixturenames:
+        monkeypatch.setattr(trainers, "make_optimizer", shared_optimizer)
+        monkeypatch.setattr(trainers, "Trainer", shared_trainer)
+
+
+@pytest.fixture
+def density_is_measured():
+    """For the tests of it."""
+
+
+@pytest.fixture(autouse=True)
+def density_is_measured_where_it_is_tested(request, monkeypatch):
+    """It takes a second program of each trainer's step."""
+    if "density_is_measured" not in request.fixturenames:
+        monkeypatch.setattr(Trainer, "update_density", lambda *_: np.float32(0.5))
 
 
 @pytest.fixture

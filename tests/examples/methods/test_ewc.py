@@ -32,9 +32,10 @@ def test_fisher_of_examples(experiment, tmp_path):
     state = final_state(runner, (COLLECT, pinned))
     data = experiment.tasks["z"].train
     trainer = Trainer(Network, optax.sgd(0.1), preprocess)
-    squares = jax.tree.map(jnp.zeros_like, anchor)
+    squares = jax.tree.map(np.zeros_like, anchor)
+    gradient = jax.jit(jax.grad(trainer.example_loss))
     for example, label in zip(data.inputs, data.labels, strict=True):
-        grads = jax.grad(trainer.example_loss)(anchor, example, label)
+        grads = jax.device_get(gradient(anchor, example, label))
         squares = jax.tree.map(lambda s, g: s + g**2 / 40, squares, grads)
     fisher = optax.tree.get(state.opt_state, "fisher")
     for s, f in zip(jax.tree.leaves(squares), jax.tree.leaves(fisher), strict=True):

@@ -24,6 +24,9 @@ from examples.runner.stopping import Preempted, Sigterm
 from tests.examples.helpers import SIGNALS, without_times
 from tests.examples.runner import small_run
 
+# By other processes, too, whose rows are to be the same.
+pytestmark = pytest.mark.usefixtures("density_is_measured")
+
 ROOT = pathlib.Path(__file__).parents[3]
 METHOD = small_run.method(4)
 TREE = {

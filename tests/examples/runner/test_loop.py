@@ -15,9 +15,8 @@ from tests.examples.helpers import (
     read,
 )
 
-pytestmark = pytest.mark.usefixtures("few_compiled_functions")
 
-
+@pytest.mark.usefixtures("few_compiled_functions")
 def test_phases_of_any_length_have_one_program(experiment, tmp_path):
     runner = Runner(experiment._replace(batch_size=9), tmp_path)
     before = side_by_side.train_steps._cache_size()

@@ -22,9 +22,8 @@ from tests.examples.helpers import (
     without_times,
 )
 
-pytestmark = pytest.mark.usefixtures("phases_alike_share_a_program")
 
-
+@pytest.mark.usefixtures("density_is_measured")
 def test_a_row_a_seed_and_none_twice(experiment, tmp_path):
     runner = Runner(experiment, tmp_path)
     runner.run("classp", CLASSP, range(2))
@@ -95,12 +94,15 @@ def test_what_many_methods_compiled_is_evicted(experiment, tmp_path, monkeypatch
     assert len(rows.read(tmp_path / "rows.jsonl")) == 4
 
 
+@pytest.mark.usefixtures("density_is_measured")
 def test_seeds_side_by_side_are_those_one_after_another(experiment, tmp_path):
     Runner(experiment, tmp_path / "one").run("classp", CLASSP, range(3))
     Runner(experiment, tmp_path / "all", vmap_seeds=3).run("classp", CLASSP, range(3))
     for one, side in zip(read(tmp_path / "one"), read(tmp_path / "all"), strict=True):
         assert one["seed"] == side["seed"]
         for a, b in zip(one["results"], side["results"], strict=True):
+            density = pytest.approx(b["update_density"], abs=0.03)
+            assert a["update_density"] == density
             for task, accuracy in a["accuracy"].items():
                 # Of 16 examples one may lie on the fence.
                 for split_, shares in accuracy.items():

@@ -17,8 +17,8 @@ from examples.runner import rows, sharding
 from examples.runner.trainer import Trainer
 from examples.vision.__main__ import main
 from tests.examples.helpers import random_split
-from tests.examples.runner.several_devices import train
-from tests.helpers import Network, environment_to_compile_quickly
+from tests.examples.runner.several_devices import METHODS, train
+from tests.helpers import Network
 
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -52,7 +52,7 @@ def on_one_device(tmp_path_factory):
 @pytest.mark.parametrize(
     ("text", "vmap_seeds"),
     [
-        # Of two processes below, too.
+        # Of two processes below.
         pytest.param("data=8", 1, marks=pytest.mark.slow),
         ("data=4,model=2", 2),
     ],
@@ -83,35 +83,36 @@ def test_a_mesh_trains_as_one_device_does(
 @pytest.mark.parametrize(
     "text", ["data=8", pytest.param("model=8", marks=pytest.mark.slow)]
 )
-def test_two_processes_train_as_one_does(text, tmp_path):
+def test_two_processes_train_as_one_device_does(on_one_device, text, tmp_path):
     command = [sys.executable, "-m", "tests.examples.runner.several_devices"]
     with contextlib.closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    one, two = tmp_path / "one", tmp_path / "two"
-    runs = [[one, text], *([two, text, address, "2", str(i)] for i in range(2))]
     processes = [
         subprocess.Popen(
-            [*command, *map(str, run)],
+            [*command, str(tmp_path), text, address, "2", str(i)],
             cwd=ROOT,
-            env=environment_to_compile_quickly(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for run in runs
+        for i in range(2)
     ]
     ends = [process.communicate(timeout=300) for process in processes]
     for process, (_, err) in zip(processes, ends, strict=True):
         assert process.returncode == 0, err
-    assert [out.split("\n")[-2] for out, _ in ends] == ["[1, 8]", "[2, 8]", "[2, 8]"]
-    with np.load(one / "weights.npz") as expected, np.load(two / "weights.npz") as got:
-        assert len(got.files) == len(expected.files) > 0
-        for name in expected:
-            np.testing.assert_allclose(got[name], expected[name], rtol=1e-5, atol=1e-6)
-    assert accuracies(one) == accuracies(two)
-    assert len(rows.read(two / "rows.jsonl")) == 6  # Each once, not once a process.
-    assert ends[2][1].count("step/s") == 0  # One progress bar.
+    assert [out.split("\n")[-2] for out, _ in ends] == ["[2, 8]", "[2, 8]"]
+    params, folder = on_one_device
+    expected = jax.tree.leaves(dict(zip(METHODS, params, strict=True)))
+    with np.load(tmp_path / "weights.npz") as got:
+        assert len(got.files) == len(expected) > 0
+        for i, x in enumerate(expected):
+            np.testing.assert_allclose(got[str(i)], x, rtol=1e-5, atol=1e-6)
+    assert accuracies(tmp_path) == accuracies(folder)
+    assert (
+        len(rows.read(tmp_path / "rows.jsonl")) == 6
+    )  # Each once, not once a process.
+    assert ends[1][1].count("step/s") == 0  # One progress bar.
 
 
 @pytest.mark.parametrize(

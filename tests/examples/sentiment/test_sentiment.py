@@ -68,6 +68,7 @@ def tiny(monkeypatch):
     return given
 
 
+@pytest.mark.usefixtures("density_is_measured")
 @pytest.mark.parametrize("vmap_seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_one_command_makes_rows_tables_and_figures(tiny, tmp_path, vmap_seeds, capsys):
     out = tmp_path / "new"

@@ -197,7 +197,7 @@ def test_scenarios(tiny, tmp_path, scenario):
 
 
 def test_the_papers_cnn_learns_a_stream(tiny, tmp_path):
-    run(tmp_path, "--model", "cnn", "--epochs", "12", "--methods", "sgd_0.1")
+    run(tmp_path, "--model", "cnn", "--epochs", "6", "--methods", "sgd_0.1")
     compared, found = report.read(tmp_path)
     (row,) = found["sgd_0.1"]
     assert tables.matrix(compared, row)[0, 0] > 50
