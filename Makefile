@@ -14,8 +14,8 @@ AS_USERS := tests/test_compiled.py tests/test_parity.py tests/verify/test_as_use
 
 LOWEST := .venv-lowest
 LIBRARY_TESTS := tests/baselines $(addprefix tests/test_,$(addsuffix .py,arguments \
-	classp derivatives diagnostics gradient_faults gram injected metrics optax_contract parity \
-	per_layer properties signals sums theory transforms))
+	classp collect derivatives diagnostics gradient_faults gram injected memory metrics \
+	optax_contract parity per_layer properties signals sums theory transforms))
 
 .PHONY: help demo test test-slow test-tpu test-lowest lint format docs clean
 

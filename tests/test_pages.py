@@ -63,6 +63,7 @@ OF_STREAMS = {
     "of 12 to 60 images": "Replay, 12 images",
     "the decay on from the first step": "CLASSP, decay always on",
     "a sum for each direction": "CLASSP, 64 directions",
+    "a sum for each direction, α 0.2": "CLASSP, 64 directions, α 0.2",
     "SGD at 0.05 on the first task": "SGD at 0.05, then CLASSP",
     "as the paper runs it, ε 10⁻⁵": "CLASSP",
     "ε 1": "CLASSP, ε 1",
