@@ -84,6 +84,16 @@ def cast(name: str, array: Any, dtype: Any) -> np.ndarray[Any, Any]:
     return new
 
 
+def merged(what: str, parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """All parts as one, or a ``ValueError`` that lists what several of them have."""
+    found: dict[str, Any] = {}
+    for part in parts:
+        if twice := sorted(found.keys() & part):
+            raise ValueError(f"There are two {what}s of {', '.join(twice)}.")
+        found |= part
+    return found
+
+
 def check_names(what: str, expected: Iterable[str], actual: Iterable[str]) -> None:
     """Raises a ``ValueError`` that lists what is missing and what unexpected."""
     expected, actual = dict.fromkeys(expected), dict.fromkeys(actual)

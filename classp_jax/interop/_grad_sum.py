@@ -60,13 +60,8 @@ def with_grad_sum(opt_state: optax.OptState, grad_sum: Any) -> optax.OptState:
 
 def grad_sums(opt_state: optax.OptState) -> dict[str, Any]:
     """Each tensor's sum, by path; a ``ValueError`` where it has two."""
-    found: dict[str, Any] = {}
-    for state in _states.accumulators(opt_state):
-        by_path = _states.sums_by_path(state)
-        if twice := sorted(found.keys() & by_path):
-            raise ValueError(f"There are two accumulators of {', '.join(twice)}.")
-        found |= by_path
-    return found
+    states = _states.accumulators(opt_state)
+    return _paths.merged("accumulator", map(_states.sums_by_path, states))
 
 
 def shape_of(s: _sums.Sum) -> tuple[int, ...]:

@@ -128,17 +128,16 @@ def estimate_grad_sum(
     if not 0 <= b2 < 1:
         raise ValueError(f"b2 must be at least 0 and below 1, got {b2}.")
     shapes = {path: jnp.shape(p) for path, p in _paths.by_path(params).items()}
-    sums: dict[str, _Array] = {}
-    for state in _with_second_moment(opt_state):
+
+    def of_state(state: Any) -> dict[str, _Array]:
         if isinstance(state, optax.ScaleByRssState):
-            of_state = _of_adagrad(state, steps, power, initial_accumulator_value)
-        elif isinstance(state, optax.FactoredState):
-            of_state = _of_adafactor(state, shapes, steps, power)
-        else:
-            of_state = _of_adam(state, steps, power, b2)
-        if twice := sorted(sums.keys() & of_state):
-            raise ValueError(f"There are two second moments of {', '.join(twice)}.")
-        sums |= of_state
+            return _of_adagrad(state, steps, power, initial_accumulator_value)
+        if isinstance(state, optax.FactoredState):
+            return _of_adafactor(state, shapes, steps, power)
+        return _of_adam(state, steps, power, b2)
+
+    states = _with_second_moment(opt_state)
+    sums = _paths.merged("second moment", map(of_state, states))
     _paths.check_names("second moment", shapes, sums)
     for path, shape in shapes.items():
         if sums[path].shape != shape:

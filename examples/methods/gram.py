@@ -1,6 +1,7 @@
 """CLASSP with a sum for each direction of a layer's inputs: no task is announced."""
 
 import functools
+from typing import Any
 
 import classp_jax
 from examples.methods.registry import RATE, Sweep, TaskSequence, at_rates
@@ -20,24 +21,28 @@ _SPEEDS = {
 register_optimizer(classp_jax.classp_gram)
 
 
-def _phases(
+def phases(
     sequence: TaskSequence,
     damping: float,
-    rank: int | None = None,
+    *,
+    rank: int | None,
     rate: float = RATE,
+    **hyperparameters: Any,
 ) -> tuple[Phase, ...]:
-    return sequence.phases("classp_gram", rate, damping=damping, rank=rank)
+    """A phase a task, all alike."""
+    return sequence.phases(
+        "classp_gram", rate, damping=damping, rank=rank, **hyperparameters
+    )
 
 
 def _of_rank(rank: int) -> Sweep:
-    phases = functools.partial(_phases, rank=rank)
-    title = f"CLASSP, {rank} directions"
-    return Sweep(f"gram_{rank}", title, "κ", _DAMPINGS, phases, FAMILY, "rank")
+    title, of_rank = f"CLASSP, {rank} directions", functools.partial(phases, rank=rank)
+    return Sweep(f"gram_{rank}", title, "κ", _DAMPINGS, of_rank, FAMILY, "rank")
 
 
 def _grid(name: str, title: str, rank: int | None) -> list[Sweep]:
-    phases = functools.partial(_phases, rank=rank)
-    return at_rates(name, title, "κ", _DAMPINGS, phases, FAMILY, _SPEEDS)
+    of_rank = functools.partial(phases, rank=rank)
+    return at_rates(name, title, "κ", _DAMPINGS, of_rank, FAMILY, _SPEEDS)
 
 
 SWEEPS = [

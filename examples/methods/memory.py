@@ -1,7 +1,7 @@
 """CLASSP whose sums forget, of weights and of directions: for long streams."""
 
 from examples.methods import classp, gram
-from examples.methods.registry import RATE, Sweep, TaskSequence
+from examples.methods.registry import Sweep, TaskSequence
 from examples.runner.plan import Phase
 
 # Steps, of which the tasks of examples.datasets.streams.permuted_mnist have 313.
@@ -13,7 +13,7 @@ def _of_weights(sequence: TaskSequence, memory: float) -> tuple[Phase, ...]:
 
 
 def _of_directions(sequence: TaskSequence, memory: float) -> tuple[Phase, ...]:
-    return sequence.phases("classp_gram", RATE, damping=1.0, rank=64, memory=memory)
+    return gram.phases(sequence, damping=1.0, rank=64, memory=memory)
 
 
 SWEEPS = [
