@@ -49,7 +49,7 @@ test-tpu:
 	$(MAKE) VENV=$(VENV)-tpu .test-tpu
 
 .test-tpu: $(VENV)/test-tpu-installed
-	$(BIN)/python -m pytest -m tpu tests/test_compiled.py
+	ALLOW_MULTIPLE_LIBTPU_LOAD=1 $(BIN)/python -m pytest $(PARALLEL) -m tpu tests/test_compiled.py
 
 # Flax's NNX optimizer took other arguments then.
 test-lowest: $(LOWEST)/installed

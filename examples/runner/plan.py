@@ -107,11 +107,15 @@ def as_json(phases: tuple[Phase, ...]) -> list[dict[str, Any]]:
       TypeError: a hyperparameter is none of the optimizer's, or JSON can't hold it.
     """
     content = []
+    recorded: dict[tuple[int, int], dict[str, Any]] = {}  # Most phases share theirs.
     for phase in phases:
+        key = id(phase.optimizer), id(phase.hyperparameters)
+        if key not in recorded:
+            recorded[key] = _recorded(phase)
         of_phase: dict[str, Any] = {
             "epochs": phase.epochs,
             "optimizer": phase.optimizer_name,
-            "hyperparameters": _recorded(phase),
+            "hyperparameters": recorded[key],
             **{plugin.key: plugin.as_json() for plugin in phase.plugins},
         }
         if phase.stop_loss is not None:

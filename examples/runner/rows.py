@@ -182,24 +182,25 @@ def select(
     ]
     for row in all_rows:
         if (
-            _completed(row["phases"], defaults) == phases
-            and row["settings"] == settings
+            row["settings"] == settings
+            and _are(row["phases"], phases, defaults)
             and set(method.splits) <= _measured(row)
         ):
             by_seed[row["seed"]] = row
     return [by_seed[seed] for seed in sorted(by_seed)]
 
 
-def _completed(
-    phases: list[dict[str, Any]], defaults: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """A row's phases, with the defaults of what they don't say; not if of others."""
-    if len(phases) != len(defaults):
-        return phases
-    return [
-        phase | {"hyperparameters": of_phase | phase.get("hyperparameters", {})}
-        for phase, of_phase in zip(phases, defaults, strict=True)
-    ]
+def _are(
+    of_row: list[dict[str, Any]],
+    phases: list[dict[str, Any]],
+    defaults: list[dict[str, Any]],
+) -> bool:
+    """Whether a row's phases are these, with the defaults of what they don't say."""
+    return len(of_row) == len(phases) and all(
+        theirs | {"hyperparameters": default | theirs.get("hyperparameters", {})}
+        == phase
+        for theirs, phase, default in zip(of_row, phases, defaults, strict=True)
+    )
 
 
 def provenance(mesh: jax.sharding.Mesh | None = None) -> dict[str, Any]:
