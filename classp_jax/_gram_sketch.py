@@ -67,6 +67,12 @@ def add(sketch: GramSketch, x: jax.Array) -> GramSketch:
     )
 
 
+def of_sum(total: jax.Array, like: GramSketch) -> GramSketch:
+    """What is kept of a sum that is known in full, (m, m)."""
+    products = jnp.matmul(total, _test_matrix(like), precision=_EXACT)
+    return GramSketch(products, jnp.trace(total))
+
+
 def power(
     sketch: GramSketch, kappa: Any, exponent: float, before: SketchedScaling
 ) -> SketchedScaling:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from classp_jax import _boxes, _paths, _sums
+from classp_jax import _boxes, _gram_sketch, _paths, _sums
 
 
 class ThresholdMaskState(NamedTuple):
@@ -87,23 +87,44 @@ def is_accumulator(node: Any) -> bool:
     return isinstance(node, ScaleByAccumulatedPowerNormState)
 
 
-def sums_of(state: ScaleByAccumulatedPowerNormState) -> Any:
-    """The sums of a state: a tree like the parameters, of arrays and factored sums."""
-    return _boxes.unbox(state.grad_sum)
+def grams(opt_state: optax.OptState) -> list[ScaleByAccumulatedGramState]:
+    """Every state with sums of directions; none beside an accumulator."""
+
+    def is_either(node: Any) -> bool:
+        return is_accumulator(node) or is_gram(node)
+
+    nodes = jax.tree.leaves(opt_state, is_leaf=is_either)
+    found = [node for node in nodes if is_gram(node)]
+    return [] if any(map(is_accumulator, nodes)) else found
 
 
-def with_sums(
-    state: ScaleByAccumulatedPowerNormState, sums: Any
-) -> ScaleByAccumulatedPowerNormState:
+def is_gram(node: Any) -> bool:
+    """Whether a node of a state has sums of directions."""
+    return isinstance(node, ScaleByAccumulatedGramState)
+
+
+def is_sum(node: Any) -> bool:
+    """Whether a node of a tree of sums is one of several arrays."""
+    return isinstance(node, _sums.FactoredSum | _gram_sketch.GramSketch)
+
+
+def sums_of(state: Any) -> Any:
+    """The sums of a state of either kind: a tree like the parameters."""
+    return _boxes.unbox(_field_of(state)[1])
+
+
+def with_sums(state: Any, sums: Any) -> Any:
     """A state with its sums replaced by those of a tree as :func:`sums_of` has it."""
-    structure = jax.tree.structure(state.grad_sum)
-    grad_sum = jax.tree.unflatten(structure, jax.tree.leaves(sums))
-    return state._replace(grad_sum=grad_sum)
+    name, old = _field_of(state)
+    new = jax.tree.unflatten(jax.tree.structure(old), jax.tree.leaves(sums))
+    return state._replace(**{name: new})
 
 
-def sums_by_path(
-    state: ScaleByAccumulatedPowerNormState,
-) -> dict[str, _sums.Sum]:
+def sums_by_path(state: Any) -> dict[str, Any]:
     """Each tensor's sum, by the tensor's path."""
-    sums = sums_of(state)
-    return _paths.by_path(sums, is_leaf=_sums.is_factored)
+    return _paths.by_path(sums_of(state), is_leaf=is_sum)
+
+
+def _field_of(state: Any) -> tuple[str, Any]:
+    name = "gram" if is_gram(state) else "grad_sum"
+    return name, getattr(state, name)

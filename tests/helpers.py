@@ -14,9 +14,10 @@ import torch
 from flax import nnx
 
 from classp_jax import _states, _sums
-from classp_jax.verify._compare import READINGS
+from classp_jax.verify._readings import OF_THE_PAPER
 from tests.reference.optimizer import Classp
 
+READINGS = {name: reading.make for name, reading in OF_THE_PAPER.items()}
 FACTORED = {
     f"{reading}, factored": functools.partial(READINGS[reading], factored=True)
     for reading in ("algorithm1", "equation1")

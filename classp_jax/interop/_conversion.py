@@ -51,7 +51,7 @@ def to_torch(
         if tensor.to_torch is not None:
             outputs = _call("to_torch", tensor.to_torch, inputs, keys)
         else:
-            array = _to_torch_axes(keys[0], tensor, arrays[paths[0]])
+            array = to_torch_axes(keys[0], tensor, arrays[paths[0]])
             outputs = dict.fromkeys(keys, array)
         for key, array in outputs.items():
             first = made_of.setdefault(key, ", ".join(paths))
@@ -109,7 +109,7 @@ def _to_jax_axes(key: str, tensor: Tensor, array: _Array) -> _Array:
     return image.transpose(*range(2, image.ndim), 1, 0).reshape(-1, len(array))
 
 
-def _to_torch_axes(key: str, tensor: Tensor, array: _Array) -> _Array:
+def to_torch_axes(key: str, tensor: Tensor, array: _Array) -> _Array:
     """A view of JAX's ``array`` in the order of PyTorch's axes."""
     if not tensor.is_kernel:
         return array

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from classp_jax import _paths, _states, _sums
+from classp_jax.interop import _gram
 
 
 def with_grad_sum(opt_state: optax.OptState, grad_sum: Any) -> optax.OptState:
@@ -16,17 +17,21 @@ def with_grad_sum(opt_state: optax.OptState, grad_sum: Any) -> optax.OptState:
 
     Args:
       opt_state: any Optax state, chained, masked, partitioned, injected, with at least
-        one :class:`ScaleByAccumulatedPowerNormState`.
+        one :class:`ScaleByAccumulatedPowerNormState` or, in its place,
+        :class:`ScaleByAccumulatedGramState`.
       grad_sum: a pytree of arrays with the accumulators' paths, shaped like the
         parameters, or a flat dictionary keyed by path, ``{"conv1.kernel": ...}``. A
-        factored accumulator takes the sums of their rows and columns.
+        factored accumulator takes the sums of their rows and columns. A sum of
+        directions takes that of a matrix of m inputs, (m, m), or its blocks; a sketch
+        what it keeps of the former. What is made of it stays until the next refresh.
 
     Returns:
       A state like ``opt_state``: same structure, dtypes and step counters.
 
     Raises:
       ValueError: if ``opt_state`` has no accumulator or two of one tensor, or a tensor
-        of ``grad_sum`` is missing, unexpected or misshapen; it names the tensor.
+        of ``grad_sum`` is missing, unexpected, misshapen or no such sum; it names the
+        tensor.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -40,27 +45,33 @@ def with_grad_sum(opt_state: optax.OptState, grad_sum: Any) -> optax.OptState:
     """
     arrays = _paths.by_path(grad_sum)
     _paths.check_names("accumulator", grad_sums(opt_state), arrays)
+    is_state, as_kept = _states.is_accumulator, _as_kept
+    if _states.grams(opt_state):
+        is_state, as_kept = _states.is_gram, _gram.as_kept
 
     def replace(node: Any) -> Any:
-        if not _states.is_accumulator(node):
+        if not is_state(node):
             return node
         sums = _states.sums_of(node)
-        leaves, structure = jax.tree.flatten(sums, _sums.is_factored)
+        leaves, structure = jax.tree.flatten(sums, _states.is_sum)
         new = jax.tree.unflatten(
             structure,
             [
-                _as_kept(path, arrays[path], s)
+                as_kept(path, arrays[path], s)
                 for path, s in zip(_states.sums_by_path(node), leaves, strict=True)
             ],
         )
         return _states.with_sums(node, _paths.replace_leaves(sums, _paths.by_path(new)))
 
-    return jax.tree.map(replace, opt_state, is_leaf=_states.is_accumulator)
+    return jax.tree.map(replace, opt_state, is_leaf=is_state)
 
 
 def grad_sums(opt_state: optax.OptState) -> dict[str, Any]:
-    """Each tensor's sum, by path; a ``ValueError`` where it has two."""
-    states = _states.accumulators(opt_state)
+    """Each tensor's sum, by path; a ``ValueError`` where it has two.
+
+    Those of weights or, where there are none, of directions.
+    """
+    states = _states.grams(opt_state) or _states.accumulators(opt_state)
     return _paths.merged("accumulator", map(_states.sums_by_path, states))
 
 

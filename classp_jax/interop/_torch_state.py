@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import optax
 
-from classp_jax import _hyperparameters, _paths, _sums
-from classp_jax.interop import _conversion, _grad_sum, _layout, _torch
+from classp_jax import _hyperparameters, _paths, _states, _sums
+from classp_jax.interop import _conversion, _grad_sum, _gram, _layout, _torch
 from classp_jax.interop._second_moment import of_average, of_squares
 
 
@@ -22,11 +23,19 @@ def grad_sum_from_torch(
     accumulator: str = "grad_sum",
     power: float | None = None,
     steps: float | None = None,
+    params: Any = None,
 ) -> optax.OptState:
     """An Optax state with the accumulators of a PyTorch optimizer.
 
     Nothing else moves: hyperparameters and step counters, on which schedules depend,
     stay those of ``opt_state``.
+
+    A sum of directions, as :func:`classp_gram` has it and
+    ``classp_jax.verify.reference.ClasspGram``, is the matrix of a weight's inputs: of
+    all its axes but that of its outputs, flattened in PyTorch's order, with ``(in,
+    *window)`` of ``(out, in, *window)``; of what is no kernel all but the last. A
+    vector's is one number. A sketch takes what it would have kept of all that is in the
+    sum. The factor is made anew at the next refresh, in a new state at its first step.
 
     Args:
       optimizer_state_dict: the ``state_dict()`` of an optimizer that keeps one sum for
@@ -48,6 +57,8 @@ def grad_sum_from_torch(
         does; for ``"exp_avg_sq"`` and ``"sum"``. None takes what is there as it is.
       steps: as for :func:`estimate_grad_sum`; by default what each parameter's state
         has as its ``step``.
+      params: for sums of directions the JAX parameters, whose shapes tell how the
+        inputs lie; their ``accumulator`` is ``"gram"`` in the class above.
 
     Returns:
       As :func:`with_grad_sum`.
@@ -57,7 +68,9 @@ def grad_sum_from_torch(
         layout, a parameter's state has no ``accumulator``, or a tensor is missing,
         unexpected, misshapen or not held by the sum's dtype; it names the tensor. If
         ``"exp_avg_sq"`` has no ``power``, or another accumulator than those above has
-        one; as :func:`estimate_grad_sum`.
+        one; as :func:`estimate_grad_sum`. Of directions, if there are no ``params``, a
+        tensor has functions, or blocks of inputs (``max_dim``) that are others in
+        PyTorch.
       ImportError: if PyTorch isn't installed.
     """
     if power is None and accumulator == "exp_avg_sq":
@@ -76,6 +89,12 @@ def grad_sum_from_torch(
     current = _grad_sum.grad_sums(opt_state)
     parameters, entries = _match(optimizer_state_dict, names, layout)
     _paths.check_names("accumulator", current, _paths_of(entries))
+    orders: dict[str, Any] = {}
+    if _states.grams(opt_state):
+        if power is not None:
+            raise ValueError("Sums of directions can't be made of squares: no power.")
+        orders = _gram.orders(entries, params, current)
+        entries = _gram.of_inputs(entries)
     states = optimizer_state_dict["state"]
     sums = {}
     for name, parameter in parameters.items():
@@ -91,11 +110,15 @@ def grad_sum_from_torch(
                     array = of_squares(name, array, steps or count, power)
             sums[name] = array
     if unused := parameters.keys() - sums.keys():
-        zeros = {path: np.zeros(_grad_sum.shape_of(s)) for path, s in current.items()}
+        shape_of = _gram.shape_of if orders else _grad_sum.shape_of
+        zeros = {path: np.zeros(shape_of(s)) for path, s in current.items()}
         of_unused = [entry for entry in entries if unused & set(entry.keys)]
         tensors = _conversion.to_torch(of_unused, zeros)
         sums |= {name: tensors[name] for name in unused}
-    return _grad_sum.with_grad_sum(opt_state, _conversion.to_jax(entries, sums))
+    arrays = _conversion.to_jax(entries, sums)
+    for path, order in orders.items():
+        arrays[path] = _gram.to_jax(path, arrays[path], order, current[path])
+    return _grad_sum.with_grad_sum(opt_state, arrays)
 
 
 def grad_sum_to_torch(
@@ -105,6 +128,7 @@ def grad_sum_to_torch(
     optimizer_state_dict: Mapping[str, Any],
     *,
     accumulator: str = "grad_sum",
+    params: Any = None,
 ) -> dict[str, Any]:
     """A PyTorch optimizer's ``state_dict`` with an Optax state's accumulators.
 
@@ -115,6 +139,7 @@ def grad_sum_to_torch(
       optimizer_state_dict: the ``state_dict()`` of the optimizer that is to go on, new
         or used; it is not changed.
       accumulator: as for :func:`grad_sum_from_torch`.
+      params: likewise.
 
     Returns:
       A dictionary like ``optimizer_state_dict`` with every parameter's ``accumulator``
@@ -122,15 +147,21 @@ def grad_sum_to_torch(
 
     Raises:
       ValueError: as :func:`grad_sum_from_torch`, and if the sums of tied weights
-        differ.
+        differ, or one of directions is a sketch.
       ImportError: if PyTorch isn't installed.
     """
     current = _grad_sum.grad_sums(opt_state)
     parameters, entries = _match(optimizer_state_dict, names, layout)
     _paths.check_names("accumulator", _paths_of(entries), current)
+    if of_directions := bool(_states.grams(opt_state)):
+        orders = _gram.orders(entries, params, current)
+        entries = _gram.of_inputs(entries)
+        arrays = {p: _gram.to_torch(p, s, orders[p]) for p, s in current.items()}
+    else:
+        arrays = {p: np.asarray(_sums.of_each_weight(s)) for p, s in current.items()}
     tensors = _conversion.to_torch(
         entries,
-        {path: np.asarray(_sums.of_each_weight(s)) for path, s in current.items()},
+        arrays,
         estimated=any(_sums.is_factored(s) for s in current.values()),
     )
     states = dict(optimizer_state_dict["state"])
@@ -139,6 +170,8 @@ def grad_sum_to_torch(
         state = states.get(number, {})
         if state:
             shape = tuple(_kept(name, state, accumulator).shape)
+            if of_directions and array.size == math.prod(shape):
+                array = array.reshape(shape)  # A vector's, one number, has many.
             if array.shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {array.shape}.")
         states[number] = {**state, accumulator: _torch.to_tensor(name, array)}

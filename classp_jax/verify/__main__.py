@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from classp_jax.verify._schedule import Schedule
 
 _Number = TypeVar("_Number", int, float)
-_HYPERPARAMETERS = ("learning_rate", "threshold", "eps")
 _OWN_GRADIENTS = (
     "Each computed its own gradients, and two right runs jump apart where rounding"
     " decides a ReLU or a maximum: --mode lockstep, or --dtype float64, tells whether"
@@ -99,7 +98,7 @@ def _verify(args: argparse.Namespace) -> int:
     has_stream = problem.stream is not None and args.mode == "lockstep"
     limits = _limits.limits(
         schedule,
-        largest=_largest(args, schedule) if has_stream else None,
+        sizes=_sizes(args, schedule)[0] if has_stream else None,
         finite=target.finite,
         has_accumulators=bool(comparison.accumulators),
         bounds=bounds,
@@ -117,16 +116,22 @@ def _problem(args: argparse.Namespace, target: Target, schedule: Schedule) -> Pr
     if args.problem == "transformer":
         return problems.transformer_problem(args.seed, dtype)
     thresholds = sorted({t for group in schedule for t in group["threshold"]})
-    powers = [max(group["power"]) for group in schedule]
     return problems.random_problem(
-        args.seed, args.steps, thresholds, powers, dtype, finite=target.finite
+        args.seed,
+        args.steps,
+        thresholds,
+        _sizes(args, schedule),
+        dtype,
+        finite=target.finite,
+        outputs_first=target.reading.outputs_first,
     )
 
 
-def _largest(args: argparse.Namespace, schedule: Schedule) -> float:
-    from classp_jax.verify._streams import largest
+def _sizes(args: argparse.Namespace, schedule: Schedule) -> list[tuple[float, float]]:
+    from classp_jax.verify._streams import sizes
 
-    return largest(max(schedule[0]["power"]), np.dtype(args.dtype))
+    powers = [max(group.get("power", [0])) for group in schedule]
+    return [sizes(power or None, np.dtype(args.dtype)) for power in powers]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -159,41 +164,53 @@ def _parser() -> argparse.ArgumentParser:
         text = f"{what}: {choices[0]} (default), {known}"
         add(name, choices=choices, default=choices[0], metavar=metavar, help=text)
 
-    add_choice(
-        "--reading", "NAME", ["algorithm1", "equation1", "released"], "of the paper"
-    )
-    add_choice(
-        "--problem", "NAME", ["random", "cnn", "transformer"], "gradients, or a model"
-    )
-    add_choice(
-        "--mode", "NAME", ["lockstep", "free-running"], "the same gradients or own"
-    )
+    readings = ["algorithm1", "equation1", "released", "gram"]
+    add_choice("--reading", "NAME", readings, "of the paper or classp_gram(rank=None)")
+    problems = ["random", "cnn", "transformer"]
+    add_choice("--problem", "NAME", problems, "gradients or model")
+    modes = ["lockstep", "free-running"]
+    add_choice("--mode", "NAME", modes, "same gradients or own")
     dtypes = ["float32", "float64", "float16", "bfloat16"]
-    add_choice("--dtype", "DTYPE", dtypes, "of weights")
+    add_choice("--dtype", "DTYPE", dtypes, "weights")
     add("--steps", type=_positive_int, metavar="N", help="default: 100, on a model 20")
     add(
         "--decay-from",
         type=_natural_int,
         metavar="STEP",
-        help="where it opens to stay (default: opens and closes it twice)",
+        help="where it opens to stay (default: opens, closes twice)",
     )
     add("--seed", type=_natural_int, default=0, metavar="N", help="default: 0")
     add(
         "--power",
         type=_positive_float,
         metavar="P",
-        help="default: 2, 1 and 1.5 or 2 in three parameter groups, on a model 1",
+        help="default: 2, 1 and 1.5 or 2 by group, on a model 1",
     )
-    for name in ("learning-rate", "threshold", "eps"):
+    for name in ("learning-rate", "threshold", "eps", "damping"):
         add(
             f"--{name}",
             type=_not_negative_float if name == "threshold" else _positive_float,
             nargs="+",
             action=_OneOrTwo,
             metavar="X",
-            help="one value, or one for the decay closed and one for it open"
-            " (default: several in turn)",
+            help={
+                "learning-rate": "one value, or one for the decay closed and one for it"
+                " open (default: several in turn)",
+                "damping": "likewise, of gram in place of eps",
+            }.get(name, "likewise"),
         )
+    add(
+        "--exponent",
+        type=_positive_float,
+        metavar="Q",
+        help="of gram (default: 1, 0.5 and 2 by group, on a model 1)",
+    )
+    add(
+        "--refresh-every",
+        type=_positive_int,
+        metavar="N",
+        help="steps, of gram (default: 3, on a model 10)",
+    )
     add("--relative", action="store_true", help="threshold by the tensor's mean square")
     add("--factored", action="store_true", help="only the sums of rows and columns")
     add("--memory", type=_memory, metavar="N", help="steps that a sum keeps")
@@ -205,8 +222,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     theirs = parser.add_argument_group(
         "your own PyTorch optimizer",
-        "Its arguments lr, threshold, eps or epsilon, power, apply_decay or"
-        " apply_scaling follow the options above unless given.",
+        "Its arguments lr, threshold, eps or epsilon, damping, power, exponent,"
+        " refresh_every, apply_decay or apply_scaling follow these unless given.",
     )
     theirs.add_argument(
         "--torch-optimizer",
@@ -224,7 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     theirs.add_argument(
         "--torch-accumulator",
         metavar="KEY",
-        help="of the sum in its state (default: grad_sum, or sum)",
+        help="of the sum in its state (default: grad_sum, sum, gram)",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--json", type=pathlib.Path, metavar="FILE", help="all figures")

@@ -11,19 +11,15 @@ import numpy as np
 import optax
 import torch
 
-import classp_jax
-from classp_jax import _paths, _states, _sums
-from classp_jax.interop import _torch
+from classp_jax import _paths, _sums
+from classp_jax.interop import _grad_sum
+from classp_jax.verify._accumulators import accumulators_of
 from classp_jax.verify._distance import Distance
-from classp_jax.verify._problems import Problem, Twin
+from classp_jax.verify._problems import Problem, Twin, to_tensor
+from classp_jax.verify._readings import READINGS
 from classp_jax.verify._schedule import Schedule
 from classp_jax.verify._torch_optimizer import InputError, ScheduledOptimizer
 
-READINGS = {
-    "algorithm1": classp_jax.classp,
-    "equation1": classp_jax.classp_equation1,
-    "released": classp_jax.classp_released,
-}
 # Of most steps: PyTorch reuses a gradient's memory, unless told to let it go.
 _FRESH_EVERY = 5
 
@@ -77,8 +73,8 @@ def compare(
       problem: the problem in JAX.
       twin: the problem in PyTorch, at the same weights.
       optimizer: the PyTorch optimizer of the twin's parameters.
-      reading: which of CLASSP's readings JAX computes.
-      static: those of CLASSP's arguments that the compiled step depends on, and that
+      reading: the name of what JAX computes, in :data:`READINGS`.
+      static: those of its arguments that the compiled step depends on, and that
         all groups share.
       schedule: its others, of each group.
       groups: the names of each group's tensors.
@@ -92,31 +88,33 @@ def compare(
     Returns:
       The distances after every step.
     """
-    powers = tuple(
-        group["power"][0] if len({*group["power"]}) == 1 else None for group in schedule
+    # What is the same at all steps, the compiled step of a group may depend on.
+    held = tuple(
+        tuple(
+            (n, group[n][0]) for n in READINGS[reading].of_group if _is_held(group[n])
+        )
+        for group in schedule
     )
     names = tuple(map(tuple, groups))
-    jax_init, jax_step = _jax_optimizer(reading, tuple(static.items()), powers, names)
+    jax_init, jax_step = _jax_optimizer(reading, tuple(static.items()), held, names)
 
     def at(step: int) -> list[dict[str, Any]]:
         return [
-            {
-                name: values[step]
-                for name, values in group.items()
-                if name != "power" or power is None
-            }
-            for group, power in zip(schedule, powers, strict=True)
+            {n: values[step] for n, values in group.items() if n not in dict(of_step)}
+            for group, of_step in zip(schedule, held, strict=True)
         ]
 
     params = problem.params
     opt_state = jax_init(params, at(0))
     shapes = {name: np.shape(leaf) for name, leaf in _paths.by_path(params).items()}
     weights = {name: Distance(shape) for name, shape in shapes.items()}
+    theirs = accumulators_of(twin, optimizer, accumulators, params, opt_state)
     # AdaGrad's accumulator begins with what CLASSP adds to it.
-    eps = schedule[0]["eps"]
-    beginnings = [0.0, eps[0]] if len({*eps}) == 1 else [0.0]
+    eps = schedule[0].get("eps", [])
+    beginnings = [0.0, eps[0]] if _is_held(eps) else [0.0]
     sums_from = [
-        {k: Distance(shape) for k, shape in shapes.items()} for _ in beginnings
+        {name: Distance(_grad_sum.shape_of(s)) for name, s in theirs.sums.items()}
+        for _ in beginnings
     ]
     found_accumulator = False
     faults: list[str] = []
@@ -136,7 +134,7 @@ def compare(
             grads = problem.grad(params, batch)
             given = _paths.by_path(grads)
         if lockstep:
-            tensors = _write(twin.parameters, given, step)
+            tensors = _write(twin, given, step)
         else:
             for parameter in twin.parameters.values():
                 parameter.grad = None
@@ -155,21 +153,9 @@ def compare(
         expected = twin.to_jax(twin.parameters)
         for name, leaf in _paths.by_path(params).items():
             weights[name].add(np.asarray(leaf), expected[name], tolerances[name][0])
-        theirs = {
-            name: optimizer.accumulator(parameter, accumulators)
-            for name, parameter in twin.parameters.items()
-        }
-        found_accumulator |= any(value is not None for value in theirs.values())
         for first, distances in zip(beginnings, sums_from, strict=True):
-            # A tensor whose first step is still to come has no state yet.
-            expected = twin.to_jax(
-                {
-                    name: torch.full_like(twin.parameters[name], first)
-                    if s is None
-                    else s
-                    for name, s in theirs.items()
-                }
-            )
+            expected, is_any = theirs.in_jax(first)
+            found_accumulator |= is_any
             for name, s in sums.items():
                 actual = np.asarray(np.asarray(s) + np.asarray(first, s.dtype))
                 distances[name].add(
@@ -191,11 +177,15 @@ def compare(
     )
 
 
+def _is_held(values: Sequence[Any]) -> bool:
+    return len({*values}) == 1
+
+
 @functools.cache
 def _jax_optimizer(
     reading: str,
     static: tuple[tuple[str, Any], ...],
-    powers: tuple[float | None, ...],
+    held: tuple[tuple[tuple[str, Any], ...], ...],
     groups: tuple[tuple[str, ...], ...],
 ) -> tuple[Any, Any]:
     """JAX's side, compiled: its ``init`` and its step, with the sums of each weight."""
@@ -207,7 +197,7 @@ def _jax_optimizer(
 
     def make(hyperparameters: list[dict[str, Any]]) -> Any:
         of_groups = {
-            k: READINGS[reading](**dict(static), **{"power": powers[k], **values})
+            k: READINGS[reading].make(**dict(static), **dict(held[k]), **values)
             for k, values in enumerate(hyperparameters)
         }
         return optax.partition(of_groups, labels)
@@ -223,8 +213,7 @@ def _jax_optimizer(
         updates, opt_state = make(hyperparameters).update(grads, opt_state, params)
         sums = {
             name: _sums.of_each_weight(s)
-            for state in _states.accumulators(opt_state)
-            for name, s in _states.sums_by_path(state).items()
+            for name, s in _grad_sum.grad_sums(opt_state).items()
         }
         return optax.apply_updates(params, updates), opt_state, sums
 
@@ -232,16 +221,14 @@ def _jax_optimizer(
 
 
 def _write(
-    parameters: Mapping[str, torch.nn.Parameter],
-    gradients: Mapping[str, np.ndarray | None],
-    step: int,
+    twin: Twin, gradients: Mapping[str, np.ndarray | None], step: int
 ) -> dict[str, torch.Tensor | None]:
     """Gives PyTorch a step's gradients, at most steps in the same memory as before."""
     tensors = {
-        name: None if g is None else _torch.to_tensor(name, np.asarray(g))
+        name: None if g is None else to_tensor(name, g, twin.layout)
         for name, g in gradients.items()
     }
-    for name, parameter in parameters.items():
+    for name, parameter in twin.parameters.items():
         gradient, before = tensors[name], parameter.grad
         if gradient is None or before is None or step % _FRESH_EVERY == 0:
             parameter.grad = None if gradient is None else gradient.clone()

@@ -10,14 +10,17 @@ _NAMES = {
     "learning_rate": "learning rate",
     "threshold": "threshold",
     "eps": "eps",
+    "damping": "damping",
     "power": "p",
+    "exponent": "exponent",
+    "refresh_every": "refresh_every",
 }
 
 
 def limits(
     schedule: Schedule,
     *,
-    largest: float | None,
+    sizes: tuple[float, float] | None,
     finite: bool,
     has_accumulators: bool,
     bounds: str,
@@ -26,8 +29,8 @@ def limits(
 
     Args:
       schedule: the values of all hyperparameters, of each group.
-      largest: the size of the largest of the gradients that reach the corners, None
-        where others were used.
+      sizes: those of the tiny and the huge gradients that reach the corners, None where
+        others were used.
       finite: whether all of these were finite.
       has_accumulators: whether the accumulators were compared.
       bounds: the differences allowed, in words.
@@ -35,39 +38,50 @@ def limits(
     Returns:
       A phrase for each.
     """
-    found = [f"what begins after step {len(schedule[0]['power'])}"]
+    found = [f"what begins after step {len(schedule[0]['apply_decay'])}"]
     found += _of_the_gate(schedule[0]["apply_decay"])
     values = {
         name: sorted({value for group in schedule for value in group[name]})
         for name in _NAMES
+        if name in schedule[0]
     }
-    held = [n for n in _NAMES if all(len({*group[n]}) == 1 for group in schedule)]
+    held = [n for n in values if all(len({*group[n]}) == 1 for group in schedule)]
     if held:
         found.append(f"a change of {' or '.join(_NAMES[name] for name in held)}")
     first, *others = schedule
-    alike = [_NAMES[n] for n in _NAMES if all(g[n] == first[n] for g in others)]
+    alike = [_NAMES[n] for n in values if all(g[n] == first[n] for g in others)]
     if not others:
         found.append("parameter groups")
     elif alike:
         found.append(f"a group's own {' or '.join(alike)}")
-    powers = values.pop("power")
-    found.append(f"p other than {', '.join(f'{power:g}' for power in powers)}")
-    if powers == [1]:
-        found.append("a power or an eps out of place, which p = 1 hides (--power 2)")
+    for name in ("power", "exponent", "refresh_every"):
+        if chosen := values.pop(name, []):
+            listed = ", ".join(f"{value:g}" for value in chosen)
+            found.append(f"{_NAMES[name]} other than {listed}")
+        if name == "power" and chosen == [1]:
+            found.append(
+                "a power or an eps out of place, which p = 1 hides (--power 2)"
+            )
+    of_directions = "exponent" in schedule[0]
+    if of_directions:
+        found.append("a sketch (rank)")
     ranges = [
         f"{_NAMES[name]} {'-'.join(f'{x:g}' for x in dict.fromkeys([of[0], of[-1]]))}"
         for name, of in values.items()
     ]
     found.append(f"values beyond {', '.join(ranges)}")
-    if largest is None:
+    if sizes is None:
         found.append("gradients that are None, NaN, infinite, tiny or huge")
     else:
         if finite:
             found.append(
                 "gradients that are NaN or infinite (a class without threshold)"
             )
-        found.append(f"gradients below {0.1 / largest:.0e} or above {largest:.0e}")
+        tiny, huge = sizes
+        found.append(f"gradients below {tiny / 10:.0e} or above {huge:.0e}")
         found.append("tensors of five axes or more")
+        if of_directions:
+            found.append("blocks (more inputs than max_dim)")
     if not has_accumulators:
         found.append("the accumulators but for what the weights show of them")
     found.append(f"differences within {bounds}")

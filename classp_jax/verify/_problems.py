@@ -13,7 +13,7 @@ import optax
 import torch
 
 from classp_jax import _paths, interop
-from classp_jax.interop import _torch
+from classp_jax.interop import _conversion, _layout, _torch
 from classp_jax.verify._streams import group_params, group_streams
 from classp_jax.verify._torch_optimizer import InputError
 
@@ -25,11 +25,13 @@ class Twin(NamedTuple):
       parameters: its parameters by PyTorch's names.
       loss: the loss of a batch at the parameters' present values.
       to_jax: tensors by those names, as arrays by JAX's names, in JAX's layout.
+      layout: which of its parameters each of JAX's arrays is.
     """
 
     parameters: dict[str, torch.nn.Parameter]
     loss: Callable[[Any], torch.Tensor]
     to_jax: Callable[[Mapping[str, torch.Tensor]], dict[str, np.ndarray]]
+    layout: interop.Layout
 
 
 class Problem(NamedTuple):
@@ -53,33 +55,53 @@ class Problem(NamedTuple):
     groups: list[list[str]]
 
 
-def plain_twin(params: Any) -> Twin:
-    """Bare parameters in JAX's names and layout, and a least-squares loss."""
+def plain_twin(params: Any, *, outputs_first: bool = False) -> Twin:
+    """Bare parameters in JAX's names, and a least-squares loss.
+
+    They have JAX's layout or, with ``outputs_first``, that of PyTorch's layers.
+    """
     arrays = _paths.by_path(params)
+    layout = {
+        name: interop.Tensor(name, is_kernel=True, transposed=False)
+        if outputs_first and np.ndim(p) > 1
+        else interop.Tensor(name)
+        for name, p in arrays.items()
+    }
+    entries = _layout.entries(layout)
     parameters = {
-        k: torch.nn.Parameter(_torch.to_tensor(k, p)) for k, p in arrays.items()
+        name: torch.nn.Parameter(to_tensor(name, p, layout))
+        for name, p in arrays.items()
     }
 
     def loss(targets: Mapping[str, np.ndarray]) -> torch.Tensor:
         squares = [
-            (p - _torch.to_tensor(k, targets[k])) ** 2 for k, p in parameters.items()
+            (p - to_tensor(name, targets[name], layout)) ** 2
+            for name, p in parameters.items()
         ]
         return torch.stack([square.sum() for square in squares]).sum() / 2
 
     def to_jax(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-        return {name: _torch.to_numpy(name, tensor) for name, tensor in tensors.items()}
+        values = {name: _torch.to_numpy(name, t) for name, t in tensors.items()}
+        return _conversion.to_jax(entries, values)
 
-    return Twin(parameters, loss, to_jax)
+    return Twin(parameters, loss, to_jax, layout)
+
+
+def to_tensor(name: str, array: np.ndarray, layout: Mapping[Any, Any]) -> torch.Tensor:
+    """JAX's array of this name as its layout has it in PyTorch."""
+    moved = _conversion.to_torch_axes(name, layout[name], np.asarray(array))
+    return _torch.to_tensor(name, moved)
 
 
 def random_problem(
     seed: int,
     steps: int,
     thresholds: Sequence[float],
-    powers: Sequence[float],
+    sizes: Sequence[tuple[float, float]],
     dtype: Any,
     *,
     finite: bool,
+    outputs_first: bool,
 ) -> Problem:
     """Gradients that reach an optimizer's corners; free-running, least squares."""
     groups = group_params(seed, dtype)
@@ -98,8 +120,8 @@ def random_problem(
         params,
         jax.jit(jax.grad(loss)),
         lambda step: {name: target[step] for name, target in targets.items()},
-        group_streams(seed + 2, steps, thresholds, powers, dtype, finite=finite),
-        lambda: plain_twin(params),
+        group_streams(seed + 2, steps, thresholds, sizes, dtype, finite=finite),
+        lambda: plain_twin(params, outputs_first=outputs_first),
         [list(group) for group in groups],
     )
 
@@ -184,7 +206,7 @@ def _model_problem(
                 ).items()
             }
 
-        return Twin(dict(module.named_parameters()), twin_loss, to_jax)
+        return Twin(dict(module.named_parameters()), twin_loss, to_jax, layout)
 
     groups = [list(_paths.by_path(params))]
     return Problem(params, jax.jit(jax.grad(loss)), batch, None, twin, groups)

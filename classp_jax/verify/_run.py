@@ -8,15 +8,14 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from classp_jax.verify import _problems, _schedule, reference
+from classp_jax.verify import _problems, _schedule
 from classp_jax.verify import _torch_optimizer as torch_optimizer
 from classp_jax.verify._compare import Comparison, compare
 from classp_jax.verify._load import load_class
 from classp_jax.verify._problems import Problem
+from classp_jax.verify._readings import READINGS, Reading
 from classp_jax.verify._schedule import Schedule
 from classp_jax.verify._torch_optimizer import InputError
-
-HYPERPARAMETERS = ("learning_rate", "threshold", "eps")
 
 
 class Target(NamedTuple):
@@ -26,11 +25,13 @@ class Target(NamedTuple):
       optimizer_class: its class.
       arguments: what that is called with.
       static: the arguments of JAX's reading that aren't hyperparameters.
+      reading: that reading.
     """
 
     optimizer_class: Any
     arguments: torch_optimizer.Arguments
     static: dict[str, Any]
+    reading: Reading
 
     @property
     def finite(self) -> bool:
@@ -57,6 +58,11 @@ class Result(NamedTuple):
 
 def target(args: argparse.Namespace) -> Target:
     """The optimizer that the options name; raises an :class:`InputError`."""
+    reading = READINGS[args.reading]
+    for name in ("eps", "damping", "power", "exponent", "refresh_every"):
+        if getattr(args, name) and name not in (*reading.varied, *reading.of_group):
+            option = name.replace("_", "-")
+            raise InputError(f"--reading {args.reading} has no --{option}")
     named = ("relative", "factored", "memory")
     static = {name: getattr(args, name) for name in named if getattr(args, name)}
     if static and args.reading == "released":
@@ -64,43 +70,70 @@ def target(args: argparse.Namespace) -> Target:
             "the released reading compares a bool with the threshold, and keeps its sum"
             " in full and for ever: no --relative, no --factored, no --memory"
         )
+    if args.reading == "gram":
+        if args.factored:
+            raise InputError(
+                "sums of directions have no rows and columns: no --factored"
+            )
+        if _is_model_on_its_own(args):
+            raise InputError(
+                "--reading gram on a model takes bare parameters: --mode lockstep"
+            )
     if args.dtype in ("float16", "bfloat16") and _is_model_on_its_own(args):
         raise InputError(
             f"a model's own gradients in {args.dtype} say nothing: --mode lockstep"
         )
     constructor = torch_optimizer.parse_arguments("--torch-args", args.torch_args)
     step = torch_optimizer.parse_arguments("--torch-step-args", args.torch_step_args)
-    optimizer_class: Any = reference.Classp
+    optimizer_class = reading.reference
     if args.torch_optimizer:
         optimizer_class = load_class(args.torch_optimizer)
     else:
-        of_reference = {"reading": args.reading, **static}
+        of_reference = {**reading.arguments, **static}
         constructor = {k: (v, v) for k, v in of_reference.items()} | constructor
-    arguments = torch_optimizer.arguments_of(optimizer_class, constructor, step)
-    return Target(optimizer_class, arguments, static)
+    known = ("apply_decay", *reading.varied, *reading.of_group)
+    arguments = torch_optimizer.arguments_of(optimizer_class, constructor, step, known)
+    return Target(optimizer_class, arguments, static, reading)
 
 
 def schedule_of(args: argparse.Namespace, target: Target) -> Schedule:
     """The hyperparameters of every step; raises an :class:`InputError`."""
-    arguments = target.arguments
-    powers = _schedule.POWERS
-    if args.problem != "random":
-        powers = [[args.power or 1.0]]
-    elif args.power is not None or "power" not in arguments.own:
-        powers = [[args.power or 1.0]] * len(powers)
+    arguments, reading = target.arguments, target.reading
+    groups = len(_schedule.POWERS) if args.problem == "random" else 1
+    of_group = {
+        name: _of_group(args, arguments, name, groups) for name in reading.of_group
+    }
     decay_from = args.decay_from
     if decay_from is None and _is_model_on_its_own(args):
         decay_from = args.steps // 2 + 1
-    gates = _schedule.gates(args.steps, decay_from, len(powers))
+    gates = _schedule.gates(args.steps, decay_from, groups)
     _check_gate(args, target, gates[0])
     return _schedule.schedule(
-        {name: _values(args, arguments, name) for name in HYPERPARAMETERS},
-        powers,
+        {name: _values(args, arguments, name) for name in reading.varied},
+        of_group,
         gates,
-        varied={n for n in HYPERPARAMETERS if getattr(args, n) is None},
+        varied={n for n in reading.varied if getattr(args, n) is None},
         shared={*torch_optimizer.NAMES} - arguments.own,
         seed=args.seed,
     )
+
+
+def _of_group(
+    args: argparse.Namespace,
+    arguments: torch_optimizer.Arguments,
+    name: str,
+    groups: int,
+) -> Sequence[Sequence[float]]:
+    """What each of so many groups has for itself, one after the other."""
+    given = getattr(args, name)
+    if name == "refresh_every" and name in arguments.named:
+        kind = "random" if args.problem == "random" else "model"
+        given = given or _schedule.REFRESHES[kind]
+    elif name == "refresh_every":
+        given = given or 1
+    if given is None and groups > 1 and name in arguments.own:
+        return {"power": _schedule.POWERS, "exponent": _schedule.EXPONENTS}[name]
+    return [[given or 1.0]] * groups
 
 
 def _values(
@@ -182,7 +215,10 @@ def _compared(
     problem: Problem,
 ) -> Comparison:
     lockstep = args.mode == "lockstep"
-    twin = _problems.plain_twin(problem.params) if lockstep else problem.twin()
+    twin = problem.twin()
+    if lockstep:
+        outputs_first = target.reading.outputs_first
+        twin = _problems.plain_twin(problem.params, outputs_first=outputs_first)
     parameters = [[*twin.parameters.values()]]
     if len(groups) > 1:
         parameters = [[twin.parameters[name] for name in group] for group in groups]
@@ -190,7 +226,7 @@ def _compared(
         target.optimizer_class, parameters, schedule, target.arguments
     )
     tolerances = {
-        name: tolerances_of(args, {*values["power"]})
+        name: tolerances_of(args, {*values.get("power", [])})
         for group, values in zip(groups, of_jax, strict=True)
         for name in group
     }
@@ -214,7 +250,8 @@ def _compared(
 
 def accumulators_of(args: argparse.Namespace) -> list[str]:
     """The keys that the PyTorch optimizer's accumulator may have."""
-    return [args.torch_accumulator] if args.torch_accumulator else ["grad_sum", "sum"]
+    given = args.torch_accumulator
+    return [given] if given else ["grad_sum", "sum", "gram"]
 
 
 def tolerances_of(args: argparse.Namespace, powers: set[float]) -> tuple[float, float]:
@@ -226,5 +263,7 @@ def tolerances_of(args: argparse.Namespace, powers: set[float]) -> tuple[float, 
         return usual, usual
     if args.dtype == "float64":
         return 1e-12, 1e-12
-    of_sum = 1e-6 if powers in ({1}, {2}) else 1e-5
-    return {"bfloat16": 6e-2, "float16": 6e-3}.get(args.dtype, of_sum), of_sum
+    of_sum = of_weight = 1e-6 if powers in ({1}, {2}) else 1e-5
+    if not powers and args.problem == "random":  # Few products, and then an inverse.
+        of_sum = 1e-6
+    return {"bfloat16": 6e-2, "float16": 6e-3}.get(args.dtype, of_weight), of_sum

@@ -17,14 +17,23 @@ VALUES: dict[str, dict[str, list[float]]] = {
         learning_rate=[0.1, 0.3, 0.05, 0.2],
         threshold=[0.25, 0.0, 0.0625],
         eps=[0.01, 0.1, 0.003],
+        damping=[1.0, 4.0, 0.5],
     ),
-    "model": dict(learning_rate=[0.01, 0.03, 0.005], threshold=[0.0], eps=[0.1, 0.3]),
+    "model": dict(
+        learning_rate=[0.01, 0.03, 0.005],
+        threshold=[0.0],
+        eps=[0.1, 0.3],
+        damping=[0.1, 0.3],
+    ),
 }
 # The released class compares a bool with it, so that from 1 on nothing moves.
 RELEASED_THRESHOLDS = [0.25, 0.0, 1.0]
 # Those of each group. One that is always the same stays a Python number to JAX, for
 # which it has faster formulas; of several it has one compiled step.
 POWERS = [[2.0], [1.0], [1.5, 2.0]]
+# To JAX, an exponent and the steps to the next refresh are always Python numbers.
+EXPONENTS = [[1.0], [0.5], [2.0]]
+REFRESHES = {"random": 3, "model": 10}
 
 # For each group, by the option's name, a value for each step.
 Schedule: TypeAlias = list[dict[str, list[Any]]]
@@ -59,7 +68,7 @@ def gates(steps: int, decay_from: int | None, groups: int) -> list[list[bool]]:
 
 def schedule(
     values: Mapping[str, Sequence[float]],
-    powers: Sequence[Sequence[float]],
+    of_group: Mapping[str, Sequence[Sequence[float]]],
     is_open: Sequence[Sequence[bool]],
     *,
     varied: Collection[str],
@@ -71,7 +80,7 @@ def schedule(
     Args:
       values: for each hyperparameter those it takes; of one that isn't varied, the
         first while the first group's decay is closed, and the last while it is open.
-      powers: those that each group takes one after the other.
+      of_group: those that each group takes one after the other, of "power" and others.
       is_open: of each group, as :func:`gates` has it.
       varied: those that go through their values one after the other, at random steps.
       shared: those that all groups have the first one's values of; the others' values
@@ -79,7 +88,7 @@ def schedule(
       seed: of the random steps.
 
     Returns:
-      A dictionary for each group, of ``values``, "power" and "apply_decay".
+      A dictionary for each group, of ``values``, ``of_group`` and "apply_decay".
     """
     steps = len(is_open[0])
 
@@ -87,13 +96,11 @@ def schedule(
         rng = np.random.default_rng([seed, number])
         return list(np.cumsum(rng.random(steps) < _CHANGES))
 
-    groups: Schedule = [
-        {
-            "power": [choices[turn % len(choices)] for turn in changes(len(values))],
-            "apply_decay": list(gate),
-        }
-        for choices, gate in zip(powers, is_open, strict=True)
-    ]
+    groups: Schedule = [{"apply_decay": list(gate)} for gate in is_open]
+    for name, choices_of in of_group.items():
+        for group, choices in zip(groups, choices_of, strict=True):
+            turns = changes(len(values))
+            group[name] = [choices[turn % len(choices)] for turn in turns]
     for number, (name, choices) in enumerate(values.items()):
         turns = [-int(gate) for gate in is_open[0]]
         if name in varied:

@@ -44,6 +44,8 @@ _GROUPS = (
     ["edge", "tiny"],
     ["ordinary", "tiny"],
 )
+# What is huge beside other directions.
+_LARGE = 3.0
 
 
 def random_params(seed: int, dtype: Any) -> dict[str, np.ndarray]:
@@ -130,7 +132,7 @@ def group_streams(
     seed: int,
     steps: int,
     thresholds: Sequence[float],
-    powers: Sequence[float],
+    sizes: Sequence[tuple[float, float]],
     dtype: Any,
     *,
     finite: bool,
@@ -138,16 +140,15 @@ def group_streams(
     """Gradients for the tensors of :func:`group_params`, a list over steps each.
 
     Besides those of :func:`gradient_stream`, "bias", "square" and "window" are as
-    "ordinary"; "tiny" is down to 1e-18 and "huge" around 1e+17, or as near to 1 as it
-    takes for their powers to be of that size; "idle" is 0 at every step; of "nonfinite"
-    some elements are at some steps NaN or infinite; "sometimes" has none, at the first
-    steps and at some others.
+    "ordinary"; "tiny" and "huge" are of the sizes that are given; "idle" is 0 at every
+    step; of "nonfinite" some elements are at some steps NaN or infinite; "sometimes"
+    has none, at the first steps and at some others.
 
     Args:
       seed: of the random numbers.
       steps: how many gradients.
       thresholds: those that the optimizer compares the squares with.
-      powers: the largest of each group.
+      sizes: of each group, those of its tiny and its huge gradients.
       dtype: a floating dtype.
       finite: whether "nonfinite", too, is to be finite.
 
@@ -155,11 +156,10 @@ def group_streams(
       By tensor, an array or None for each step.
     """
     streams: dict[str, list[np.ndarray | None]] = {}
-    for number, (names, power) in enumerate(zip(_GROUPS, powers, strict=True)):
+    for number, (names, (small, large)) in enumerate(zip(_GROUPS, sizes, strict=True)):
         rng = np.random.default_rng([seed, number])
         arrays = gradient_stream(seed + number, steps, thresholds, dtype)
-        far = largest(power, dtype)
-        scales = {"tiny": 1 / far, "huge": far, "idle": 0.0}
+        scales = {"tiny": small, "huge": large, "idle": 0.0}
         for name, shape in _MORE_SHAPES.items():
             values = 0.5 * rng.normal(size=(steps, *shape))
             if name == "tiny":  # All far above where their squares lose digits.
@@ -176,10 +176,15 @@ def group_streams(
     return streams
 
 
-def largest(power: float, dtype: Any) -> float:
-    """The size of huge gradients, of which sums over many steps are finite still."""
+def sizes(power: float | None, dtype: Any) -> tuple[float, float]:
+    """Those of tiny and of huge gradients, whose sums over many steps are finite still.
+
+    Without a power sums are of directions: what is small in one has digits beside what
+    is large in another.
+    """
     is_short = float(jnp.finfo(dtype).max) < 1e5
-    return float(10 ** (3 if is_short else 34 / max(power, 2.0)))
+    far = float(10 ** (3 if is_short else 34 / max(power or 2.0, 2.0)))
+    return 1 / far, far if power else _LARGE
 
 
 def _spoil(gradients: np.ndarray, rng: np.random.Generator) -> None:

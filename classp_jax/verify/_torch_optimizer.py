@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,10 @@ NAMES = {
     "learning_rate": ("lr", "learning_rate"),
     "threshold": ("threshold",),
     "eps": ("eps", "epsilon"),
+    "damping": ("damping",),
     "power": ("power",),
+    "exponent": ("exponent",),
+    "refresh_every": ("refresh_every",),
     "apply_decay": ("apply_decay", "apply_scaling"),
 }
 # What AdaGrad calls CLASSP's eps: the value that its sum begins with.
@@ -103,6 +106,7 @@ def arguments_of(
     optimizer_class: type[torch.optim.Optimizer],
     constructor: Mapping[str, tuple[Any, Any]],
     step: Mapping[str, tuple[Any, Any]],
+    known: Collection[str],
 ) -> Arguments:
     """Finds out which arguments of a class follow the command's options.
 
@@ -113,6 +117,7 @@ def arguments_of(
       optimizer_class: the class.
       constructor: the user's constructor arguments, for both phases.
       step: the user's arguments of ``step``, for both phases.
+      known: those options of :data:`NAMES` that there are.
 
     Returns:
       The arguments.
@@ -123,8 +128,10 @@ def arguments_of(
     name = optimizer_class.__name__
     of_class = _parameters(optimizer_class, "__init__", constructor, f"{name}()")
     of_step = _parameters(optimizer_class, "step", step, f"{name}.step()")
-    options = {known: option for option, names in NAMES.items() for known in names}
-    if _INITIAL in of_class:  # AdaGrad, whose own eps is added to the root.
+    options = {name: option for option in known for name in NAMES[option]}
+    if (
+        _INITIAL in of_class and "eps" in known
+    ):  # AdaGrad, whose own eps is added to the root.
         options = {k: o for k, o in options.items() if o != "eps"} | {_INITIAL: "eps"}
         constructor = {"eps": (0.0, 0.0)} | {**constructor}
     in_constructor = {k: o for k, o in options.items() if k in of_class}
@@ -222,13 +229,25 @@ class ScheduledOptimizer:
             ) from error
 
     def accumulator(
-        self, parameter: torch.nn.Parameter, keys: Sequence[str]
+        self,
+        parameter: torch.nn.Parameter,
+        keys: Sequence[str],
+        size: int | None = None,
     ) -> torch.Tensor | None:
-        """The state of a parameter by the first key that it has; None without any."""
+        """The state of a parameter by the first key that it has; None without any.
+
+        It is of the parameter's shape or, if given, of that many numbers.
+        """
         state = self._optimizer.state.get(parameter, {})
         for key in keys:
             value = state.get(key)
-            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+            if not isinstance(value, torch.Tensor):
+                continue
+            if (
+                value.shape == parameter.shape
+                if size is None
+                else size == value.numel()
+            ):
                 return value
         return None
 

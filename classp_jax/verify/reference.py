@@ -1,4 +1,4 @@
-"""CLASSP in PyTorch, in its three readings, written from the paper."""
+"""CLASSP in PyTorch: its three readings, from the paper, and sums of directions."""
 
 from __future__ import annotations
 
@@ -79,6 +79,113 @@ class Classp(torch.optim.Optimizer):
                 update = self._update(w.grad, state, group)
                 w -= (group["lr"] * update).to(w.dtype)
         return loss
+
+
+class ClasspGram(torch.optim.Optimizer):
+    """``classp_gram`` with its sums in full, to hold the JAX transformation to.
+
+    With G a weight's gradient as inputs by outputs::
+
+        L += G Gᵀ,  w -= lr (I + L / damping)^(-exponent) G
+
+    A weight's first axis are its outputs and all others, flattened, its inputs, as
+    ``torch.nn.Linear`` and ``Conv2d`` have them. A bias has one input, which is 1. A
+    weight's state is L, "gram", and that factor as of the last refresh, "factor": of
+    (inputs, inputs), or of (blocks, d, d) if there are more inputs than ``max_dim``.
+
+    Args:
+      params: parameters, as for any PyTorch optimizer.
+      lr: the learning rate.
+      damping: in units of the squared gradient.
+      threshold: as for :class:`Classp`.
+      exponent: q.
+      refresh_every: steps from one factor to the next; the first is at the first step.
+      max_dim: the most inputs of a block.
+      apply_decay: whether to multiply by the factor.
+      relative: as for :class:`Classp`.
+      memory: likewise.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[torch.nn.Parameter],
+        lr: float = 0.05,
+        damping: float = 1.0,
+        threshold: float = 0.0,
+        exponent: float = 1.0,
+        refresh_every: int = 10,
+        max_dim: int = 1024,
+        apply_decay: bool = True,
+        relative: bool = False,
+        memory: float = math.inf,
+    ) -> None:
+        defaults = dict(
+            lr=lr,
+            damping=damping,
+            threshold=threshold,
+            exponent=exponent,
+            refresh_every=refresh_every,
+            max_dim=max_dim,
+            apply_decay=apply_decay,
+            relative=relative,
+            memory=memory,
+            steps=0,
+        )
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Updates every parameter that has a gradient, in place."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            is_refresh = group["steps"] % group["refresh_every"] == 0
+            group["steps"] += 1
+            for w in group["params"]:
+                state = self.state[w]
+                if w.grad is not None:
+                    grad = w.grad.to(torch.promote_types(w.dtype, torch.float32))
+                    grad = torch.where(_passes_threshold(grad, group), grad, 0.0)
+                    inputs = _inputs_by_outputs(grad, group["max_dim"])
+                    products = inputs @ inputs.mT
+                    before = state.get("gram", torch.zeros_like(products))
+                    state["gram"] = before - before / group["memory"] + products
+                if is_refresh and "gram" in state:  # Also where there is no gradient.
+                    state["factor"] = _power_of_sum(state["gram"], group)
+                if w.grad is None:
+                    continue
+                if group["apply_decay"] and "factor" in state:
+                    grad = _as_weight(state["factor"] @ inputs, grad)
+                w -= (group["lr"] * grad).to(w.dtype)
+        return loss
+
+
+def _inputs_by_outputs(grad: torch.Tensor, max_dim: int) -> torch.Tensor:
+    """(inputs, outputs), or (blocks, d, outputs) with rows of 0 behind the last."""
+    x = torch.where((grad**2).isfinite(), grad, 0.0)
+    x = x.reshape(len(x) if x.ndim else 1, -1).T
+    blocks = -(-len(x) // max_dim)
+    if blocks == 1:
+        return x
+    height = -(-len(x) // blocks)
+    padded = torch.nn.functional.pad(x, (0, 0, 0, blocks * height - len(x)))
+    return padded.reshape(blocks, height, -1)
+
+
+def _as_weight(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    outputs = x.shape[-1]
+    inputs = like.numel() // outputs
+    return x.reshape(-1, outputs)[:inputs].T.reshape(like.shape)
+
+
+def _power_of_sum(gram: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+    """By eigenvectors, in float64: what is compared with this may round more."""
+    values, vectors = torch.linalg.eigh(gram.double())
+    scale = (1 + values.clamp(min=0) / group["damping"]) ** -group["exponent"]
+    factor: torch.Tensor = (vectors * scale[..., None, :]) @ vectors.mT
+    return factor.to(gram.dtype)
 
 
 def _root(x: torch.Tensor, power: float) -> torch.Tensor:

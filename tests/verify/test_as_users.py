@@ -6,7 +6,7 @@ from classp_jax.verify.__main__ import main
 from tests import helpers
 
 
-@pytest.mark.parametrize("reading", helpers.READINGS)
+@pytest.mark.parametrize("reading", [*helpers.READINGS, "gram"])
 def test_the_default_run_agrees(reading, capsys):
     assert main(["--reading", reading]) == 0
     assert "AGREE: every difference is within" in capsys.readouterr().out
