@@ -12,7 +12,7 @@ def classp_gram(
     threshold: optax.ScalarOrSchedule = 0.0,
     *,
     exponent: float = 1.0,
-    refresh_every: int = 10,
+    refresh_every: int | None = 10,
     max_dim: int = 1024,
     rank: int | None = 64,
     apply_decay: bool | optax.ScalarOrSchedule = 1.0,
@@ -46,7 +46,8 @@ def classp_gram(
         direction is slowed by :math:`2^q`; a number, an injected value or a schedule.
       threshold: as for :func:`classp`.
       exponent: :math:`q`, as for :func:`scale_by_accumulated_gram`.
-      refresh_every: likewise.
+      refresh_every: likewise; None, with ``solver.update(..., refresh=True)`` at the
+        first step of each task, where tasks are announced.
       max_dim: likewise.
       rank: likewise.
       apply_decay: whether to slow the directions; as for :func:`classp`.

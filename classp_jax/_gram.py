@@ -30,7 +30,7 @@ def scale_by_accumulated_gram(
     damping: optax.ScalarOrSchedule = 1.0,
     *,
     exponent: float = 1.0,
-    refresh_every: int = 10,
+    refresh_every: int | None = 10,
     max_dim: int = 1024,
     rank: int | None = 64,
     memory: optax.ScalarOrSchedule | None = None,
@@ -69,6 +69,11 @@ def scale_by_accumulated_gram(
 
       L_t = \left(1 - \frac{1}{N}\right) L_{t-1} + G_t G_t^\top
 
+    A refresh is due every ``refresh_every`` steps, and at any step whose update has the
+    extra argument ``refresh=True``, a bool or an array of one: with
+    ``refresh_every=None`` at these alone and the first. Called for at the first step of
+    each task, what slows a task is what those before have seen, and that step.
+
     An element that isn't finite, or whose square isn't, counts as a gradient of 0. A
     step whose sum would overflow adds nothing.
 
@@ -88,7 +93,8 @@ def scale_by_accumulated_gram(
         factorization at each refresh, others all eigenvectors, which takes some ten
         times as long.
       refresh_every: steps from one refresh to the next; the first is at the first step.
-        Under :func:`jax.vmap`, as of seeds, each step takes the time of one.
+        None for none but that and those called for. Under :func:`jax.vmap`, as of
+        seeds, each step takes the time of one.
       max_dim: the most rows of a block, of a sum in full.
       rank: :math:`k`, the number of eigenvalues; None for all of them.
       memory: :math:`N > 1`, the steps in which a direction without gradients falls to
@@ -132,7 +138,8 @@ def scale_by_accumulated_gram(
     _hyperparameters.check_memory("memory", memory)
     _hyperparameters.refuse_injected("exponent", exponent)
     _hyperparameters.check_power("exponent", exponent)
-    _hyperparameters.check_positive_int("refresh_every", refresh_every)
+    if refresh_every is not None:
+        _hyperparameters.check_positive_int("refresh_every", refresh_every)
     _hyperparameters.check_positive_int("max_dim", max_dim)
     if rank is not None:
         _hyperparameters.check_positive_int("rank", rank)
@@ -160,6 +167,8 @@ def scale_by_accumulated_gram(
         updates: optax.Updates,
         state: ScaleByAccumulatedGramState,
         params: optax.Params | None = None,
+        *,
+        refresh: jax.typing.ArrayLike = False,
         **extra_args: Any,
     ) -> tuple[optax.Updates, ScaleByAccumulatedGramState]:
         del params, extra_args
@@ -191,8 +200,9 @@ def scale_by_accumulated_gram(
 
         matrices = jax.tree.map(matrix_of, updates, state.gram, is_leaf=is_none)
         gram = jax.tree.map(sum_of, matrices, state.gram, is_leaf=is_none)
+        in_turn = state.count % refresh_every if refresh_every else state.count
         scaling = jax.lax.cond(
-            state.count % refresh_every == 0,
+            (in_turn == 0) | jnp.asarray(refresh, bool),
             lambda gram, before: _map(power_of, gram, before),
             lambda gram, before: before,
             gram,

@@ -341,6 +341,23 @@ def test_damping_changes_at_the_next_refresh_without_compiling_again():
     assert found[2] == pytest.approx(found[3])
 
 
+def test_a_refresh_is_made_where_it_is_called_for():
+    every_third, on_call = (
+        classp_jax.classp_gram(0.1, 0.5, refresh_every=every) for every in (3, None)
+    )
+    stream = gradients(6)
+    expected, _ = run(every_third, stream)
+    state, update = on_call.init(stream[0]), jax.jit(on_call.update)
+    for step, (grads, u) in enumerate(zip(stream, expected, strict=True)):
+        updates, state = update(grads, state, refresh=step == 3)
+        chex.assert_trees_all_equal(updates, u)
+    assert update._cache_size() == 1
+    never_again, _ = run(on_call, stream)
+    for step, u in enumerate(expected):
+        same = jnp.allclose(never_again[step]["kernel"], u["kernel"], rtol=1e-3)
+        assert same == (step < 3)
+
+
 @pytest.mark.parametrize("kept", KEPT, ids=str)
 def test_side_by_side_it_is_each_alone(kept):
     scale = classp_jax.scale_by_accumulated_gram(0.1, refresh_every=2, **kept)

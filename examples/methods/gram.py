@@ -1,12 +1,18 @@
-"""CLASSP with a sum for each direction of a layer's inputs: no task is announced."""
+"""CLASSP with a sum for each direction of a layer's inputs."""
 
+import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
 
 import classp_jax
 from examples.methods.registry import RATE, Sweep, TaskSequence, at_rates
+from examples.runner.carry_over import replaced
 from examples.runner.optimizers import register_optimizer
 from examples.runner.plan import Family, Phase
+from examples.runner.plugin import Boundary, Plugin
+from examples.runner.trainer import TrainState
 
 FAMILY = Family("CLASSP, directions", "#7b3294", width=2.4)
 _DAMPINGS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -21,6 +27,24 @@ _SPEEDS = {
 register_optimizer(classp_jax.classp_gram)
 
 
+@dataclasses.dataclass(frozen=True)
+class Refresh(Plugin):
+    """A refresh where a task begins, as ``update(..., refresh=True)`` there would."""
+
+    key: ClassVar[str] = "refresh"
+
+    def at_boundary(self, context: Boundary, state: TrainState) -> TrainState:
+        """Lets the optimizer begin to count anew, which makes the first step due."""
+        del context
+        return state._replace(
+            opt_state=replaced(
+                state.opt_state,
+                classp_jax.ScaleByAccumulatedGramState,
+                lambda gram: gram._replace(count=jnp.zeros_like(gram.count)),
+            )
+        )
+
+
 def phases(
     sequence: TaskSequence,
     damping: float,
@@ -29,9 +53,23 @@ def phases(
     rate: float = RATE,
     **hyperparameters: Any,
 ) -> tuple[Phase, ...]:
-    """A phase a task, all alike."""
+    """A phase a task, all alike: no task is announced."""
     return sequence.phases(
         "classp_gram", rate, damping=damping, rank=rank, **hyperparameters
+    )
+
+
+def _announced(
+    sequence: TaskSequence, damping: float, *, rate: float = RATE
+) -> tuple[Phase, ...]:
+    """A refresh a task in place of one every ten steps."""
+    return sequence.phases(
+        "classp_gram",
+        rate,
+        then=(Refresh(),),
+        damping=damping,
+        rank=64,
+        refresh_every=None,
     )
 
 
@@ -48,5 +86,14 @@ def _grid(name: str, title: str, rank: int | None) -> list[Sweep]:
 SWEEPS = [
     *_grid("gram", "CLASSP, directions", None),
     *_grid("gram_64", "CLASSP, 64 directions", 64),
+    *at_rates(
+        "gram_64_announced",
+        "CLASSP, 64 directions, tasks announced",
+        "κ",
+        _DAMPINGS,
+        _announced,
+        FAMILY,
+        _SPEEDS,
+    ),
     *map(_of_rank, (16, 32, 128)),
 ]
