@@ -7,15 +7,16 @@ BIN := $(VENV)/bin
 PARALLEL := -n auto --dist worksteal
 
 # A third of the time to compile, as few of the compiler's passes are run. Not where the
-# last digits or the compiled programs themselves are tested, and not at the lowest
-# version, which has other names for it.
-QUICKLY := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+# last digits or the compiled programs themselves are tested. The lowest version has no
+# other emitters.
+UNOPTIMIZED := --xla_backend_optimization_level=0
+QUICKLY := XLA_FLAGS="$(UNOPTIMIZED) --xla_cpu_use_fusion_emitters=false"
 AS_USERS := tests/test_compiled.py tests/test_parity.py tests/verify/test_as_users.py
 
 LOWEST := .venv-lowest
 LIBRARY_TESTS := tests/baselines $(addprefix tests/test_,$(addsuffix .py,arguments \
 	classp collect derivatives diagnostics gradient_faults gram injected memory metrics \
-	optax_contract parity per_layer properties signals sums theory transforms))
+	optax_contract per_layer properties signals sums theory transforms))
 
 .PHONY: help demo test test-slow test-tpu test-lowest lint format docs clean
 
@@ -53,8 +54,10 @@ test-tpu:
 
 # Flax's NNX optimizer took other arguments then.
 test-lowest: $(LOWEST)/installed
-	$(LOWEST)/bin/python -m pytest $(PARALLEL) -m "not slow" -k "not nnx_optimizer" \
-		classp_jax/_*.py classp_jax/baselines classp_jax/metrics.py $(LIBRARY_TESTS)
+	$(LOWEST)/bin/python -m pytest $(PARALLEL) -m "not slow" tests/test_parity.py
+	XLA_FLAGS=$(UNOPTIMIZED) $(LOWEST)/bin/python -m pytest $(PARALLEL) -m "not slow" \
+		-k "not nnx_optimizer" classp_jax/_*.py classp_jax/baselines \
+		classp_jax/metrics.py $(LIBRARY_TESTS)
 
 lint: $(VENV)/test-installed
 	$(BIN)/ruff check .
