@@ -27,7 +27,8 @@ def set_hyperparameters(opt_state: optax.OptState, /, **values: Any) -> optax.Op
         :class:`optax.InjectStatefulHyperparamsState`, such as the state of a chain,
         Linen's ``TrainState`` or the ``opt_state`` of ``flax.nnx.Optimizer``.
       **values: by name; each a finite scalar, or an array shaped like the
-        hyperparameter, such as one number per seed where the state is vmapped.
+        hyperparameter, such as one number per seed where the state is vmapped. A
+        ``memory`` may be infinite.
 
     Returns:
       The state with these values.
@@ -103,15 +104,17 @@ def _is_injected(node: Any) -> bool:
 
 
 def _as_number(name: str, value: Any) -> Any:
-    """A value in an array; raises unless it is real and finite where it is known."""
+    """A value in an array; raises unless it is real and, where known, finite."""
     if not isinstance(value, jax.core.Tracer):
         value = np.asarray(value)
     dtype = value.dtype
     is_real = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
     if not (is_real or dtype == jnp.bool_):
         raise TypeError(f"{name} must be a number, got {value!r}.")
-    if isinstance(value, np.ndarray) and not np.all(np.isfinite(value)):
-        raise ValueError(f"{name} must be finite, got {value}.")
+    if isinstance(value, np.ndarray):
+        is_allowed = np.isfinite(value) | (name == "memory") & (value == np.inf)
+        if not np.all(is_allowed):
+            raise ValueError(f"{name} must be finite, got {value}.")
     return value
 
 
@@ -139,7 +142,8 @@ def _check_fits(name: str, value: Any, dtype: Any) -> None:
         with np.errstate(over="ignore"):
             stored = value.astype(dtype)
         same = (stored != 0) == (value != 0) if is_floating else stored == value
-        fits = bool(np.all(np.isfinite(stored) & same))
+        held = np.isfinite(stored) | np.isinf(value)
+        fits = bool(np.all(held & same))
     if not fits:
         raise ValueError(
             f"{name} is kept as {dtype}, which doesn't hold {value}; inject a float, or"
