@@ -186,7 +186,7 @@ SWEEPS = [
     Sweep("head", "Additive head, trunk untrained", "δ", _DAMPINGS, _untrained, FAMILY),
     Sweep(
         "head_gram_64",
-        "Additive head, trunk by 64 directions",
+        "CLASSP, 64 directions, additive head",
         "κ",
         _KAPPAS,
         _of_directions,
