@@ -109,8 +109,13 @@ class Stream(NamedTuple):
     @property
     def heads(self) -> tuple[int, ...] | None:
         """Of each class its task, where the network is told which it is; else None."""
+        return self.tasks_of_classes if self.scenario == "task" else None
+
+    @property
+    def tasks_of_classes(self) -> tuple[int, ...] | None:
+        """Of each class its task, in their order; None where each task has all."""
         of = self.definition
-        if self.scenario != "task" or of.order is None:
+        if of.order is None:
             return None
         place = np.argsort(of.order(self.seed))
         return tuple((place // of.classes_a_task).tolist())

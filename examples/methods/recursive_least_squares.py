@@ -70,8 +70,7 @@ def recursive_least_squares(damping: float) -> optax.GradientTransformationExtra
         raise ValueError(f"damping must be above 0, got {damping}.")
 
     def init_fn(params: optax.Params) -> LeastSquaresState:
-        rows, outputs = layers.matrices(params)[_head(params)].shape
-        return LeastSquaresState(jnp.zeros((rows, rows)), jnp.zeros((rows, outputs)))
+        return no_examples(params)
 
     def update_fn(
         updates: optax.Updates,
@@ -84,12 +83,12 @@ def recursive_least_squares(damping: float) -> optax.GradientTransformationExtra
         **extra_args: Any,
     ) -> tuple[optax.Updates, LeastSquaresState]:
         del extra_args
-        state = _with(state, _head(params), layer_inputs(), labels, present)
-        head = layers.matrices(params)[_head(params)]
+        state = with_examples(state, head_of(params), layer_inputs(), labels, present)
+        head = layers.matrices(params)[head_of(params)]
         damped = state.gram + damping * jnp.eye(len(head))
         solved = jax.scipy.linalg.solve(damped, state.cross, assume_a="pos")
         still = jax.tree.map(jnp.zeros_like, updates)
-        return layers.with_matrices(still, {_head(params): solved - head}), state
+        return layers.with_matrices(still, {head_of(params): solved - head}), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -124,20 +123,42 @@ def _of_examples(
 ) -> LeastSquaresState:
     seen = classifier.layer_inputs(params, inputs, None)
     present = jnp.ones(len(labels), bool)
-    return _with(sums, _head(params), seen, labels, present)
+    return with_examples(sums, head_of(params), seen, labels, present)
 
 
-def _head(params: optax.Params) -> Layer:
+def no_examples(params: optax.Params) -> LeastSquaresState:
+    """The sums of none."""
+    rows, outputs = layers.matrices(params)[head_of(params)].shape
+    return LeastSquaresState(jnp.zeros((rows, rows)), jnp.zeros((rows, outputs)))
+
+
+def head_of(params: optax.Params) -> Layer:
+    """The last layer by name."""
     return max(layers.matrices(params))
 
 
-def _with(
+def with_examples(
     sums: LeastSquaresState,
     head: Layer,
     seen: OrderedDict[Layer, jax.Array],
     labels: jax.Array,
     present: jax.Array,
 ) -> LeastSquaresState:
+    """The sums with further examples, whichever come first.
+
+    Args:
+      sums: of the examples so far.
+      head: the layer whose inputs count.
+      seen: what each layer sees of the examples.
+      labels: their classes, (n,), integer.
+      present: whether each counts.
+
+    Returns:
+      The sums.
+
+    Raises:
+      ValueError: the head isn't the last layer that is called.
+    """
     if (last := next(reversed(seen))) != head:
         raise ValueError(
             f"The last layer must be the last by name, {'.'.join(head)}, but it is"

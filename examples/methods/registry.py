@@ -19,6 +19,7 @@ _FIRST = (
     "owm",
     "gpm",
     "recursive_least_squares",
+    "additive_head",
     "replay",
     "joint",
 )

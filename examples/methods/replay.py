@@ -14,6 +14,7 @@ from examples.runner.plugin import Plugin
 FAMILY = Family("Replay", "#56b4e9")
 _ORDER = 1000  # Beside the seed: of the order in which a task's examples are kept.
 _IMAGES = 1000  # Kept of all earlier tasks; of the MLP 2.9 bytes a weight.
+_MANY = 5000  # As much as the sums of an additive head over 1,000 features.
 _DOZEN = 12  # As much as factored sums: 0.035 bytes.
 
 
@@ -94,5 +95,6 @@ def _of(memory: int) -> Callable[[TaskSequence, float], tuple[Phase, ...]]:
 
 SWEEPS = [
     Sweep("replay", "Replay", "α", RATES, _of(_IMAGES), FAMILY),
+    Sweep("replay_5000", f"Replay, {_MANY:,} images", "α", RATES, _of(_MANY), FAMILY),
     Sweep("replay_dozen", f"Replay, {_DOZEN} images", "α", RATES, _of(_DOZEN), FAMILY),
 ]

@@ -49,6 +49,7 @@ class Experiment(NamedTuple):
       options: what else the model and the tasks depend on, for the rows.
       dtype: of the weights and activations, by name.
       heads: as :class:`examples.runner.trainer.Trainer` takes it; ``options`` tell.
+      loss_tasks: likewise.
       measurements: along each phase of a given length.
       splits: on which accuracy is measured behind phases that others follow.
       measure_unseen: whether it is measured on tasks that are still to come too, and
@@ -64,6 +65,7 @@ class Experiment(NamedTuple):
     options: dict[str, Any] = {}  # noqa: RUF012
     dtype: str = "float32"
     heads: tuple[int, ...] | None = None
+    loss_tasks: tuple[int, ...] | None = None
     measurements: int = 8
     splits: tuple[str, ...] = ("train", "test")
     measure_unseen: bool = False

@@ -114,6 +114,17 @@ class Plugin:
         del context
         return state
 
+    def at_end(self, state: TrainState) -> TrainState:
+        """Does what a method does where its phase has ended, before it is measured.
+
+        Args:
+          state: the state that training ended with.
+
+        Returns:
+          The one that is measured, and that the next phase begins behind.
+        """
+        return state
+
     def penalty(self, states: TrainState) -> jax.Array | float:
         """What it adds to the loss, where that decides when a phase ends.
 

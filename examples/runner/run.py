@@ -194,7 +194,8 @@ class Runner:
         with self._ends.trail(phases, seeds) as trail:
             ends = self._loop.train(bar, trainer, states, begin, epochs, phase, trail)
             outcomes = {}
-            for i, (seed, end) in enumerate(zip(seeds, ends, strict=True)):
+            for i, (seed, trained) in enumerate(zip(seeds, ends, strict=True)):
+                end = trained._replace(state=_ended(phase, trained.state))
                 result = results.of_phase(
                     self._experiment, phases, trainer, splits, seed, end, self._mesh
                 )
@@ -256,3 +257,10 @@ class Runner:
             train,
             compute_once,
         )
+
+
+def _ended(phase: Phase, state: TrainState) -> TrainState:
+    """What a phase's plugins make of the state that training ended with."""
+    for plugin in phase.plugins:
+        state = plugin.at_end(state)
+    return state

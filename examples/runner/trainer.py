@@ -16,6 +16,7 @@ from examples.runner import evaluation, sharding
 from examples.runner.data import Array
 from examples.runner.evaluation import Accuracy, Classifier, Params, Preprocess
 from examples.runner.layers import Layer
+from examples.runner.losses import mask_absent
 
 
 class TrainState(NamedTuple):
@@ -52,6 +53,9 @@ class Trainer:
       heads: of each class the head that it belongs to; an example is then classified
         among the classes of its label's head alone, in training and evaluation, as in
         task-incremental learning. By default all are of one head.
+      loss_tasks: of each class the task that it comes with, from 0 on; the training
+        loss is then over the classes of the tasks that a batch has examples of, as
+        :func:`examples.runner.losses.mask_absent` says. By default it is over all.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Trainer:
         mesh: jax.sharding.Mesh | None = None,
         dtype: jax.typing.DTypeLike = jnp.float32,
         heads: tuple[int, ...] | None = None,
+        loss_tasks: tuple[int, ...] | None = None,
     ):
         self._make_model = make_model
         self._optimizer = optax.with_extra_args_support(optimizer)
@@ -73,6 +78,7 @@ class Trainer:
         )
         self._mesh = mesh
         self._dtype = dtype
+        self._loss_tasks = loss_tasks
 
     @functools.cached_property
     def shapes(self) -> TrainState:
@@ -211,6 +217,8 @@ class Trainer:
     ) -> jax.Array:
         logits = self.classifier.logits(params, inputs, dropout_key)
         logits = self.classifier.mask_other_heads(logits.astype(jnp.float32), labels)
+        if self._loss_tasks is not None:
+            logits = mask_absent(logits, labels, self._loss_tasks)
         losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(
             logits, labels
         )

@@ -56,5 +56,11 @@ class Trainers:
             )
         optimizer = make_optimizer(kind, zeros)
         return Trainer(
-            of.make_model, optimizer, of.preprocess, self._mesh, of.dtype, of.heads
+            of.make_model,
+            optimizer,
+            of.preprocess,
+            self._mesh,
+            of.dtype,
+            of.heads,
+            of.loss_tasks,
         )

@@ -10,6 +10,7 @@ from examples.models.registry import models
 from examples.report import tables
 from examples.runner import arguments, cli
 from examples.runner.data import Experiment
+from examples.runner.losses import LOSSES
 from examples.runner.plan import Method
 from examples.runner.stopping import Sigterm
 from examples.runner.study import Study
@@ -20,6 +21,7 @@ from examples.streams.tables import lacks
 _CURVE = ("test", 500)
 _DEFAULT = "permuted_mnist"
 _BATCH_SIZE = 64
+_LOSS = next(iter(LOSSES))
 # Their settings were chosen in results/streams/permuted_mnist/domain-mlp/validation.
 _METHODS = ["classp_0.1", "sgd_0.02", "ewc_online_30"]
 
@@ -35,6 +37,10 @@ def _run(
     stream = _stream(parser, args)
     if args.batch_size < 2:
         parser.error("--batch-size must be 2 or more, as replay takes half of it")
+    if args.loss != _LOSS and stream.scenario != "class":
+        parser.error(f"--loss {args.loss} is for --scenario class")
+    # Rows of the default have none.
+    of_loss = {"loss": args.loss} if args.loss != _LOSS else {}
     compared = study(stream, args.epochs, args.batch_size)
     try:
         mesh = cli.prepared(args)
@@ -51,9 +57,10 @@ def _run(
         tasks,
         args.batch_size,
         _CURVE,
-        stream._asdict() | {"model": args.model, "epochs": args.epochs},
+        stream._asdict() | {"model": args.model, "epochs": args.epochs} | of_loss,
         args.dtype,
         stream.heads,
+        stream.tasks_of_classes if of_loss else None,
         measurements=2,
         splits=("test",),
         measure_unseen=True,
@@ -135,6 +142,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=models(),
         default="mlp",
         help="; ".join(f"{name}: {model.what}" for name, model in models().items()),
+    )
+    parser.add_argument(
+        "--loss",
+        choices=LOSSES,
+        default=_LOSS,
+        help="what is trained on, of --scenario class: "
+        + "; ".join(f"{name}: {what}" for name, what in LOSSES.items()),
     )
     parser.add_argument(
         "--stream-seed",

@@ -108,6 +108,8 @@ Regrets = dict[Place, Regret]
 def read(folder: pathlib.Path) -> dict[Place, Measured]:
     """What all rows of validation streams below a folder say, by stream.
 
+    Those with a loss of their own aren't read.
+
     Raises:
       ValueError: there are none, or a file is damaged.
     """
@@ -117,7 +119,8 @@ def read(folder: pathlib.Path) -> dict[Place, Measured]:
             continue
         compared, found = report.read(path.parent)
         settings = report.of_any_seed(page.distinct(found)[0]["settings"])
-        if not settings["validation"]:  # Most rows there are others.
+        # Most rows there may be others; and of another loss are few streams.
+        if not settings["validation"] or "loss" in settings:
             continue
         place = Place(
             settings["benchmark"],

@@ -87,7 +87,8 @@ def write(
     on = "held-out tenth of the training set" if stream.validation else "test set"
     options = "".join(
         f" --{name.replace('_', '-')} {settings[name]}"
-        for name in ("benchmark", "scenario", "tasks", "epochs", "model")
+        for name in ("benchmark", "scenario", "tasks", "epochs", "model", "loss")
+        if name in settings  # Not of the default loss.
     )
     by_options = {
         f" --stream-seed {seed}" + " --validation" * stream.validation: of_seed
@@ -156,6 +157,8 @@ def _read(
     """
     compared = study(_stream(settings), settings["epochs"], settings["batch_size"])
     title = models()[settings["model"]].title
+    if "loss" in settings:
+        title += f", the loss over {settings['loss']} classes"
     compared = compared._replace(title=compared.title + title)
     path = folder / "rows.jsonl"
     all_rows = rows.read(path)

@@ -99,6 +99,18 @@ def test_split_streams(benchmark, scenario, seed):
     assert of.outputs == (2 if scenario == "domain" else 10)
     assert of.chance == (0.1 if scenario == "class" else 0.5)
     assert (of.heads is None) == (scenario != "task")
+    assert [of.tasks_of_classes[label] for label in seen] == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+        3,
+        3,
+        4,
+        4,
+    ]
 
 
 def test_validation_holds_out_of_the_training_set():

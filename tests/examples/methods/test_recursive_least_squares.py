@@ -15,16 +15,20 @@ from tests.examples.methods.test_projection import OUT, by_hand, seen_by_hand
 from tests.helpers import Network
 
 
-@pytest.fixture
-def experiment(three_tasks):
-    """Without dropout, which would hide units from the head, and short last batches."""
+def without_dropout(experiment):
+    """Which would hide units from the head; and with short last batches."""
 
     def make(rngs):
         network = Network(rngs)
         network.dropout.rate = 0.0
         return network
 
-    return three_tasks._replace(make_model=make, batch_size=7)
+    return experiment._replace(make_model=make, batch_size=7)
+
+
+@pytest.fixture
+def experiment(three_tasks):
+    return without_dropout(three_tasks)
 
 
 def least_squares(task, damping=0.5):

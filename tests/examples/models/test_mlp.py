@@ -18,6 +18,14 @@ def test_the_mlp_has_the_baselines_size_and_no_dropout():
     assert model(images).shape == (3, 10)
 
 
+def test_wide_ones_have_one_hidden_layer():
+    for name, hidden in (("wide", 4000), ("wide_1000", 1000)):
+        model = models()[name].make(nnx.Rngs(0), classes=10)
+        shapes = [p.shape for p in nnx.to_flat_state(nnx.state(model)).leaves]
+        assert {*shapes} == {(10,), (784, hidden), (hidden,), (hidden, 10)}
+        assert model(np.ones((3, 28, 28, 1), np.float32)).shape == (3, 10)
+
+
 def test_gpms_has_a_hundred_units_and_no_biases():
     params = nnx.state(models()["mlp_100"].make(nnx.Rngs(0), classes=10), nnx.Param)
     shapes = sorted(p.shape for p in nnx.to_flat_state(params).leaves)

@@ -61,6 +61,26 @@ def test_heads_part_the_classes():
         assert loss == pytest.approx(-float(expected), abs=1e-6)
 
 
+def test_a_loss_over_present_classes_leaves_those_of_absent_tasks():
+    """They are named all the same; and of an example alone its task's are present."""
+    inputs, labels = map(jnp.asarray, random_split(30, 0))
+    trainer = Trainer(Network, optax.sgd(0.1), preprocess, loss_tasks=(0, 1, 0))
+    plain = Trainer(Network, optax.sgd(0.1), preprocess)
+    of_task = np.flatnonzero(labels != 1)[:4]
+    mixed = np.append(of_task, np.flatnonzero(labels == 1)[:1])
+    for batch, moved in ((of_task, [True, False, True]), (mixed, 3 * [True])):
+        before = trainer.init(0)
+        after, loss = trainer.train_step(before, inputs, labels, batch)
+        bias = [s.params["out"]["bias"][...] for s in (before, after)]
+        np.testing.assert_array_equal(bias[0] != bias[1], moved)
+        _, over_all = plain.train_step(plain.init(0), inputs, labels, batch)
+        assert (loss < over_all) if not all(moved) else (loss == over_all)
+    params = trainer.init(0).params
+    accuracies = [of.accuracy(params, inputs, labels) for of in (trainer, plain)]
+    assert accuracies[0] == accuracies[1]
+    assert trainer.example_loss(params, inputs[0], jnp.array(1)) == 0
+
+
 def test_accuracy_of_any_number_of_examples():
     trainer = Trainer(Network, optax.sgd(0.1), preprocess)
     params = trainer.init(0).params

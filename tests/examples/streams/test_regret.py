@@ -189,6 +189,13 @@ def test_the_command_makes_a_page_of_all_validation_rows(folder, capsys):
     assert "| SGD | 2 of 3 |" in said and f"Written: {picture}" in said
 
 
+def test_rows_of_a_loss_of_their_own_are_not_read(folder):
+    before = choice.read(folder)
+    more = made("split_mnist", "sgd_0.1", 0.9, loss="present")
+    rows.append(folder / "present" / "rows.jsonl", more)
+    assert choice.read(folder) == before
+
+
 def test_other_networks_and_lengths_are_other_streams(folder):
     more = made("permuted_mnist", "sgd_0.1", 0.9, model="cnn")
     rows.append(folder / "cnn" / "rows.jsonl", more)

@@ -243,6 +243,22 @@ def test_settings_are_chosen_on_another_stream(tiny, tmp_path):
         run(tmp_path, "--methods", "adagrad", "--best-in", str(there))
 
 
+def test_rows_of_a_loss_over_present_classes_are_apart(tiny, tmp_path):
+    of_class = ["--benchmark", "split_mnist", "--scenario", "class", "--methods"]
+    run(tmp_path, *of_class, "sgd_0.1")
+    run(tmp_path, *of_class, "sgd_0.1", "joint_0.1", "--loss", "present")
+    page = (tmp_path / "table.md").read_text()
+    assert page.startswith(
+        "# Split MNIST, 2 tasks, class-incremental, the loss over present classes\n"
+    )
+    assert "--model mlp --loss present --stream-seed 0 --out" in page
+    assert "Left out: 1 rows" in page
+    plain, masked, _ = rows.read(tmp_path / "rows.jsonl")
+    assert masked["settings"] == plain["settings"] | {"loss": "present"}
+    of_both = [row["results"][0]["last_loss"] for row in (plain, masked)]
+    assert of_both[0] > of_both[1]  # The first batch's, over ten classes and over two.
+
+
 def test_settings_are_chosen_by_the_mean_over_streams_and_seeds(tiny, tmp_path, capsys):
     there = tmp_path / "validation"
     for stream_seed in "12":
@@ -291,6 +307,7 @@ def test_settings_are_chosen_by_the_mean_over_streams_and_seeds(tiny, tmp_path, 
         ("--methods rmsprop", "invalid choice: 'rmsprop'"),
         ("--benchmark core50", "invalid choice: 'core50'"),
         ("--scenario class", "--scenario of permuted_mnist must be domain"),
+        ("--loss present", "--loss present is for --scenario class"),
         ("--benchmark split_mnist --tasks 6", "--tasks of split_mnist must be 2 to 5"),
         ("--tasks 1", "must be 2 to 10"),
         ("--epochs 0", "must be 1 or more, got 0"),
