@@ -78,7 +78,7 @@ def save_fronts(
         ylim=(bottom, min(top, 100)),
         xlabel=f"{second}, learned second: {accuracy_label(x_split, with_dropout)}",
         ylabel=f"{first}, learned first: {accuracy_label(y_split, with_dropout)}",
-        title="After both; the larger the marker, the larger α, ε, λ, θ or share\n"
+        title="After both; the larger the marker, the larger α, ε, κ, λ, θ or share\n"
         "(without settings with which a seed diverged)",
     )
     ax.grid(alpha=0.3)

@@ -1,6 +1,6 @@
 """The methods along the one setting that trades stability for plasticity."""
 
-from examples.methods import classp, ewc, plain, replay
+from examples.methods import classp, ewc, gram, plain, replay
 from examples.methods.classp import collecting_all, masked_sgd
 from examples.methods.stored_sums import classp_stored
 from examples.runner.plan import Phase
@@ -120,6 +120,22 @@ FRONTS = [
             )
             for t in (1, 3, 10, 30, 100)
         },
+    ),
+    *(
+        make_front(
+            f"gram_64{end}",
+            f"CLASSP, 64 directions{at}",
+            "κ",
+            gram.FAMILY,
+            {
+                k: (
+                    classp_on(MNIST, "classp_gram", apply_decay=False),
+                    classp_on(FASHION, "classp_gram", learning_rate=rate, damping=k),
+                )
+                for k in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
+            },
+        )
+        for end, rate, at in (("", 0.2, ""), ("_slower", 0.05, ", α 0.05"))
     ),
     make_front(
         "ewc",

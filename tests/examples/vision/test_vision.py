@@ -51,9 +51,8 @@ def test_a_closed_gate_without_threshold_is_one_computation():
         chex.assert_trees_all_close(
             outcome(optimizer), (params, grad_sum), rtol=1e-5, atol=1e-6
         )
-    chex.assert_trees_all_close(
-        outcome(optax.sgd(0.2))[0], params, rtol=1e-5, atol=1e-6
-    )
+    for optimizer in (optax.sgd(0.2), classp_jax.classp_gram(**closed)):
+        chex.assert_trees_all_close(outcome(optimizer)[0], params, rtol=1e-5, atol=1e-6)
     # Which isn't to say that all are: a threshold of 0.5 stops Algorithm 1.
     stopped, _ = outcome(classp_jax.classp(**closed, threshold=0.5))
     assert np.any(stopped.hidden.kernel[...] != params.hidden.kernel[...])
