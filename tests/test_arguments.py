@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 import classp_jax
 from classp_jax import baselines
 
-NUMBER, SWITCH, FLAG, POWER, COUNT, RANK, MEMORY, DTYPE, SCOPE, PART, TREE = range(11)
+NUMBER, SWITCH, FLAG, POWER, COUNT, COUNT_OR_NONE, MEMORY, DTYPE, SCOPE, PART, TREE = (
+    range(11)
+)
 KINDS = {
     "learning_rate": NUMBER,
     "threshold": NUMBER,
@@ -23,9 +25,9 @@ KINDS = {
     "damping": NUMBER,
     "power": POWER,
     "exponent": POWER,
-    "refresh_every": COUNT,
+    "refresh_every": COUNT_OR_NONE,
     "max_dim": COUNT,
-    "rank": RANK,
+    "rank": COUNT_OR_NONE,
     "memory": MEMORY,
     "apply_decay": SWITCH,
     "relative": FLAG,
@@ -106,7 +108,7 @@ NONSENSE = {
     NUMBER: THING | HUGE | BOOLS | st.none(),
     POWER: THING | HUGE | BOOLS | st.none() | NEGATIVE | st.just(0),
     COUNT: THING | st.floats() | BOOLS | st.none() | st.integers(max_value=0),
-    RANK: THING | st.floats() | BOOLS | st.integers(max_value=0),
+    COUNT_OR_NONE: THING | st.floats() | BOOLS | st.integers(max_value=0),
     MEMORY: THING
     | HUGE.filter(lambda huge: huge != np.inf)
     | BOOLS
