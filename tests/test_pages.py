@@ -64,6 +64,9 @@ OF_STREAMS = {
     "the decay on from the first step": "CLASSP, decay always on",
     "a sum for each direction": "CLASSP, 64 directions",
     "a sum for each direction, α 0.2": "CLASSP, 64 directions, α 0.2",
+    "a sum for each direction, tasks announced, α 0.2": (
+        "CLASSP, 64 directions, tasks announced, α 0.2"
+    ),
     "all directions in full, α 0.2": "CLASSP, directions, α 0.2",
     "SGD at 0.05 on the first task": "SGD at 0.05, then CLASSP",
     "as the paper runs it, ε 10⁻⁵": "CLASSP",
