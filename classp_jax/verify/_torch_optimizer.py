@@ -129,9 +129,8 @@ def arguments_of(
     of_class = _parameters(optimizer_class, "__init__", constructor, f"{name}()")
     of_step = _parameters(optimizer_class, "step", step, f"{name}.step()")
     options = {name: option for option in known for name in NAMES[option]}
-    if (
-        _INITIAL in of_class and "eps" in known
-    ):  # AdaGrad, whose own eps is added to the root.
+    # AdaGrad, whose own eps is added to the root.
+    if "eps" in known and _INITIAL in of_class:
         options = {k: o for k, o in options.items() if o != "eps"} | {_INITIAL: "eps"}
         constructor = {"eps": (0.0, 0.0)} | {**constructor}
     in_constructor = {k: o for k, o in options.items() if k in of_class}
@@ -241,12 +240,10 @@ class ScheduledOptimizer:
         state = self._optimizer.state.get(parameter, {})
         for key in keys:
             value = state.get(key)
-            if not isinstance(value, torch.Tensor):
-                continue
-            if (
+            if isinstance(value, torch.Tensor) and (
                 value.shape == parameter.shape
                 if size is None
-                else size == value.numel()
+                else value.numel() == size
             ):
                 return value
         return None

@@ -9,7 +9,25 @@ from typing import Any
 import torch
 
 
-class Classp(torch.optim.Optimizer):
+class _Optimizer(torch.optim.Optimizer):
+    """What steps group by group."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Updates every parameter that has a gradient, in place."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._update_group(group)
+        return loss
+
+    def _update_group(self, group: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+class Classp(_Optimizer):
     """One readable function a reading, to hold the JAX transformations to.
 
     Sums and steps are of at least float32, as theirs are.
@@ -61,27 +79,19 @@ class Classp(torch.optim.Optimizer):
             "released": _released,
         }[reading]
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Updates every parameter that has a gradient, in place."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for w in group["params"]:
-                if w.grad is None:
-                    continue
-                state = self.state[w]
-                if "grad_sum" not in state:
-                    wide = torch.promote_types(w.dtype, torch.float32)
-                    state["grad_sum"] = torch.zeros_like(w, dtype=wide)
-                update = self._update(w.grad, state, group)
-                w -= (group["lr"] * update).to(w.dtype)
-        return loss
+    def _update_group(self, group: dict[str, Any]) -> None:
+        for w in group["params"]:
+            if w.grad is None:
+                continue
+            state = self.state[w]
+            if "grad_sum" not in state:
+                wide = torch.promote_types(w.dtype, torch.float32)
+                state["grad_sum"] = torch.zeros_like(w, dtype=wide)
+            update = self._update(w.grad, state, group)
+            w -= (group["lr"] * update).to(w.dtype)
 
 
-class ClasspGram(torch.optim.Optimizer):
+class ClasspGram(_Optimizer):
     """``classp_gram`` with its sums in full, to hold the JAX transformation to.
 
     With G a weight's gradient as inputs by outputs::
@@ -133,33 +143,25 @@ class ClasspGram(torch.optim.Optimizer):
         )
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Updates every parameter that has a gradient, in place."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            is_refresh = group["steps"] % group["refresh_every"] == 0
-            group["steps"] += 1
-            for w in group["params"]:
-                state = self.state[w]
-                if w.grad is not None:
-                    grad = w.grad.to(torch.promote_types(w.dtype, torch.float32))
-                    grad = torch.where(_passes_threshold(grad, group), grad, 0.0)
-                    inputs = _inputs_by_outputs(grad, group["max_dim"])
-                    products = inputs @ inputs.mT
-                    before = state.get("gram", torch.zeros_like(products))
-                    state["gram"] = before - before / group["memory"] + products
-                if is_refresh and "gram" in state:  # Also where there is no gradient.
-                    state["factor"] = _power_of_sum(state["gram"], group)
-                if w.grad is None:
-                    continue
-                if group["apply_decay"] and "factor" in state:
-                    grad = _as_weight(state["factor"] @ inputs, grad)
-                w -= (group["lr"] * grad).to(w.dtype)
-        return loss
+    def _update_group(self, group: dict[str, Any]) -> None:
+        is_refresh = group["steps"] % group["refresh_every"] == 0
+        group["steps"] += 1
+        for w in group["params"]:
+            state = self.state[w]
+            if w.grad is not None:
+                grad = w.grad.to(torch.promote_types(w.dtype, torch.float32))
+                grad = torch.where(_passes_threshold(grad, group), grad, 0.0)
+                inputs = _inputs_by_outputs(grad, group["max_dim"])
+                products = inputs @ inputs.mT
+                before = state.get("gram", torch.zeros_like(products))
+                state["gram"] = before - before / group["memory"] + products
+            if is_refresh and "gram" in state:  # Also where there is no gradient.
+                state["factor"] = _power_of_sum(state["gram"], group)
+            if w.grad is None:
+                continue
+            if group["apply_decay"] and "factor" in state:
+                grad = _as_weight(state["factor"] @ inputs, grad)
+            w -= (group["lr"] * grad).to(w.dtype)
 
 
 def _inputs_by_outputs(grad: torch.Tensor, max_dim: int) -> torch.Tensor:

@@ -26,6 +26,7 @@ from examples.methods.recursive_least_squares import (
 from examples.methods.registry import Sweep, TaskSequence
 from examples.runner import layers
 from examples.runner.carry_over import replaced, states_of
+from examples.runner.checks import check_above_0
 from examples.runner.evaluation import Params
 from examples.runner.layers import Layer
 from examples.runner.optimizers import register_optimizer
@@ -87,10 +88,7 @@ class AdditiveHead(Plugin):
     def check(self, phases_before: int, tasks_before: int, batch_size: int) -> None:
         """Refuses a damping of nothing."""
         del phases_before, tasks_before, batch_size
-        if not self.damping > 0:
-            raise ValueError(
-                f"additive_head's damping must be above 0, got {self.damping}."
-            )
+        check_above_0("additive_head's damping", self.damping)
 
     def wrap(
         self,

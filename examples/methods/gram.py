@@ -53,23 +53,9 @@ def phases(
     rate: float = RATE,
     **hyperparameters: Any,
 ) -> tuple[Phase, ...]:
-    """A phase a task, all alike: no task is announced."""
+    """A phase a task; all alike unless ``hyperparameters`` has plugins, ``then``."""
     return sequence.phases(
         "classp_gram", rate, damping=damping, rank=rank, **hyperparameters
-    )
-
-
-def _announced(
-    sequence: TaskSequence, damping: float, *, rate: float = RATE
-) -> tuple[Phase, ...]:
-    """A refresh a task in place of one every ten steps."""
-    return sequence.phases(
-        "classp_gram",
-        rate,
-        then=(Refresh(),),
-        damping=damping,
-        rank=64,
-        refresh_every=None,
     )
 
 
@@ -78,22 +64,20 @@ def _of_rank(rank: int) -> Sweep:
     return Sweep(f"gram_{rank}", title, "κ", _DAMPINGS, of_rank, FAMILY, "rank")
 
 
-def _grid(name: str, title: str, rank: int | None) -> list[Sweep]:
-    of_rank = functools.partial(phases, rank=rank)
+def _grid(name: str, title: str, rank: int | None, **announced: Any) -> list[Sweep]:
+    of_rank = functools.partial(phases, rank=rank, **announced)
     return at_rates(name, title, "κ", _DAMPINGS, of_rank, FAMILY, _SPEEDS)
 
 
 SWEEPS = [
     *_grid("gram", "CLASSP, directions", None),
     *_grid("gram_64", "CLASSP, 64 directions", 64),
-    *at_rates(
+    *_grid(
         "gram_64_announced",
         "CLASSP, 64 directions, tasks announced",
-        "κ",
-        _DAMPINGS,
-        _announced,
-        FAMILY,
-        _SPEEDS,
+        64,
+        refresh_every=None,
+        then=(Refresh(),),
     ),
     *map(_of_rank, (16, 32, 128)),
 ]

@@ -11,7 +11,7 @@ import numpy as np
 
 from examples.methods.projection import Projection
 from examples.methods.registry import PROJECTION_RATES, TaskSequence, at_rates
-from examples.runner.checks import check_positive_int
+from examples.runner.checks import check_above_0, check_positive_int
 from examples.runner.evaluation import Classifier, Params
 from examples.runner.layers import Layer
 from examples.runner.plan import Family, Phase
@@ -46,10 +46,7 @@ class OWM(Projection):
         """Refuses what the recursion would divide by, and no batch."""
         super().check(phases_before, tasks_before, batch_size)
         check_positive_int("owm's batch", self.batch)
-        if not self.regularizer > 0:
-            raise ValueError(
-                f"owm's regularizer must be above 0, got {self.regularizer}."
-            )
+        check_above_0("owm's regularizer", self.regularizer)
 
     def seen(
         self, context: Boundary, state: TrainState, examples: np.ndarray

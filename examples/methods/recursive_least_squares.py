@@ -20,6 +20,7 @@ import optax
 from examples.methods.registry import RATE, Sweep, TaskSequence
 from examples.runner import layers
 from examples.runner.carry_over import replaced, states_of
+from examples.runner.checks import check_above_0
 from examples.runner.evaluation import Classifier, Params
 from examples.runner.layers import Layer
 from examples.runner.optimizers import register_optimizer
@@ -66,8 +67,7 @@ def recursive_least_squares(damping: float) -> optax.GradientTransformationExtra
       ValueError: the damping isn't above 0; at a step, if the last layer by name, the
         head, isn't the last that is called.
     """
-    if not damping > 0:
-        raise ValueError(f"damping must be above 0, got {damping}.")
+    check_above_0("damping", damping)
 
     def init_fn(params: optax.Params) -> LeastSquaresState:
         return no_examples(params)

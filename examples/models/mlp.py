@@ -1,5 +1,7 @@
 """The multi-layer perceptron of the streams' published baselines in Flax NNX."""
 
+import itertools
+
 import jax
 from flax import nnx
 
@@ -8,16 +10,17 @@ from examples.models.registry import Model
 
 
 class MLP(nnx.Module):
-    """Two hidden layers of 256 rectified units, no dropout.
+    """Hidden layers of rectified units, no dropout.
 
-    It is the default network of the Continual Learning Baselines of Avalanche. The
-    initial weights and biases follow PyTorch's default distribution.
+    Two of 256 are the default network of the Continual Learning Baselines of Avalanche.
+    The initial weights and biases follow PyTorch's default distribution.
 
     Args:
       rngs: the stream ``params``.
       classes: the number of outputs.
       inputs: the number of pixels.
       hidden: the units of each hidden layer.
+      hidden_layers: how many there are.
       use_bias: whether the layers have biases.
     """
 
@@ -27,20 +30,20 @@ class MLP(nnx.Module):
         classes: int = 10,
         inputs: int = 784,
         hidden: int = 256,
+        hidden_layers: int = 2,
         use_bias: bool = True,
     ):
-        def linear(fan_in: int, fan_out: int) -> nnx.Linear:
-            return nnx.Linear(
+        sizes = [inputs, *[hidden] * hidden_layers, classes]
+        for number, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes), start=1):
+            layer = nnx.Linear(
                 fan_in,
                 fan_out,
                 use_bias=use_bias,
                 rngs=rngs,
                 **uniform(fan_in=fan_in),
             )
-
-        self.dense1 = linear(inputs, hidden)
-        self.dense2 = linear(hidden, hidden)
-        self.dense3 = linear(hidden, classes)
+            setattr(self, f"dense{number}", layer)
+        self._hidden_layers = hidden_layers
 
     def __call__(
         self, images: jax.Array, *, dropout_rngs: nnx.Rngs | None = None
@@ -55,8 +58,11 @@ class MLP(nnx.Module):
           Logits, (batch, classes).
         """
         del dropout_rngs
-        x = nnx.relu(self.dense1(images.reshape(len(images), -1)))
-        return self.dense3(nnx.relu(self.dense2(x)))
+        x = images.reshape(len(images), -1)
+        for number in range(1, self._hidden_layers + 1):
+            x = nnx.relu(getattr(self, f"dense{number}")(x))
+        logits: jax.Array = getattr(self, f"dense{self._hidden_layers + 1}")(x)
+        return logits
 
 
 MODEL = Model(MLP, "784-256-256-10 with ReLU, as Avalanche's baselines have it")

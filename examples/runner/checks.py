@@ -21,6 +21,12 @@ def check_positive_int(what: str, value: Any) -> None:
         raise ValueError(f"{what} must be an integer from 1 on, got {value!r}.")
 
 
+def check_above_0(what: str, value: float) -> None:
+    """Refuses what isn't above 0, NaN too, with a ``ValueError``."""
+    if not value > 0:
+        raise ValueError(f"{what} must be above 0, got {value}.")
+
+
 def check_experiment(experiment: Experiment) -> None:
     """Refuses data that the experiment can't be made of.
 
