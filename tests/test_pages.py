@@ -349,7 +349,7 @@ CHECKS = {
     "| float32 | bfloat16": bits,
     "claim | here": claims,
 }
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def check_of(table):

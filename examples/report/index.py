@@ -113,7 +113,7 @@ def folders(results: pathlib.Path) -> list[pathlib.Path]:
 def pages_by_folder(root: pathlib.Path) -> dict[pathlib.Path, list[pathlib.Path]]:
     """The pages that link to, show or include a file of each folder of results."""
     shown: dict[pathlib.Path, list[pathlib.Path]] = {}
-    for page in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
+    for page in (root / "README.md", *sorted((root / "docs").rglob("*.md"))):
         for target in dict.fromkeys(targets(page)):
             of_folder = shown.setdefault(target.parent, [])
             if page not in of_folder:

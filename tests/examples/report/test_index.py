@@ -48,7 +48,7 @@ def test_a_page_shows_every_folder():
 
 
 def test_a_page_shows_every_picture():
-    pages = (index.ROOT / "README.md", *(index.ROOT / "docs").glob("*.md"))
+    pages = (index.ROOT / "README.md", *(index.ROOT / "docs").rglob("*.md"))
     shown = {target for page in pages for target in index.targets(page)}
     assert not set(RESULTS.rglob("*.png")) - shown
 
