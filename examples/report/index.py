@@ -44,8 +44,9 @@ WITHOUT_ROWS = {
         ),
     ),
     "streams": Measured(
-        "What a setting costs that is chosen on the other streams",
-        ("python -m examples.streams.regret",),
+        "What a setting costs that is chosen on the other streams; what one too small"
+        " or too large looks like",
+        ("python -m examples.streams.regret", "python -m examples.streams.recipe"),
     ),
     "verify": Measured(
         "What the comparison with PyTorch classes says",

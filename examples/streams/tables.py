@@ -140,6 +140,10 @@ def _of_square(
     return of
 
 
+learned = _of_square(metrics.learning_accuracy)
+"""The accuracy on each task just after it was learned, the mean over tasks, in %."""
+
+
 class Measure(NamedTuple):
     """A column of the table.
 
