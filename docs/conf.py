@@ -23,11 +23,13 @@ nb_execution_timeout = 300  # seconds per cell
 
 def _mend_links(app, *where_and_text):
     """Has links to files outside the site download them; those to README lead here."""
-    *_, docname, text = where_and_text
+    *included, docname, text = where_and_text
     above = "../" * docname.count("/")
     text[0] = text[0].replace(f"](../{above}README.md", f"]({above}index.md")
     file = r"(?:results|examples|benchmarks|tests)/[^)#]+\.(?:jsonl|md|py|txt)"
-    link = rf"\[([^]]+)\]\((?:\.\./)*({file})\)"
+    # Fewer steps up lead to docs/results, but in what is included from elsewhere.
+    steps = r"(?:\.\./)*" if included else re.escape(f"../{above}")
+    link = rf"\[([^]]+)\]\({steps}({file})\)"
     text[0] = re.sub(link, rf"{{download}}`\1 <../{above}\2>`", text[0])
 
 

@@ -88,7 +88,7 @@ def index(root: pathlib.Path) -> str:
         else:
             count, (what, commands) = "\N{EN DASH}", WITHOUT_ROWS[name]
         links = [
-            f"[{page.name}]({os.path.relpath(page, results)})"
+            f"[{page.relative_to(root)}]({os.path.relpath(page, results)})"
             for page in shown.get(folder, [])
         ]
         said = ", ".join(f"`{command}`" for command in commands)
