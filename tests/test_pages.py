@@ -8,6 +8,7 @@ import pytest
 
 from examples.report import measures
 from examples.report.page import read
+from examples.runner import rows
 from examples.sentiment.study import STUDY as TEXT
 from examples.vision.study import STUDY as VISION
 from tests import pages
@@ -235,12 +236,6 @@ def on_a_gpu(table):
         yield name, pasted, [memory, ms, ms_of_cnn]
 
 
-def train_steps(table):
-    """The results' own table."""
-    (ours,) = of_results("speed/train_step.md")
-    yield "all", table[1:], ours[1:]
-
-
 def demos(table):
     """The results' own table."""
     (ours,) = of_results("demo/demo.md")
@@ -306,7 +301,7 @@ BITS = {
             f" {row['results'][0]['epochs']} epochs"
         )
     ),
-    "CLASSP: 5,000 training reviews of IMDB, 13 epochs on": of_classp(
+    "CLASSP: 5,000 training reviews of IMDB, after 13 epochs": of_classp(
         accuracy_after(13)
     ),
 }
@@ -388,6 +383,25 @@ def claims(table):
             yield f"{claim[0]}: {source}", said, ours
 
 
+def costs(table):
+    """A row an experiment: how long its phases trained, shared ones counted once."""
+    for name, *pasted in table.rows:
+        folder = ROOT / "results/paper" / {"images": "vision"}.get(name, name)
+        phases = {
+            (phase["device"], phase["seconds"])
+            for file in folder.rglob("rows.jsonl")
+            for row in rows.read(file)
+            for phase in row["results"]
+        }
+        of_cores, of_gpu = (
+            sum(seconds for device, seconds in phases if of in device) / 3600
+            for of in ("2 x86_64 cores", "H100")
+        )
+        total = sum(seconds for _, seconds in phases) / 3600
+        assert of_cores + of_gpu == pytest.approx(total)  # No other device.
+        yield name, pasted, [f"{2 * of_cores:.0f}", f"{of_gpu:.1f}"]
+
+
 CHECKS = {
     "stream | `classp` | `classp_gram`": streams_and_papers,
     "| as the paper runs it": streams_and_papers,
@@ -397,12 +411,12 @@ CHECKS = {
     "directions | average accuracy": ranks,
     "| digits, before": losses,
     "÷ floor, median": floors,
-    "| bytes a weight | MNIST": memory_and_accuracy,
-    "| bytes a weight | Transformer": on_a_gpu,
-    "| median | smallest": train_steps,
+    "| bytes per weight | MNIST": memory_and_accuracy,
+    "| bytes per weight | Transformer": on_a_gpu,
     "optimizer | A after A": demos,
     "| float32 | bfloat16": bits,
-    "claim | here": claims,
+    "claim in the paper | here": claims,
+    "cost of | core hours": costs,
 }
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -474,7 +488,7 @@ def test_figures_are_in_a_table_that_their_section_links_to(page):
 def test_a_figure_of_a_table_that_its_section_does_not_link_to_is_found():
     stream = "streams/split_fashion_mnist/domain-mlp/test/table.md"
     (figure,) = figures(row_of(stream, "EWC, λ 1000", "average accuracy")[0])
-    page = ROOT / "docs" / "reproduction.md"
+    page = ROOT / "docs" / "results" / "images.md"
     text = f"{page.read_text()}\nIt keeps {figure}.\n"
     assert [of for _, of in pages.figures_without_source(page, text)] == [figure]
 
