@@ -56,7 +56,9 @@ def test_make_targets_exist(page):
         assert f"\n{target}:" in makefile, target
 
 
-@pytest.mark.parametrize(("page", "least"), [("reliability", 40), ("theory", 12)])
+@pytest.mark.parametrize(
+    ("page", "least"), [("reliability", 40), ("concepts/theory", 12)]
+)
 def test_tests_named_are_there(page, least):
     page = (ROOT / f"docs/{page}.md").read_text()
     named = set(re.findall(r"`(test_\w+)`", page))
