@@ -52,7 +52,7 @@ def displacement_bound(
         \frac{s_T - s_0}{\varepsilon + s_0} \right)^{1/p}
 
     With a ``memory`` none of this holds: a weight may then move while its sum falls.
-    ``docs/theory.md`` says what does.
+    ``docs/concepts/theory.md`` says what does.
 
     At each step rounding may take half a unit in the last place from the sum, while the
     weight moves. That is counted in: next to nothing in float32, much in bfloat16.
@@ -100,7 +100,7 @@ def displacement_bound(
       0.0050
 
     References:
-      ``docs/theory.md``, with proofs and the tests of each.
+      ``docs/concepts/theory.md``, with proofs and the tests of each.
     """
     numbers = dict(learning_rate=learning_rate, power=power, eps=eps)
     for name, number in numbers.items():

@@ -61,7 +61,7 @@ def test_make_targets_exist(page):
 
 
 @pytest.mark.parametrize(
-    ("page", "least"), [("engineering/reliability", 40), ("theory", 12)]
+    ("page", "least"), [("engineering/reliability", 40), ("concepts/theory", 12)]
 )
 def test_tests_named_are_there(page, least):
     page = (ROOT / f"docs/{page}.md").read_text()

@@ -1,4 +1,4 @@
-"""What docs/theory.md states: that it holds, and that nothing much stronger would."""
+"""What docs/concepts/theory.md states holds, and nothing much stronger would."""
 
 import functools
 
