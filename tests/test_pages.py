@@ -66,6 +66,8 @@ OF_STREAMS = {
 }
 OF_PAPER = {
     (FLOAT32, "`classp`", ""): "CLASSP, α 0.2",
+    (FLOAT32, "`classp_gram`", ""): "CLASSP, 64 directions, κ 1",
+    (FLOAT32, "`classp_gram`", "damping κ = 0.1"): "CLASSP, 64 directions, κ 0.1",
     (FLOAT32, BEST_OF_OTHERS, ""): "EWC, λ 10000",
     (FLOAT32, "replay of 1,000 images", ""): "Replay, share 0.01",
     (FLOAT32, "`classp`", "relative threshold"): (
