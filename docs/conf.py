@@ -26,7 +26,11 @@ def _mend_links(app, *where_and_text):
     *included, docname, text = where_and_text
     above = "../" * docname.count("/")
     text[0] = text[0].replace(f"](../{above}README.md", f"]({above}index.md")
-    file = r"(?:results|examples|benchmarks|tests)/[^)#]+\.(?:jsonl|md|py|txt)"
+    text[0] = text[0].replace("](CHANGELOG.md)", "](docs/changelog.md)")
+    file = (
+        r"(?:results|examples|benchmarks|tests)/[^)#]+\.(?:jsonl|md|py|txt)"
+        r"|CITATION\.cff|CONTRIBUTING\.md|LICENSE"
+    )
     # Fewer steps up lead to docs/results, but in what is included from elsewhere.
     steps = r"(?:\.\./)*" if included else re.escape(f"../{above}")
     link = rf"\[([^]]+)\]\({steps}({file})\)"
