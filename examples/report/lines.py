@@ -1,6 +1,8 @@
 """Lines labelled at their ends, bands for the spread, and saved figures."""
 
 import pathlib
+import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +25,7 @@ class End(NamedTuple):
     Attributes:
       x: there, in data.
       y: likewise.
-      label: of the line; it may have several lines itself.
+      label: of the line; a long one is wrapped.
       colour: of the label.
     """
 
@@ -57,6 +59,11 @@ def band(
         ax.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
 
 
+def wrapped(label: str, width: int = 24) -> str:
+    """A label on as many lines as it needs, no number parted from its name."""
+    return textwrap.fill(re.sub(r" (?=\d)", "\N{NO-BREAK SPACE}", label), width)
+
+
 def label_ends(ax: Axes, ends: Sequence[End]) -> None:
     """Writes each line's label beside its end, moved up or down until none overlap.
 
@@ -66,7 +73,7 @@ def label_ends(ax: Axes, ends: Sequence[End]) -> None:
     arrow: dict[str, Any] = dict(arrowstyle="-", lw=0.6, shrinkA=0, shrinkB=0)
     notes = [
         ax.annotate(
-            end.label,
+            wrapped(end.label),
             (end.x, min(max(end.y, low), high)),
             (8, 0),
             textcoords="offset points",
@@ -83,7 +90,7 @@ def label_ends(ax: Axes, ends: Sequence[End]) -> None:
     figure.draw_without_rendering()  # Only now the axes have their place.
     points = 72 / figure.dpi
     places = np.array([ax.transData.transform(note.xy)[1] for note in notes]) * points
-    heights = [1.2 * _LABEL_SIZE * (1 + end.label.count("\n")) for end in ends]
+    heights = [1.2 * _LABEL_SIZE * (1 + n.get_text().count("\n")) for n in notes]
     moved = apart(places, np.array(heights) + 1)
     for note, shift in zip(notes, moved - places, strict=True):
         note.xyann = (8, shift)
