@@ -55,8 +55,8 @@ def save_fronts(
         both = [mean_deviation(joint, *on, with_dropout) for on in _axes(study)]
         bests.append(np.array([mean for mean, _ in both]))
     # Where each is at its best; how the worse of them go on isn't worth the room.
-    low, high = np.min(bests, 0) - 4, np.max(bests, 0) + (3, 2)
-    high = np.minimum(high, 101)
+    low = np.min(bests, 0) - 4
+    high = np.minimum(np.add(np.max(bests, 0), (3, 2)), 101)
     titles, values = [], []
     for front, of, marker in zip(fronts, points, MARKERS, strict=False):
         title, of_values = _draw(ax, front, of, marker, low, high)

@@ -59,24 +59,30 @@ def band(
         ax.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
 
 
-def wrapped(label: str, width: int = 24) -> str:
+def wrapped(label: str, width: int = 26) -> str:
     """A label on as many lines as it needs, no number parted from its name."""
-    return textwrap.fill(re.sub(r" (?=\d)", "\N{NO-BREAK SPACE}", label), width)
+    return textwrap.fill(re.sub(r" (?=\d|seed)", "\N{NO-BREAK SPACE}", label), width)
 
 
-def label_ends(ax: Axes, ends: Sequence[End]) -> None:
+def label_ends(ax: Axes, ends: Sequence[End], *, column: bool = False) -> None:
     """Writes each line's label beside its end, moved up or down until none overlap.
 
     Call it last: the axes' limits, and the figure's size, have to be final.
+
+    Args:
+      ax: has the lines.
+      ends: of the lines.
+      column: whether the labels stand in one, right of the axes, wherever lines end.
     """
     low, high = ax.get_ylim()
+    across, beside = ("axes fraction", 1.04) if column else ("offset points", 8.0)
     arrow: dict[str, Any] = dict(arrowstyle="-", lw=0.6, shrinkA=0, shrinkB=0)
     notes = [
         ax.annotate(
             wrapped(end.label),
             (end.x, min(max(end.y, low), high)),
-            (8, 0),
-            textcoords="offset points",
+            (beside, 0),
+            textcoords=(across, "offset points"),
             color=end.colour,
             fontsize=_LABEL_SIZE,
             va="center",
@@ -87,13 +93,13 @@ def label_ends(ax: Axes, ends: Sequence[End]) -> None:
     ]
     figure = ax.get_figure(root=True)
     assert figure is not None
-    figure.draw_without_rendering()  # Only now the axes have their place.
     points = 72 / figure.dpi
-    places = np.array([ax.transData.transform(note.xy)[1] for note in notes]) * points
     heights = [1.2 * _LABEL_SIZE * (1 + n.get_text().count("\n")) for n in notes]
-    moved = apart(places, np.array(heights) + 1)
-    for note, shift in zip(notes, moved - places, strict=True):
-        note.xyann = (8, shift)
+    figure.draw_without_rendering()  # Only now the axes have their place.
+    at = np.array([ax.transData.transform(note.xy)[1] for note in notes]) * points
+    moved = apart(at, np.array(heights) + 1)
+    for note, shift in zip(notes, moved - at, strict=True):
+        note.xyann = (beside, shift)
 
 
 def apart(places: np.ndarray, heights: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ _SIDES = (
     ((-6, -6), "right", "top"),
 )
 _MARGIN = 3.0  # Pixels, so that markers are seen too.
+_WORSE = 10**6  # To hide a label, or to leave the axes, than any line.
 _SAMPLES = 50  # Of a line between two of its points.
 
 
@@ -57,10 +58,10 @@ def label_points(ax: Axes, labels: Sequence[Sequence[End]], size: float) -> None
             )
             box = note.get_window_extent(renderer)
             hidden = box.padded(_MARGIN).count_contains(drawn)
-            hidden += 1000 * box.count_overlaps(taken)
+            hidden += _WORSE * box.count_overlaps(taken)
             inside = Bbox.intersection(box, ax.bbox)
             if inside is None or not np.allclose(inside.extents, box.extents):
-                hidden += 1000
+                hidden += _WORSE
             tried.append((hidden, note, box))
         _, best, box = min(tried, key=lambda one: one[0])
         taken.append(box)
