@@ -34,7 +34,7 @@ from examples.runner.plan import Family, Phase
 from examples.runner.plugin import Boundary, Plugin
 from examples.runner.trainer import TrainState
 
-FAMILY = Family("Additive head", "#3b528b", width=2.4)
+FAMILY = Family("Additive head", "#3344cc", ours=True)
 _DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 _KAPPAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 

@@ -18,7 +18,7 @@ from examples.methods.registry import (
 from examples.runner.optimizers import Maker, register_optimizer
 from examples.runner.plan import Family, Phase
 
-FAMILY = Family("CLASSP", "#d55e00", width=2.4)
+FAMILY = Family("CLASSP", "#d55e00", ours=True)
 
 
 @register_optimizer

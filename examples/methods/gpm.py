@@ -17,7 +17,7 @@ from examples.runner.plan import Family, Phase
 from examples.runner.plugin import Boundary
 from examples.runner.trainer import TrainState
 
-FAMILY = Family("GPM", "#c51b7d")
+FAMILY = Family("GPM", "#b8004f")
 _THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995)
 # Of what the first layer may leave out, the others may a fifth: the paper has 0.95 for
 # the first and 0.99 for them on Permuted MNIST.

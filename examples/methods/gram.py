@@ -14,7 +14,7 @@ from examples.runner.plan import Family, Phase
 from examples.runner.plugin import Boundary, Plugin
 from examples.runner.trainer import TrainState
 
-FAMILY = Family("CLASSP, directions", "#7b3294", width=2.4)
+FAMILY = Family("CLASSP, directions", "#7b3294", ours=True)
 _DAMPINGS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 # What a direction has moved when it has slowed to a half is of the order of ακ, which
 # the scale keeps.

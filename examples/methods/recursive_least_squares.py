@@ -28,7 +28,7 @@ from examples.runner.plan import Family, Phase
 from examples.runner.plugin import Boundary, Plugin
 from examples.runner.trainer import TrainState
 
-FAMILY = Family("RLS head", "#1f3b73")
+FAMILY = Family("RLS head", "#1f2f66")
 _DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 _CHUNK = 500  # Examples of a task that pass through the network at once.
 

@@ -11,7 +11,7 @@ from examples.runner.checks import check_positive_int
 from examples.runner.plan import Family, Phase
 from examples.runner.plugin import Plugin
 
-FAMILY = Family("Replay", "#56b4e9")
+FAMILY = Family("Replay", "#2f96d6")
 _ORDER = 1000  # Beside the seed: of the order in which a task's examples are kept.
 _IMAGES = 1000  # Kept of all earlier tasks; of the MLP 2.9 bytes a weight.
 _MANY = 5000  # As much as the sums of an additive head over 1,000 features.

@@ -11,7 +11,7 @@ from examples.runner.plan import Family, Phase
 from examples.runner.plugin import Boundary, Plugin
 from examples.runner.trainer import TrainState
 
-FAMILY = Family("SI", "#f0e442")
+FAMILY = Family("SI", "#114422")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from examples.runner import rows
 from examples.runner.plan import Phase
 from examples.runner.study import SPLIT_TITLES, Study, families
 
-_MOST_LINES = 7  # In the figure along training.
+_MOST_LINES = 6  # In the figure along training.
 
 
 def read(

@@ -63,6 +63,20 @@ def legend_below(figure: Figure, handles: Sequence[Artist], columns: int) -> Non
     )
 
 
+def with_seeds(lines: Lines) -> dict[str, str]:
+    """What to call each line: with how many seeds it has, where they have not as many.
+
+    By their labels.
+    """
+    counts = {len(rows) for _, rows in lines.values()}
+    if len(counts) == 1:
+        return {label: label for label in lines}
+    return {
+        label: f"{label} ({len(rows)} seed{'s' * (len(rows) > 1)})"
+        for label, (_, rows) in lines.items()
+    }
+
+
 def accuracy_label(split: str, with_dropout: bool) -> str:
     """What an axis shows."""
     word = {"train": "training", "test": "test"}[split]

@@ -5,15 +5,18 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from examples.report import page, tables
 from examples.report.figures import save_fronts
-from examples.report.measures import Rows, curve
-from examples.report.style import Lines, accuracy_label, legend_below, styles
+from examples.report.measures import Rows
 from examples.report.table import cell, table
 from examples.report.tables import Found, best
 from examples.runner import arguments
+from examples.sentiment.figures import (
+    at_equal_accuracy,
+    save_equal_accuracy,
+    save_forgetting,
+)
 from examples.sentiment.study import STUDY, TASKS
 
 _LABELS = {
@@ -65,7 +68,12 @@ def write(
       ValueError: there are no rows, or something else.
     """
     found, left_out = page.read(STUDY, folder / "rows.jsonl", settings)
-    names = [best(STUDY, f, found) for f in STUDY.fronts if found.keys() & f.methods]
+    names = [
+        best(STUDY, front, found)
+        for front in STUDY.fronts
+        # Factored sums' lines are hardly told from those of full ones.
+        if found.keys() & front.methods and "factored" not in front.title
+    ]
     names += ["classp", "sgd", "adam", "ewc_paper", *STUDY.groups["paper"]]
     lines, not_drawn = page.training_lines(STUDY, found, names * figures)
     of_rows = next(iter(found.values()))[0]["settings"]
@@ -88,8 +96,10 @@ def write(
             lines,
             not_drawn,
             "forgetting.png shows accuracies on PhraseBank and on 5,000 reviews of"
-            " IMDB, both from the training sets, while IMDB is learned, a line a seed;"
-            " equal_accuracy.png the one against the other.",
+            " IMDB, both from the training sets, while IMDB is learned, as far as all"
+            " seeds train; equal_accuracy.png shows the one when the other is first"
+            " reached, as far as all seeds reach it. Lines are means over the seeds,"
+            " bands a deviation to both sides.",
         ),
         *page.provenance(
             STUDY, {"": found}, left_out, folder, _options(of_rows), figures=figures
@@ -109,26 +119,6 @@ def write(
         save_equal_accuracy(lines, file("equal_accuracy"), with_dropout=with_dropout)
         files += [file("forgetting"), file("equal_accuracy")]
     page.announce(tables.of_run(STUDY, page.of_methods(found, methods)), files)
-
-
-def at_equal_accuracy(row: dict[str, Any], level: float) -> float:
-    """Accuracy on PhraseBank when that on IMDB first reached a level.
-
-    Between two measurements both are taken to go on in a straight line.
-
-    Args:
-      row: a row of results.
-      level: in per cent.
-
-    Returns:
-      In per cent, dropout off; NaN if it never did.
-    """
-    _, of_imdb, of_phrase_bank = _on_imdb(row)
-    reached = np.flatnonzero(of_imdb >= level)
-    if not len(reached):
-        return float("nan")
-    around = slice(max(reached[0] - 1, 0), reached[0] + 1)
-    return float(np.interp(level, of_imdb[around], of_phrase_bank[around]))
 
 
 def equal_accuracy_table(found: Found) -> str:
@@ -187,77 +177,6 @@ def epochs_table(found: Found) -> str:
         cells = epochs if len(epochs) > 1 else epochs * len(TASKS)
         lines.append([STUDY.methods[name].title, *cells])
     return table(["method", *TASKS.values()], lines)
-
-
-def save_forgetting(
-    lines: Lines, path: pathlib.Path, *, with_dropout: bool = False
-) -> None:
-    """Draws both accuracies along training on IMDB, a line a seed.
-
-    Args:
-      lines: by their labels.
-      path: where to save the PNG.
-      with_dropout: whether to take the accuracies with dropout left on.
-    """
-    figure = Figure(figsize=(9, 4.8), layout="constrained")
-    axes = figure.subplots(1, len(TASKS))
-    looks = styles(family for family, _ in lines.values())
-    for (label, (_, rows)), style in zip(lines.items(), looks, strict=True):
-        for i, row in enumerate(rows):
-            steps, *accuracies = _on_imdb(row, with_dropout=with_dropout)
-            per_epoch = steps[-1] / row["results"][-1]["epochs"]
-            for ax, of_task in zip(axes, reversed(accuracies), strict=True):
-                label_once = "" if i else label
-                ax.plot(
-                    steps / per_epoch, of_task, label=label_once, **style, alpha=0.7
-                )
-    for ax, title in zip(axes, TASKS.values(), strict=True):
-        ax.set(title=title, xlabel="epochs of IMDB")
-        ax.grid(alpha=0.3)
-    axes[0].set_ylabel(accuracy_label("train", with_dropout))
-    legend_below(figure, axes[0].get_legend_handles_labels()[0], columns=3)
-    figure.savefig(path, dpi=150)
-
-
-def save_equal_accuracy(
-    lines: Lines, path: pathlib.Path, *, with_dropout: bool = False
-) -> None:
-    """Draws PhraseBank's accuracy against IMDB's along training on IMDB, a line a seed.
-
-    Args:
-      lines: by their labels.
-      path: where to save the PNG.
-      with_dropout: whether to take the accuracies with dropout left on.
-    """
-    figure = Figure(figsize=(7, 5.2), layout="constrained")
-    ax = figure.subplots()
-    looks = styles(family for family, _ in lines.values())
-    for (label, (_, rows)), style in zip(lines.items(), looks, strict=True):
-        for i, row in enumerate(rows):
-            _, x, y = _on_imdb(row, with_dropout=with_dropout)
-            ax.plot(x, y, label="" if i else label, **style, alpha=0.7)
-    for level in LEVELS:
-        ax.axvline(level, color="0.7", ls=":", lw=1, zorder=0)
-    ax.set(
-        xlabel=f"IMDB: {accuracy_label('train', with_dropout)}",
-        ylabel=f"PhraseBank: {accuracy_label('train', with_dropout)}",
-        title="While IMDB is learned, a line a seed; dotted: 80, 83, 85 and 87%",
-    )
-    ax.grid(alpha=0.3)
-    legend_below(figure, ax.get_legend_handles_labels()[0], columns=2)
-    figure.savefig(path, dpi=150)
-
-
-def _on_imdb(
-    row: dict[str, Any], *, with_dropout: bool = False
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps on IMDB, and accuracies on it and on PhraseBank at them, in per cent."""
-    points = curve(row, "imdb", with_dropout=with_dropout)
-    of_phrase_bank = curve(row, "phrase_bank", with_dropout=with_dropout)[1]
-    # The last phase alone: the one before ends at the step at which it begins.
-    count = len(row["results"][-1]["curve"]["step"])
-    steps, of_imdb = (values[-count:] for values in points)
-    return steps - steps[0], of_imdb, of_phrase_bank[-count:]
 
 
 def _options(settings: dict[str, Any]) -> str:

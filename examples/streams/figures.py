@@ -1,84 +1,147 @@
 """The figures of a stream: its accuracy matrices, and what is kept along it."""
 
 import pathlib
-import textwrap
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from examples.report.measures import deviation
-from examples.report.style import MARKERS, Lines, legend_below, styles
+from examples.methods import ewc, joint, plain, replay
+from examples.report.lines import GREY, End, band, label_ends, looks, save, wrapped
+from examples.report.measures import Rows, deviation
+from examples.report.style import MARKERS, Line, Lines, accuracy_label, legend_below
+from examples.report.tables import Found, best, fate
 from examples.runner.plan import Family
 from examples.runner.study import Study
-from examples.streams.tables import matrix, mean_matrix
+from examples.streams.tables import average, matrix, mean_matrix
 
-_COLUMNS = 5
+_COLUMNS = 3
+_MOST_LINES = 6
+
+
+def chosen(study: Study, found: Found) -> Lines:
+    """Chooses what figures show, by the average accuracy of the best settings.
+
+    Args:
+      study: what was compared.
+      found: the rows.
+
+    Returns:
+      The lines, at most six, the highest first: the best of each family of ours, SGD,
+      the best of EWC, of replay, and of the others, which store no examples.
+    """
+    kinds: dict[str, tuple[str, Line]] = {}
+    for front in study.fronts:
+        if not front.methods.keys() & found.keys() or front.family == joint.FAMILY:
+            continue
+        rows = found[best(study, front, found)]
+        family = front.family
+        if all(fate(study, row) for row in rows):
+            continue
+        known = family.ours or family in (plain.SGD, ewc.FAMILY, replay.FAMILY)
+        kind = family.title if known else "others"
+        if kind not in kinds or _mean(study, kinds[kind][1].rows) < _mean(study, rows):
+            kinds[kind] = front.title, Line(family, rows)
+    highest = sorted(kinds.values(), key=lambda kind: -_mean(study, kind[1].rows))
+    return dict(highest[:_MOST_LINES])
+
+
+def _mean(study: Study, rows: Rows) -> float:
+    return float(np.mean([average(study, row) for row in rows]))
+
+
+def joint_rows(study: Study, found: Found) -> Rows:
+    """The rows of joint training at its best setting; none if there are none."""
+    for front in study.fronts:
+        if front.family == joint.FAMILY and front.methods.keys() & found.keys():
+            return found[best(study, front, found)]
+    return []
 
 
 def save_matrices(
-    study: Study, lines: Lines, path: pathlib.Path, *, with_dropout: bool = False
+    study: Study, found: Found, path: pathlib.Path, *, with_dropout: bool = False
 ) -> None:
-    """Draws the accuracy matrix of each method, the mean over its seeds.
+    """Draws the accuracy matrix of a few methods, the mean over the seeds.
 
     Args:
       study: what was compared.
-      lines: by the methods' titles.
-      path: where to save the PNG.
+      found: the rows, at least one of them of a method that learns task by task.
+      path: where to save the PNG; an SVG comes beside it.
       with_dropout: whether to take the accuracies with dropout left on.
     """
+    lines = chosen(study, found)
     columns = min(_COLUMNS, len(lines))
     count = -(-len(lines) // columns)
-    figure = Figure(figsize=(1 + 2.2 * columns, 2.6 * count), layout="constrained")
+    figure = Figure(figsize=(1.4 + 2.5 * columns, 2.8 * count), layout="constrained")
     axes = figure.subplots(count, columns, squeeze=False, sharex=True, sharey=True)
     every = np.arange(len(study.tasks))
+    means = {
+        label: mean_matrix(study, rows, with_dropout)
+        for label, (_, rows) in lines.items()
+    }
+    # Tasks still to come are no result: neither drawn nor on the scale.
+    to_come = np.triu(np.ones((len(every), len(every)), bool), 1)
+    lowest = min(mean[~to_come].min() for mean in means.values())
+    scale = dict(vmin=10 * (lowest // 10), vmax=100, cmap="viridis")
     for ax in axes.flat[len(lines) :]:
         ax.set_axis_off()
-    for ax, (label, (_, of_method)) in zip(axes.flat, lines.items(), strict=False):
-        mean = mean_matrix(study, of_method, with_dropout)
-        image = ax.imshow(mean, vmin=0, vmax=100, cmap="viridis")
-        ax.set_title(textwrap.fill(label, 26), fontsize="small")
+    for ax, (label, mean) in zip(axes.flat, means.items(), strict=False):
+        image = ax.imshow(np.ma.masked_array(mean, to_come), **scale)
+        title = wrapped(label, 28)
+        ax.set_title(f"{title}\naverage {mean[-1].mean():.1f} %", fontsize=9)
         ax.set(xticks=every, xticklabels=every + 1)
         ax.set(yticks=every, yticklabels=every + 1)
         ax.tick_params(labelsize="x-small")
+        ax.spines[["top", "right"]].set_visible(False)
     figure.colorbar(image, ax=axes, label="accuracy, %", shrink=0.8)
     figure.supxlabel("on task", fontsize="small")
     figure.supylabel("after task", fontsize="small")
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def save_curves(
-    study: Study, lines: Lines, path: pathlib.Path, *, with_dropout: bool = False
+    study: Study, found: Found, path: pathlib.Path, *, with_dropout: bool = False
 ) -> None:
-    """Draws accuracy behind each task: on all so far, and on the first.
+    """Draws accuracy after each task: on all so far, and on the first.
 
     Args:
       study: what was compared.
-      lines: by the methods' titles, a phase a task.
-      path: where to save the PNG.
+      found: the rows, at least one of them of a method that learns task by task.
+      path: where to save the PNG; an SVG comes beside it.
       with_dropout: whether to take the accuracies with dropout left on.
     """
-    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
+    lines = chosen(study, found)
     steps = np.arange(1, len(study.tasks) + 1)
-    looks = styles(family for family, _ in lines.values())
-    for (label, (_, of_method)), style in zip(lines.items(), looks, strict=True):
+    ends: list[list[End]] = [[], []]
+    of_lines = looks([family for family, _ in lines.values()])
+    for (label, (_, rows)), look in zip(lines.items(), of_lines, strict=True):
         of_seeds = np.array(
-            [matrix(study, row, with_dropout=with_dropout) for row in of_method]
+            [matrix(study, row, with_dropout=with_dropout) for row in rows]
         )
         so_far = np.cumsum(of_seeds, -1)[:, steps - 1, steps - 1] / steps
-        for ax, accuracies in zip(axes, (so_far, of_seeds[:, :, 0]), strict=True):
-            mean, spread = accuracies.mean(0), deviation(accuracies)
-            ax.plot(steps, mean, label=label, **style)
-            band = dict(color=style["color"], alpha=0.12, lw=0)
-            ax.fill_between(steps, mean - spread, mean + spread, **band)
+        drawn = so_far, of_seeds[:, :, 0]
+        for ax, ends_of, accuracies in zip(axes, ends, drawn, strict=True):
+            mean, colour = accuracies.mean(0), look["color"]
+            ax.plot(steps, mean, **look)
+            band(ax, steps, mean, deviation(accuracies), colour)
+            ends_of.append(End(steps[-1], float(mean[-1]), label, colour))
+    if at_once := joint_rows(study, found):
+        final = mean_matrix(study, at_once, with_dropout)[-1]
+        for ax, ends_of, y in zip(axes, ends, (final.mean(), final[0]), strict=True):
+            ax.plot(steps[-1], y, "*", ms=10, color=GREY, zorder=4)
+            ends_of.append(End(steps[-1], y, "Joint training", GREY))
     for ax, title in zip(axes, ("all tasks so far", "the first task"), strict=True):
-        ax.set(title=f"On {title}", xlabel="after task", xticks=steps)
+        ax.set(title=f"Accuracy on {title}", xlabel="after task", xticks=steps)
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel(f"accuracy{', dropout on' * with_dropout}, %")
-    legend_below(figure, axes[0].get_legend_handles_labels()[0], columns=3)
-    figure.savefig(path, dpi=150)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel(accuracy_label("test", with_dropout))
+    axes[0].set_ylim(*axes[0].get_ylim())
+    for ax, ends_of in zip(axes, ends, strict=True):
+        label_ends(ax, ends_of)
+    save(figure, path)
 
 
 class Dots(NamedTuple):
@@ -102,7 +165,7 @@ def save_regrets(by_network: dict[str, list[Dots]], path: pathlib.Path) -> None:
 
     Args:
       by_network: the methods, by the networks' names.
-      path: where to save the PNG.
+      path: where to save the PNG; an SVG comes beside it.
     """
     counts = [len(of) + 2 for of in by_network.values()]
     figure = Figure(figsize=(9, 1 + 0.26 * sum(counts)), layout="constrained")
@@ -114,7 +177,7 @@ def save_regrets(by_network: dict[str, list[Dots]], path: pathlib.Path) -> None:
     for ax, (network, of) in zip(all_axes.flat, by_network.items(), strict=True):
         lines = sorted(of, key=lambda dots: dots.mean, reverse=True)
         for y, (_, family, mean, points) in enumerate(lines):
-            look = dict(color=family.colour)
+            look = dict(color=family.colour if family.ours else GREY)
             worst = max(regret for _, regret in points)
             ax.plot([0, worst], [y, y], lw=0.8, alpha=0.5, **look)
             for benchmark, regret in points:
@@ -134,7 +197,7 @@ def save_regrets(by_network: dict[str, list[Dots]], path: pathlib.Path) -> None:
         for title, marker in markers.items()
     ]
     legend_below(figure, handles, columns=4)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 FIGURES = {"matrices": save_matrices, "curves": save_curves}

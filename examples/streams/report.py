@@ -9,11 +9,10 @@ from typing import Any
 from examples.datasets.stream import Stream, benchmarks
 from examples.models.registry import models
 from examples.report import page
-from examples.report.style import Line
-from examples.report.tables import Found, best, fate
+from examples.report.tables import Found
 from examples.runner import arguments, rows
 from examples.runner.study import Study
-from examples.streams.figures import FIGURES
+from examples.streams.figures import FIGURES, chosen
 from examples.streams.study import study
 from examples.streams.tables import LONG, published_table, stream_table
 
@@ -113,21 +112,12 @@ def write(
         ),
     ]
     (folder / "table.md").write_text("\n\n".join(sections) + "\n")
-    lines = {
-        compared.methods[name].title: Line(front.family, found[name])
-        for front in compared.fronts
-        if front.methods.keys() & found.keys()
-        for name in [best(compared, front, found)]
-        # A phase a task: not joint training.
-        if len(found[name][0]["results"]) == len(compared.tasks)
-        and not all(fate(compared, row) for row in found[name])
-    }
     files = [folder / "rows.jsonl", folder / "table.md"]
-    if lines and figures and not stream.validation:
+    if figures and chosen(compared, found) and not stream.validation:
         suffix = "_with_dropout" * with_dropout
         for name, save in FIGURES.items():
             path = folder / f"{name}{suffix}.png"
-            save(compared, lines, path, with_dropout=with_dropout)
+            save(compared, found, path, with_dropout=with_dropout)
             files.append(path)
     shown = page.of_methods(found, methods)
     page.announce([stream_table(compared, shown)], files)

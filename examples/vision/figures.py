@@ -5,10 +5,12 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from examples.methods import classp, plain
+from examples.report.lines import GREY, End, band, label_ends, looks, save
 from examples.report.measures import (
     Rows,
     boundary,
@@ -17,7 +19,7 @@ from examples.report.measures import (
     mean_deviation,
     updated,
 )
-from examples.report.style import Lines, accuracy_label, legend_below, styles
+from examples.report.style import Lines, accuracy_label, legend_below, with_seeds
 from examples.runner.data import Task
 from examples.vision.ablation import Ablation
 from examples.vision.phases import TASKS
@@ -30,40 +32,42 @@ def save_training(
 
     Args:
       lines: by their labels.
-      path: where to save the PNG.
+      path: where to save the PNG; an SVG comes beside it.
       with_dropout: whether to take the accuracies with dropout left on.
     """
-    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
     axes = figure.subplots(1, 2)
-    counts = {len(rows) for _, rows in lines.values()}
-    looks = styles(family for family, _ in lines.values())
+    named = with_seeds(lines)
+    of_lines = looks([family for family, _ in lines.values()])
+    labels: list[tuple[Axes, list[End]]] = []
     for (task, title), ax in zip(TASKS.items(), axes, strict=True):
         ends, highest = [], 0.0
-        for (label, (_, rows)), style in zip(lines.items(), looks, strict=True):
+        for (label, (_, rows)), look in zip(lines.items(), of_lines, strict=True):
             curves = [curve(r, task, with_dropout=with_dropout) for r in rows]
             steps = curves[0][0]
             accuracies = np.array([of_seed for _, of_seed in curves])
-            mean, spread = accuracies.mean(0), deviation(accuracies)
-            number = f" ({len(rows)} seed{'s' * (len(rows) > 1)})"
-            count = number if len(counts) > 1 else ""
-            ax.plot(steps, mean, label=label + count, **style)
-            band = dict(color=style["color"], alpha=0.12, lw=0)
-            ax.fill_between(steps, mean - spread, mean + spread, **band)
+            mean, colour = accuracies.mean(0), look["color"]
+            ax.plot(steps, mean, **look)
+            band(ax, steps, mean, deviation(accuracies), colour)
             switch = boundary(rows[0], "mnist")
-            ax.axvline(switch, color="0.5", ls=":", lw=1)
-            ends.append(mean[-1])
+            ends.append(End(steps[-1], mean[-1], named[label], colour))
             highest = max(highest, mean[steps >= switch].max())
+        last = [end.y for end in ends]
         # Before, all are alike; how far down the worst go isn't worth the room.
         ax.set(
-            title=title,
-            xlabel="step (dotted: Fashion-MNIST begins)",
+            title=f"Accuracy on {title}",
+            xlabel=f"step; {TASKS['fashion_mnist']} begins at the dotted line",
             xlim=(switch - (steps[-1] - switch) / 4, steps[-1]),
-            ylim=(max(min(ends) - 5, max(ends) - 40), min(highest + 2, 100)),
+            ylim=(max(min(last) - 5, max(last) - 40), min(highest + 2, 100)),
         )
+        ax.axvline(switch, color=GREY, ls=":", lw=1)
         ax.grid(alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+        labels.append((ax, ends))
     axes[0].set_ylabel(accuracy_label("test", with_dropout))
-    legend_below(figure, axes[0].get_legend_handles_labels()[0], columns=2)
-    figure.savefig(path, dpi=150)
+    for ax, ends in labels:
+        label_ends(ax, ends)
+    save(figure, path)
 
 
 def save_ablation(
@@ -76,7 +80,7 @@ def save_ablation(
 
     Args:
       found: the points, each with its rows.
-      path: where to save the PNG.
+      path: where to save the PNG; an SVG comes beside it.
       with_dropout: whether to take the accuracies with dropout left on.
     """
     columns = {
@@ -128,19 +132,19 @@ def save_ablation(
             middle, _ = mean_deviation(without[0], task, "test", with_dropout)
             highest = max(ax.dataLim.y1 for ax in row)
             row[0].set_ylim(max(0, middle - 15), min(100, highest + 1))
-    grid[2, 0].set_ylabel("weights updated\na step, %")
+    grid[2, 0].set_ylabel("weights updated\nper step, %")
     grid[2, 0].set_yscale("log")
     grid[2, 0].yaxis.set_major_formatter("{x:g}")
     grid[2, 0].yaxis.set_minor_formatter("")
     kinds: dict[str, dict[str, Any]] = {
         "g² > θ": dict(color=colours[False]),
         "g² > θ·mean(g²)": dict(color=colours[True]),
-        "sum of every gradient": dict(color="0.3", marker="o"),
-        "sum of those above θ": dict(color="0.3", marker="s", mfc="white", ls="--"),
+        "sum of every gradient": dict(color=GREY, marker="o"),
+        "sum of those above θ": dict(color=GREY, marker="s", mfc="white", ls="--"),
     }
     handles = [Line2D([], [], label=label, **kind) for label, kind in kinds.items()]
     legend_below(figure, handles, columns=min(4, 1 + len(columns)))
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def save_samples(tasks: dict[str, Task], path: pathlib.Path) -> None:
@@ -148,7 +152,7 @@ def save_samples(tasks: dict[str, Task], path: pathlib.Path) -> None:
 
     Args:
       tasks: the data sets by their names.
-      path: where to save the PNG.
+      path: where to save the PNG; an SVG comes beside it.
     """
     figure = Figure(figsize=(9, 1.3), layout="constrained")
     axes = figure.subplots(1, len(tasks))
@@ -161,4 +165,4 @@ def save_samples(tasks: dict[str, Task], path: pathlib.Path) -> None:
         ]
         ax.imshow(np.hstack(columns), cmap="gray")
         ax.set(title=TASKS[name], xticks=[], yticks=[])
-    figure.savefig(path, dpi=150)
+    save(figure, path)

@@ -24,11 +24,17 @@ from examples.vision.tables import (
     threshold_table,
 )
 
+_FRONTS = (
+    "CLASSP, g² > θ·mean(g²) on Fashion-MNIST",
+    "CLASSP, 64 directions",
+    "EWC",
+)
 _LINES = (
-    *("classp", "classp_equation1", "sgd", "ewc_paper"),
+    *("classp", "sgd"),
     *(name for name in STUDY.groups["paper"] if "adagrad" in name),
     *STUDY.groups["paper"],
 )
+"""Of the figure along training, behind the best of these fronts."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -91,8 +97,7 @@ def _names(found: Found) -> list[str]:
     bests = [
         best(STUDY, front, found)
         for front in FRONTS
-        if front.title in ("CLASSP, g² > θ·mean(g²) on Fashion-MNIST", "EWC")
-        and found.keys() & front.methods.keys()
+        if front.title in _FRONTS and found.keys() & front.methods.keys()
     ]
     return [*bests, *_LINES]
 

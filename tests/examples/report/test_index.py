@@ -9,7 +9,7 @@ from examples.report import index
 
 RESULTS = index.ROOT / "results"
 # The text's fronts are on no page, and the samples are drawn of the data.
-NOT_BOTH = {"fronts.png", "samples.png"}
+NOT_BOTH = {"fronts.png", "fronts.svg", "samples.png", "samples.svg"}
 WITH_ROWS = [
     path.parent.relative_to(index.ROOT) for path in sorted(RESULTS.rglob("rows.jsonl"))
 ]
@@ -52,6 +52,15 @@ def test_a_page_shows_every_picture():
     pages = (index.ROOT / "README.md", *(index.ROOT / "docs").rglob("*.md"))
     shown = {target for page in pages for target in index.targets(page)}
     assert not set(RESULTS.rglob("*.png")) - shown
+
+
+def test_a_picture_of_rows_is_there_as_svg_too_and_is_small():
+    for picture in RESULTS.rglob("*.svg"):
+        assert picture.with_suffix(".png").exists()
+        assert picture.stat().st_size < 200_000
+    for folder in WITH_ROWS:
+        for picture in (index.ROOT / folder).glob("*.png"):
+            assert picture.with_suffix(".svg").exists()
 
 
 def test_links_and_includes_are_what_a_page_shows(tmp_path):
