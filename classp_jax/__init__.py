@@ -1,4 +1,4 @@
-"""CLASSP (Ludwig 2024), continual learning as composable Optax transformations."""
+"""CLASSP (Ludwig 2024): continual learning as composable Optax transformations."""
 
 from classp_jax import baselines, metrics
 from classp_jax._classp import classp, classp_equation1

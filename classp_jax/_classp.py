@@ -1,4 +1,4 @@
-"""CLASSP as the paper prints it, twice: chains of the parts."""
+"""CLASSP as the paper prints it: Algorithm 1 and Equation 1, chains of the parts."""
 
 from typing import Any
 
@@ -23,11 +23,11 @@ def classp(
     memory: optax.ScalarOrSchedule | None = None,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""CLASSP as Algorithm 1 prints it.
+    r"""CLASSP as the paper's Algorithm 1 prints it, with one gradient sum per weight.
 
-    With the mask :math:`m_t = [g_t^2 > \theta]`, element by element, or with
-    ``relative`` :math:`m_t = [g_t^2 > \theta\, \overline{g_t^2}]`, the mean being that
-    of the tensor (see :func:`threshold_mask`):
+    The mask is :math:`m_t = [g_t^2 > \theta]`, element by element. With ``relative``
+    it is :math:`m_t = [g_t^2 > \theta\, \overline{g_t^2}]`, where the mean is over the
+    tensor (see :func:`threshold_mask`). Then:
 
     .. math::
 
@@ -36,12 +36,14 @@ def classp(
         g_t / (\varepsilon + s_t)^{1/p} & \text{while the decay is applied} \\
         g_t & \text{while it is not} \end{cases}
 
-    On a first task, keep ``apply_decay`` off: plain gradient descent, while the sum
-    is collected. On the next, turn it on: weights with a large sum, those that the
-    first task used most, move least. A schedule or :func:`optax.inject_hyperparams`
-    changes any hyperparameter but ``power`` without a new optimizer or compilation.
+    Keep ``apply_decay`` off on the first task: this is plain SGD while the gradient sum
+    :math:`s` grows. Turn it on at the task boundary: the weights that the first task
+    used most have the largest sums and then move least. A schedule or
+    :func:`optax.inject_hyperparams` changes every hyperparameter but ``power`` during
+    training, without a new optimizer or compilation.
 
-    It is this chain of the parts, to the bit in float32, in one pass over the weights::
+    The optimizer is this chain of the parts, computed in one pass over the weights. In
+    float32 the result is the same to the bit::
 
       optax.chain(
         threshold_mask(threshold, relative=relative),
@@ -49,51 +51,52 @@ def classp(
         optax.scale_by_learning_rate(learning_rate),
       )
 
-    An element of the gradient that isn't finite touches neither weight nor sum
-    (:func:`count_nonfinite` counts the steps that have one); while the decay is
-    applied, nor does one whose power overflows.
+    A gradient element that isn't finite changes neither its weight nor its sum.
+    While the decay is applied, the same holds for an element whose power overflows.
+    :func:`count_nonfinite` counts the steps with such gradients.
 
     Args:
       learning_rate: :math:`\alpha`; a number, an injected value or a schedule.
       threshold: :math:`\theta \ge 0`, compared with the squared gradient; a number,
         an injected value or a schedule.
       power: :math:`p > 0`; a number, the same at every step. With
-        :func:`optax.inject_hyperparams`, ``static_args="power"`` keeps 1 and 2 fast.
+        :func:`optax.inject_hyperparams`, pass ``static_args="power"``: the powers 1 and
+        2 are then computed without the slow ``pow``.
       eps: :math:`\varepsilon > 0`, added to the sum; a number, an injected value or a
         schedule.
       apply_decay: whether to divide by the root of the sum; a bool, a number, an
-        injected number or a schedule. :func:`optax.inject_hyperparams` injects the
-        default, 1.0, but keeps a bool as it is: give 0.0 to begin with it off.
-      relative: whether the threshold is in units of the tensor's mean square at that
-        step; a Python bool. A shard inside :func:`jax.shard_map` counts as a tensor
-        (see :func:`threshold_mask`), and so do stacked layers without
+        injected number or a schedule. :func:`optax.inject_hyperparams` injects numbers
+        but not bools: pass 0.0, not False, to begin with the decay off.
+      relative: whether the threshold is in units of the tensor's mean squared gradient
+        at that step; a Python bool. A shard inside :func:`jax.shard_map` counts as one
+        tensor (see :func:`threshold_mask`), and so does a stack of layers without
         :func:`per_layer`.
-      factored: whether to keep only the sums of rows and columns, in hardly any
-        memory; a Python bool. Shards and stacked layers count as with ``relative``. See
-        :func:`scale_by_accumulated_power_norm`.
-      bounded: whether to divide by :math:`(1 + s_t / \varepsilon)^{1/p}` instead, so
-        that no step is longer than SGD's and the gate opens without a jump; a Python
-        bool.
-      memory: :math:`N > 1`, with which each step forgets first,
-        :math:`s_t = (1 - 1/N)\, s_{t-1} + m_t |g_t|^p`, so that a long stream goes on
-        being learned; a number, an injected value or a schedule. None never forgets.
+      factored: whether to keep one sum per row and per column of a matrix instead of
+        one per weight; a Python bool. Shards and stacks count as with ``relative``.
         See :func:`scale_by_accumulated_power_norm`.
+      bounded: whether to divide by :math:`(1 + s_t / \varepsilon)^{1/p}` instead; a
+        Python bool. No step is then longer than that of SGD, and the gate opens without
+        a jump.
+      memory: :math:`N > 1`, the number of steps over which a sum fades:
+        :math:`s_t = (1 - 1/N)\, s_{t-1} + m_t |g_t|^p`. It keeps late tasks of a long
+        stream learnable. A number, an injected value or a schedule; with None a sum
+        never fades. See :func:`scale_by_accumulated_power_norm`.
       accumulator_dtype: a floating dtype for the sum; by default float32, and float64
         for float64 parameters.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`. Its state is
-      one accumulator a weight, 4 bytes by default, or hardly any if ``factored``.
+      one sum per weight, 4 bytes by default, and next to nothing if ``factored``.
 
     Raises:
-      ValueError: if ``threshold`` is negative, ``power`` or ``eps`` not above 0,
-        ``memory`` not above 1, or any hyperparameter not finite (but ``memory``) or not
-        a scalar, each in float32 (an injected value is checked wherever it is known, so
-        not inside a compiled step, and of a schedule of the learning rate nothing); in
-        ``init`` and ``update``, if a tensor is complex.
-      TypeError: if ``power`` is no number, another hyperparameter neither a number nor
-        a schedule, ``relative``, ``factored`` or ``bounded`` not a bool, or
-        ``accumulator_dtype`` not a floating one.
+      ValueError: if ``threshold`` is negative, ``power`` or ``eps`` isn't above 0,
+        ``memory`` isn't above 1, a hyperparameter other than ``memory`` isn't finite,
+        or one isn't a scalar, each in float32. Injected values are checked outside of
+        compiled steps only; a schedule of the learning rate isn't checked. In ``init``
+        and ``update``, if a tensor is complex.
+      TypeError: if ``power`` isn't a number, another hyperparameter is neither a number
+        nor a schedule, ``relative``, ``factored`` or ``bounded`` isn't a bool, or
+        ``accumulator_dtype`` isn't a floating dtype.
 
     Examples:
       >>> import jax
@@ -150,11 +153,9 @@ def classp_equation1(
     memory: optax.ScalarOrSchedule | None = None,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""CLASSP as Equation 1 prints it.
+    r"""CLASSP as the paper's Equation 1 prints it; to compare with :func:`classp`.
 
-    With the mask :math:`m_t = [g_t^2 > \theta]`, element by element, or with
-    ``relative`` :math:`m_t = [g_t^2 > \theta\, \overline{g_t^2}]`, the mean being that
-    of the tensor (see :func:`threshold_mask`):
+    The mask :math:`m_t` is that of :func:`classp`. Then:
 
     .. math::
 
@@ -163,28 +164,29 @@ def classp_equation1(
         g_t / (\varepsilon + s_{t-1})^{1/p} & \text{while the decay is applied} \\
         g_t & \text{while it is not} \end{cases}
 
-    It differs from :func:`classp` in two ways: the sum takes in every finite
-    gradient, whatever the mask, and the divisor holds the earlier ones alone. The
-    first decayed step of a weight without history is therefore
-    :math:`\alpha g / \varepsilon^{1/p}`, which is large: collect a sum before the
-    decay is turned on, or choose a larger ``eps``.
+    It differs from :func:`classp` in two ways: the sum takes in every finite gradient,
+    masked or not, and the divisor contains only the earlier gradients. The first
+    decayed step of a weight without history is therefore
+    :math:`\alpha g / \varepsilon^{1/p}`, which is very large. Collect a sum before you
+    turn the decay on, or choose a larger ``eps``.
 
     Args:
       learning_rate: as for :func:`classp`.
       threshold: as for :func:`classp`.
-      power: as for :func:`classp`. (The equation's square root is read as the p-th
-        root of Algorithm 1; at :math:`p = 2` they agree.)
+      power: as for :func:`classp`. The equation prints a square root, which is taken
+        to be the p-th root of Algorithm 1; for :math:`p = 2` they agree.
       eps: as for :func:`classp`.
       apply_decay: as for :func:`classp`.
       relative: as for :func:`classp`.
       factored: as for :func:`classp`.
       bounded: as for :func:`classp`.
-      memory: as for :func:`classp`; the divisor has :math:`s_{t-1}` as it was.
+      memory: as for :func:`classp`; the divisor contains :math:`s_{t-1}` before it
+        fades.
       accumulator_dtype: as for :func:`classp`.
 
     Returns:
-      The corresponding :class:`optax.GradientTransformationExtraArgs`. Its state is
-      one accumulator a weight, 4 bytes by default, or hardly any if ``factored``.
+      The corresponding :class:`optax.GradientTransformationExtraArgs`, with a state
+      like that of :func:`classp`.
 
     Raises:
       ValueError: as :func:`classp`.
@@ -235,8 +237,8 @@ def _classp(
 ) -> optax.GradientTransformationExtraArgs:
     """Algorithm 1 if sum and divisor take in only what passes, else Equation 1.
 
-    Of Algorithm 1 the chain in its docstring, less the masked gradient between its
-    parts, which would be stored: the scaling is told the bounds instead.
+    Algorithm 1 computes the chain in its docstring, without storing the masked gradient
+    between the parts: the scaling is told the bounds of the mask instead.
     """
     scale = _transforms.scale_by_accumulated_power_norm(
         power,
@@ -260,9 +262,9 @@ def _classp(
 def chain_in_float32(
     learning_rate: optax.ScalarOrSchedule, transformation: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
-    """Chains it with the learning rate, in at least float32 from end to end.
+    """Chains a transformation with the learning rate, in at least float32 throughout.
 
-    Updates go back to the gradient's dtype once, at the end: g / eps may overflow
+    Updates return to the gradient's dtype once, at the end: g / eps may overflow
     float16 where alpha * g / eps doesn't.
     """
     _hyperparameters.check_number("learning_rate", learning_rate)

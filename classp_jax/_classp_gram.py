@@ -1,4 +1,4 @@
-"""CLASSP whose sums are of directions: a chain of the parts."""
+"""CLASSP with per-direction sums: a chain of the parts."""
 
 import optax
 
@@ -19,20 +19,21 @@ def classp_gram(
     relative: bool = False,
     memory: optax.ScalarOrSchedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""CLASSP with a sum for each direction of a layer's inputs, in place of a weight.
+    r"""CLASSP with one gradient sum per direction of a layer's inputs.
 
     .. math::
 
       L_t = L_{t-1} + G_t G_t^\top, \qquad
       W_{t+1} = W_t - \alpha \left(I + \frac{L_t}{\kappa}\right)^{-q} G_t
 
-    with :math:`G` the gradient of a matrix of inputs by outputs (see
-    :func:`scale_by_accumulated_gram` for other tensors), less what a threshold masks.
-    What earlier tasks have taught lies in the directions that their inputs had;
-    others stay free to learn. It is on from the first step and needs no task boundary.
-    The learning rate is that of SGD, which it is for :math:`\kappa \to \infty`.
+    Here :math:`G` is the gradient of a matrix of inputs by outputs, without what a
+    threshold masks; :func:`scale_by_accumulated_gram` says how other tensors are
+    treated. What earlier tasks have taught lies in the directions of their inputs, and
+    these are slowed. Other directions stay free to learn. The decay is on from the
+    first step, and no task boundary is needed. The learning rate means what it means to
+    SGD, which is the limit :math:`\kappa \to \infty`.
 
-    It is this chain of the parts::
+    The optimizer is this chain of the parts::
 
       optax.chain(
         threshold_mask(threshold, relative=relative),
@@ -42,26 +43,29 @@ def classp_gram(
 
     Args:
       learning_rate: :math:`\alpha`; a number, an injected value or a schedule.
-      damping: :math:`\kappa > 0`, the sum of squared gradient at which the step along a
-        direction is slowed by :math:`2^q`; a number, an injected value or a schedule.
+      damping: :math:`\kappa > 0`, the gradient sum at which steps along a direction are
+        divided by :math:`2^q`, in units of the squared gradient; a number, an injected
+        value or a schedule. A smaller one keeps more of earlier tasks, a larger one
+        learns new tasks better.
       threshold: as for :func:`classp`.
       exponent: :math:`q`, as for :func:`scale_by_accumulated_gram`.
-      refresh_every: likewise; None, with ``solver.update(..., refresh=True)`` at the
-        first step of each task, where tasks are announced.
-      max_dim: likewise.
-      rank: likewise.
+      refresh_every: as for :func:`scale_by_accumulated_gram`. If tasks are announced,
+        pass None and call ``solver.update(..., refresh=True)`` at the first step of
+        each task.
+      max_dim: as for :func:`scale_by_accumulated_gram`.
+      rank: as for :func:`scale_by_accumulated_gram`.
       apply_decay: whether to slow the directions; as for :func:`classp`.
       relative: as for :func:`classp`.
       memory: as for :func:`scale_by_accumulated_gram`.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`. Its state takes
-      :math:`8 k / n` bytes a weight of a matrix of :math:`n` outputs and more inputs
-      than :math:`k`, the ``rank``.
+      :math:`8 k / n` bytes per weight for a matrix of :math:`n` outputs and more than
+      :math:`k` inputs, where :math:`k` is the ``rank``.
 
     Raises:
       ValueError: as :func:`classp` and :func:`scale_by_accumulated_gram`.
-      TypeError: likewise.
+      TypeError: as :func:`classp` and :func:`scale_by_accumulated_gram`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -77,7 +81,8 @@ def classp_gram(
       [-0.   -0.03]
 
     References:
-      After Ludwig, `CLASSP <https://arxiv.org/abs/2405.09637>`_, 2024; not in it.
+      This rule is not in the paper that it builds on: Ludwig, `CLASSP
+      <https://arxiv.org/abs/2405.09637>`_, 2024.
     """
     scale = _gram.scale_by_accumulated_gram(
         damping,

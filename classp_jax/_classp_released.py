@@ -20,8 +20,8 @@ def classp_released(
 ) -> optax.GradientTransformationExtraArgs:
     r"""CLASSP as the author's released PyTorch class computes it.
 
-    With one mask a tensor, :math:`m_t = [\,b_t > \theta\,]`, where :math:`b_t` is 1 if
-    any squared gradient of the tensor is non-zero and 0 otherwise:
+    There is one mask per tensor, :math:`m_t = [\,b_t > \theta\,]`, where :math:`b_t` is
+    1 if any squared gradient of the tensor is non-zero, and 0 otherwise:
 
     .. math::
 
@@ -30,25 +30,27 @@ def classp_released(
         g_t / (\varepsilon + s_t)^{1/p} & \text{while the decay is applied} \\
         g_t & \text{while it is not} \end{cases}
 
-    So the threshold is inert below 1 and stops all learning from 1 on, and ``power``
-    changes the root but not the sum. The paper's published numbers were made with
-    this arithmetic.
+    A threshold below 1 therefore has no effect, and one of 1 or more stops all
+    learning. ``power`` changes the root but not the sum. The paper's published numbers
+    were made with this arithmetic.
 
-    A gradient that isn't finite reaches weight and sum, as it does there; the other
-    readings leave such elements out. Where the hardware flushes denormals to zero, as
-    XLA does on a CPU, a tensor whose gradients are all below 1e-19 counts as zero.
+    A gradient that isn't finite reaches the weight and the sum, as in the released
+    class; :func:`classp` and :func:`classp_equation1` leave such elements out. Where
+    denormal numbers are flushed to zero, as XLA does on a CPU, a tensor whose gradients
+    are all below 1e-19 counts as zero.
 
     Args:
       learning_rate: as for :func:`classp`.
       threshold: as for :func:`classp`, but compared with :math:`b_t`.
-      power: as for :func:`classp`, but used for the root alone.
+      power: as for :func:`classp`, but used only for the root.
       eps: as for :func:`classp`.
-      apply_decay: as for :func:`classp`; ``apply_scaling`` in the released class.
+      apply_decay: as for :func:`classp`; the released class calls it
+        ``apply_scaling``.
       accumulator_dtype: as for :func:`classp`.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`. Its state is
-      one accumulator a weight, 4 bytes by default.
+      one sum per weight, 4 bytes by default.
 
     Raises:
       ValueError: as :func:`classp`.

@@ -1,4 +1,4 @@
-"""What an optimizer collects of data at weights that stay where they are."""
+"""Collects gradient sums in a pass over data that leaves the weights as they are."""
 
 from __future__ import annotations
 
@@ -18,41 +18,42 @@ def collect(
     params: optax.Params,
     batches: Iterable[Any],
 ) -> optax.OptState:
-    r"""The optimizer's state behind a pass over data, in which no weight moves.
+    r"""Collects gradient sums in a pass over data that leaves the weights as they are.
 
-    For a model that somebody else has trained, with data that stand for what it knows:
-    each batch's gradient goes to ``optimizer.update``, whose updates are dropped. So
-    :func:`classp` has its sums, :func:`classp_gram` those of directions, and what
-    is chained in front, such as clipping, does to the gradients what it will do.
+    Use it for a model that somebody else has trained, with data that represent what it
+    knows. Each batch's gradient goes to ``optimizer.update``, and the updates are
+    dropped. :func:`classp` collects its per-weight sums, :func:`classp_gram` its
+    per-direction sums. What is chained in front, such as clipping, acts on the
+    gradients as it does in training.
 
-    All of the state goes on, as in training: step counters too, on which schedules
-    depend, and a momentum. To have no more than the sums, hand them to
+    The whole state advances as in training, including momentum and the step counters
+    that schedules depend on. To take over only the sums, pass them to
     :func:`classp_jax.interop.with_grad_sum`.
 
-    At weights that fit the data gradients are smaller than those that led there, and so
-    are the sums: more batches protect more. Where there are no labels, the loss can
-    draw them from the model. Of the mean loss of :math:`B` examples the squares then
-    sum up, on average, to :math:`F T / B` in :math:`T` batches, with :math:`F` the
-    diagonal of the Fisher information.
+    At weights that fit the data, gradients are smaller than they were in training, and
+    so are the sums. More batches protect more. If there are no labels, the loss can
+    draw them from the model. With the mean loss of :math:`B` examples, the squared
+    gradients of :math:`T` batches then sum up to :math:`F T / B` on average, where
+    :math:`F` is the diagonal of the Fisher information.
 
-    The program is compiled at each call, once for all batches of the same shapes.
+    Each call compiles the program, once for all batches of the same shapes.
 
     Args:
       optimizer: any Optax optimizer.
-      loss_fn: called as ``loss_fn(params, batch)``, it returns a scalar, which
-        ``update`` is told as ``value``.
-      opt_state: the state to begin with, ``optimizer.init(params)`` or one that has
+      loss_fn: a function called as ``loss_fn(params, batch)``, which returns a scalar.
+        ``update`` gets that as ``value``.
+      opt_state: the state to begin with: ``optimizer.init(params)``, or one that has
         collected before. It isn't changed.
       params: the weights at which to take the gradients.
-      batches: pytrees of arrays, one after the other; any iterable, which is read once.
+      batches: an iterable of pytrees of arrays, which is read once.
 
     Returns:
-      A state like ``opt_state``, with which ``optimizer`` goes on.
+      The new state, like ``opt_state``; continue with it.
 
     Raises:
       ValueError: if there is no batch, as in a generator that has been read before.
-      TypeError: if ``optimizer`` is no transformation, or ``loss_fn`` no function or
-        returns no scalar.
+      TypeError: if ``optimizer`` isn't a transformation, or ``loss_fn`` isn't a
+        function or doesn't return a scalar.
 
     Examples:
       >>> import jax

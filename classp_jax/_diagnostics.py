@@ -1,7 +1,7 @@
-"""What the accumulators and updates of CLASSP say about a network.
+"""Diagnostics: what gradient sums and updates say about a network.
 
-All of these are cheap, work inside ``jax.jit``, and find the accumulators wherever
-they sit in a chained, masked, partitioned or injected state.
+All of these are cheap and work inside ``jax.jit``. They find the sums in any chained,
+masked, partitioned or injected state.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class CountNonfiniteState(NamedTuple):
     """State of :func:`count_nonfinite`.
 
     Attributes:
-      nonfinite_count: number of updates so far in which a gradient wasn't finite; shape
-        ``()``, dtype ``int32``.
+      nonfinite_count: the number of updates so far in which a gradient wasn't finite;
+        shape ``()``, dtype ``int32``.
     """
 
     nonfinite_count: jax.Array
@@ -37,20 +37,20 @@ def average_grad_sum(
 def average_grad_sum(
     opt_state: optax.OptState, *, per_tensor: bool = False
 ) -> jax.Array | dict[str, jax.Array]:
-    """The mean of the accumulator ``grad_sum`` over all weights.
+    """Computes the mean gradient sum over all weights.
 
     Args:
       opt_state: any optimizer state that holds at least one
         :class:`ScaleByAccumulatedPowerNormState`.
-      per_tensor: whether to return a dictionary with one mean a tensor, keyed by the
+      per_tensor: whether to return a dictionary with one mean per tensor, keyed by the
         tensor's path in the parameters (``"Dense_0.kernel"``).
 
     Returns:
-      A scalar in at least float32, or a dictionary of them; where several accumulators
-      have a tensor of one path, the later ones' are ``"path#1"``, ``"path#2"``.
+      A scalar in at least float32, or a dictionary of them. If several parts of a state
+      have sums of the same path, the later keys are ``"path#1"``, ``"path#2"``.
 
     Raises:
-      ValueError: if there is no accumulator in ``opt_state``.
+      ValueError: if there is no gradient sum in ``opt_state``.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -79,27 +79,27 @@ def unassigned_share(
 def unassigned_share(
     opt_state: optax.OptState, *, per_tensor: bool = False
 ) -> jax.Array | dict[str, jax.Array]:
-    """The share of weights whose accumulator is still zero.
+    """Computes the share of weights whose gradient sum is still zero.
 
-    With :func:`classp` these are the weights that no step has updated, left
-    "unassigned for future tasks" (Section 3), and those of which every power was too
-    small for the sum's dtype. :func:`classp_equation1` collects the gradients below the
-    threshold as well, so there it is the share of weights that have not yet had a
-    gradient. Of a factored sum it is the share of weights in whose row, or in whose
-    column, nothing has been collected: fewer than those that have collected nothing
-    themselves.
+    With :func:`classp` these are the weights that no step has updated, which the paper
+    calls "unassigned for future tasks" (Section 3). Weights whose every power was too
+    small for the sum's dtype count as well. :func:`classp_equation1` also collects
+    gradients below the threshold, so there it is the share of weights that have had no
+    gradient yet. With a factored sum it is the share of weights whose row or column has
+    collected nothing. That is less than the share of weights that have collected
+    nothing themselves.
 
     Args:
       opt_state: any optimizer state that holds at least one
         :class:`ScaleByAccumulatedPowerNormState`.
-      per_tensor: whether to return a dictionary with one share a tensor, keyed by the
+      per_tensor: whether to return a dictionary with one share per tensor, keyed by the
         tensor's path in the parameters.
 
     Returns:
       A float32 scalar between 0 and 1, or a dictionary of them.
 
     Raises:
-      ValueError: if there is no accumulator in ``opt_state``.
+      ValueError: if there is no gradient sum in ``opt_state``.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -128,11 +128,11 @@ def update_density(
 def update_density(
     updates: optax.Updates, *, per_tensor: bool = False
 ) -> jax.Array | dict[str, jax.Array]:
-    """The share of weights that a step updates.
+    """Computes the share of weights that a step changes.
 
     Args:
       updates: what the optimizer's ``update`` returned; any pytree of arrays.
-      per_tensor: whether to return a dictionary with one share a tensor, keyed by the
+      per_tensor: whether to return a dictionary with one share per tensor, keyed by the
         tensor's path in the updates.
 
     Returns:
@@ -158,11 +158,11 @@ def update_density(
 
 
 def count_nonfinite() -> optax.GradientTransformation:
-    """Counts the updates in which a gradient isn't finite, and hands all of them on.
+    """Counts the updates in which a gradient isn't finite, and changes none of them.
 
-    :func:`classp` and :func:`classp_equation1` leave such elements out, so that a loss
-    that is NaN at every step is silent. Chained in front of them this makes it seen; it
-    reads the gradients once more, which is why it isn't part of them.
+    :func:`classp` and :func:`classp_equation1` leave such elements out, so a loss that
+    is NaN at every step goes unnoticed. Chain this in front of them to notice it. It
+    isn't part of them because it reads the gradients once more.
 
     Returns:
       The corresponding :class:`optax.GradientTransformation`, with the state

@@ -1,4 +1,4 @@
-"""How far the sums of a state allow a weight to have moved."""
+"""Bounds how far a weight can have moved, given the gradient sums of two states."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def displacement_bound(
     bounded: bool = False,
     include_current: bool = True,
 ) -> optax.Params:
-    r"""The farthest that CLASSP can have moved each weight between two states.
+    r"""Bounds how far CLASSP can have moved each weight between two states.
 
-    What moves a weight makes its sum grow. From :math:`s_0` to :math:`s_T` in
-    :math:`T` steps, with the decay applied in all of them, all of its updates together
-    are no longer than
+    Every gradient that moves a weight adds to its sum. If the sum grows from
+    :math:`s_0` to :math:`s_T` in :math:`T` steps, with the decay applied in all of
+    them, all updates of the weight together are at most this long:
 
     .. math::
 
@@ -41,10 +41,11 @@ def displacement_bound(
         \le \alpha \ln \frac{\varepsilon + s_T}{\varepsilon + s_0}
         \quad (p \le 1)
 
-    and, with ``bounded``, :math:`\varepsilon^{1/p}` times this. What is returned is
-    less: the least that holds for all gradients, which some reach. It is linear in the
-    learning rate, so the rate that spends a budget is the budget over the bound at a
-    rate of 1. Without the present gradient in the divisor it is
+    With ``bounded`` the bound is :math:`\varepsilon^{1/p}` times this. The function
+    returns a tighter bound: the least one that holds for all gradients, and that some
+    gradients reach. It is linear in the learning rate. So to stay within a budget, use
+    the budget divided by the bound at a rate of 1 as the learning rate. If the divisor
+    doesn't contain the present gradient, the bound is
 
     .. math::
 
@@ -54,33 +55,33 @@ def displacement_bound(
     With a ``memory`` none of this holds: a weight may then move while its sum falls.
     ``docs/concepts/theory.md`` says what does.
 
-    At each step rounding may take half a unit in the last place from the sum, while the
-    weight moves. That is counted in: next to nothing in float32, much in bfloat16.
+    At each step, rounding may take half a unit in the last place from the sum while the
+    weight moves. The bound includes this: next to nothing in float32, much in bfloat16.
 
     Args:
-      before: the state of an optimizer, however wrapped, in which each weight has one
+      before: the state of an optimizer, with any wrappers, in which each weight has one
         :class:`ScaleByAccumulatedPowerNormState`.
       after: a later state of the same optimizer.
-      learning_rate: :math:`\alpha > 0`; a number, of a schedule the largest.
-      power: :math:`p > 0`; a number, as the optimizer has it.
-      eps: :math:`\varepsilon > 0`; a number, of a schedule the smallest, if ``bounded``
-        the largest.
-      bounded: as the optimizer has it; a Python bool.
+      learning_rate: :math:`\alpha > 0`, a number; of a schedule, its largest value.
+      power: :math:`p > 0`; a number, the same as in the optimizer.
+      eps: :math:`\varepsilon > 0`, a number; of a schedule, its smallest value, or its
+        largest if ``bounded``.
+      bounded: the same as in the optimizer; a Python bool.
       include_current: whether the divisor includes the present gradient; a Python bool.
-        False for :func:`classp_equation1`. (:func:`classp_released` has another sum
-        than these bounds unless ``power`` is 1.)
+        Pass False for :func:`classp_equation1`. The bounds hold for
+        :func:`classp_released` only if ``power`` is 1, since its sum is another.
 
     Returns:
-      A tree like the parameters, of arrays of at least float32 in the weights' units.
-      Where a mask has left a tensor without a sum, the mask's node.
+      A tree like the parameters, of arrays of at least float32, in units of the
+      weights. A tensor that a mask has left without a sum has the mask's node instead.
 
     Raises:
-      ValueError: if ``learning_rate``, ``power`` or ``eps`` is not above 0, not finite
-        or not a scalar; if there is no accumulator, a factored one (sums of rows and
-        columns don't say what a single weight has seen) or several of one weight; if
-        the states differ in structure, or ``after`` is known to be the earlier one.
-      TypeError: if ``learning_rate``, ``power`` or ``eps`` is not a number, or
-        ``bounded`` or ``include_current`` not a bool.
+      ValueError: if ``learning_rate``, ``power`` or ``eps`` isn't above 0, not finite
+        or not a scalar; if there is no gradient sum, more than one per weight, or a
+        factored one, which doesn't say what a single weight has seen; if the states
+        differ in structure, or ``after`` is known to be the earlier one.
+      TypeError: if ``learning_rate``, ``power`` or ``eps`` isn't a number, or
+        ``bounded`` or ``include_current`` isn't a bool.
 
     Examples:
       >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Division by what each direction of a tensor has seen, in place of each weight."""
+"""Slows each direction of a tensor by its own gradient sum."""
 
 import math
 from collections.abc import Callable
@@ -35,86 +35,86 @@ def scale_by_accumulated_gram(
     rank: int | None = 64,
     memory: optax.ScalarOrSchedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Slows each direction of a tensor by the gradient that it has seen.
+    r"""Slows each direction of a tensor by its own gradient sum.
 
-    A matrix's gradient :math:`G`, inputs by outputs, lies in the span of the layer's
-    inputs. The sum of its products says how much gradient each direction :math:`v` of
-    these has seen, :math:`v^\top L v`, where the sum of :func:`classp` knows weights
-    alone:
+    The gradient :math:`G` of a matrix, inputs by outputs, lies in the span of the
+    layer's inputs. The sum :math:`L` of its products says how much gradient each
+    direction :math:`v` of the inputs has seen: :math:`v^\top L v`. The sum of
+    :func:`classp` knows this only per weight.
 
     .. math::
 
       L_t = L_{t-1} + G_t G_t^\top, \qquad
       U_t = \left(I + \frac{L_\tau}{\kappa}\right)^{-q} G_t
 
-    with :math:`\tau \le t` the last refresh. A direction without history is left as it
-    is, one whose sum is :math:`\kappa` is slowed by :math:`2^q`, and none is ever
-    lengthened or turned around: the eigenvalues of the factor lie in :math:`(0, 1]`.
+    Here :math:`\tau \le t` is the step of the last refresh. A direction without history
+    isn't slowed. One whose sum is :math:`\kappa` is divided by :math:`2^q`. None is
+    ever lengthened or reversed: the eigenvalues of the factor lie in :math:`(0, 1]`.
 
-    The rows are the inputs: of a tensor of more axes all but the last are one, as in a
-    convolution's kernel. A vector, such as a bias, has one input, which is 1, and its
-    sum is one number.
+    The rows are the inputs. In a tensor of more axes, such as a convolution's kernel,
+    all axes but the last are inputs. A vector, such as a bias, has one input, which is
+    1, and its sum is one number.
 
-    Of a matrix of more rows than ``rank`` only so many of the largest eigenvalues are
-    known, from a sketch :math:`L \Omega` with a fixed random :math:`\Omega`, which is a
-    sum as well. What they leave of the trace is taken to fall off as a power of the
-    rank, and all other directions have the mean factor of that. With ``rank=None`` each
-    L is kept in full; but of more rows than ``max_dim`` so many are taken at a time,
-    and L is block-diagonal, with blocks of equal size.
+    If a matrix has more rows than ``rank``, only that many of the largest eigenvalues
+    are known. They come from a sketch :math:`L \Omega` with a fixed random
+    :math:`\Omega`, which is a sum as well. The rest of the trace is assumed to fall off
+    as a power of the rank, and all other directions get the mean factor of that.
+    ``rank=None`` keeps each :math:`L` in full. A matrix of more than ``max_dim`` rows
+    then has a block-diagonal :math:`L`, with blocks of equal size.
 
-    With a ``memory`` of :math:`N` steps each step forgets before it adds, also where a
-    mask or a gate keeps its gradient out; one whose gradient is None doesn't:
+    With a ``memory`` of :math:`N` steps the sum fades at every step before it adds,
+    also if a mask or a gate keeps the gradient out, but not if the gradient is None:
 
     .. math::
 
       L_t = \left(1 - \frac{1}{N}\right) L_{t-1} + G_t G_t^\top
 
-    A refresh is due every ``refresh_every`` steps, and at any step whose update has the
-    extra argument ``refresh=True``, a bool or an array of one: with
-    ``refresh_every=None`` at these alone and the first. Called for at the first step of
-    each task, what slows a task is what those before have seen, and that step.
+    The factor is refreshed at the first step, every ``refresh_every`` steps, and at any
+    step whose ``update`` gets the extra argument ``refresh=True``, a bool or an array
+    of one. With ``refresh_every=None`` and ``refresh=True`` at the first step of each
+    task, a task is slowed only by that step and by what earlier tasks have seen.
 
     An element that isn't finite, or whose square isn't, counts as a gradient of 0. A
     step whose sum would overflow adds nothing.
 
-    On several devices the m rows of a sketch, or the blocks if they can be dealt out
-    evenly, lie as the first axis of their tensor does; any other sum is whole on each.
-    Of a matrix's gradient (m, n), of which each device has (m', n'), they then send
-    products alone: cut along its outputs what is added to the sum, (m', k) or its
-    blocks; cut along its inputs two of (k, n') for a sketch, with two of (k, k) at a
-    refresh, and nothing for blocks dealt out evenly. A convolution's kernel that is cut
-    along its outputs is like a matrix. Others may be gathered, and so is all that is
-    cut over explicit mesh axes, whose sums are whole.
+    On several devices, the m rows of a sketch are sharded like the first axis of their
+    tensor. So are blocks, if they divide evenly; any other sum is replicated. If a
+    device has (m', n') of a matrix's gradient (m, n), devices exchange only products.
+    Sharded along the outputs, they exchange what is added to the sum: (m', k), or the
+    blocks. Sharded along the inputs, they exchange two products of (k, n') for a sketch
+    and two of (k, k) at a refresh, and nothing for blocks that divide evenly. A
+    convolution's kernel that is sharded along its outputs is like a matrix. Other
+    tensors may be gathered. Over explicit mesh axes all are, and sums are replicated.
 
     Args:
       damping: :math:`\kappa > 0`, in units of the squared gradient; a number, an
         injected value or a schedule, which is read at each refresh.
-      exponent: :math:`q > 0`, a Python number. Of a sum in full 1 takes a Cholesky
-        factorization at each refresh, others all eigenvectors, which takes some ten
-        times as long.
-      refresh_every: steps from one refresh to the next; the first is at the first step.
-        None for none but that and those called for. Under :func:`jax.vmap`, as of
-        seeds, each step takes the time of one.
-      max_dim: the most rows of a block, of a sum in full.
-      rank: :math:`k`, the number of eigenvalues; None for all of them.
+      exponent: :math:`q > 0`, a Python number. With ``rank=None``, 1 takes a Cholesky
+        factorization per refresh; others take all eigenvectors, some ten times as long.
+      refresh_every: the steps from one refresh to the next; None for only the first one
+        and those called for. Under :func:`jax.vmap`, such as over seeds, every step
+        takes the time of a refresh.
+      max_dim: the largest number of rows of a block, with ``rank=None``.
+      rank: :math:`k`, the number of eigenvalues to know; None for all of them.
       memory: :math:`N > 1`, the steps in which a direction without gradients falls to
-        1/e; a number, an injected value or a schedule. None or infinity never forgets.
+        1/e; a number, an injected value or a schedule. With None or infinity it never
+        fades.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`, with the state
-      :class:`ScaleByAccumulatedGramState`. Of a matrix of :math:`m` rows and :math:`n`
-      columns it takes :math:`8 k m` bytes, :math:`8 k / n` a weight, and a step
-      :math:`8 k m n` operations; with ``rank=None`` and blocks of :math:`d` rows
-      :math:`8 d / n` and :math:`4 d m n`. A refresh takes some :math:`k^2 m` or
-      :math:`d^2 m`. Updates keep the gradient's dtype.
+      :class:`ScaleByAccumulatedGramState`. For a matrix of :math:`m` rows and :math:`n`
+      columns it takes :math:`8 k m` bytes, :math:`8 k / n` per weight, and a step takes
+      :math:`8 k m n` operations. With ``rank=None`` and blocks of :math:`d` rows these
+      are :math:`8 d / n` bytes per weight and :math:`4 d m n` operations. A refresh
+      takes some :math:`k^2 m` or :math:`d^2 m`. Updates keep the gradient's dtype.
 
     Raises:
-      ValueError: if ``damping`` or ``exponent`` is not above 0, not finite or not a
-        scalar, ``memory`` not above 1, or ``refresh_every``, ``max_dim`` or ``rank``
-        below 1; in ``init`` and ``update``, if a tensor is complex.
+      ValueError: if ``damping`` or ``exponent`` isn't above 0, not finite or not a
+        scalar, ``memory`` isn't above 1, or ``refresh_every``, ``max_dim`` or ``rank``
+        is below 1; in ``init`` and ``update``, if a tensor is complex.
       TypeError: if ``damping`` or ``memory`` is neither a number nor a schedule,
-        ``exponent`` not a Python number, or ``refresh_every``, ``max_dim`` or ``rank``
-        no integer.
+        ``exponent`` isn't a Python number, or ``refresh_every``, ``max_dim`` or
+        ``rank`` isn't an integer.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -127,9 +127,9 @@ def scale_by_accumulated_gram(
       [0.3 0. ] [9. 0.]
 
     References:
-      One-sided full-matrix AdaGrad for :math:`q = 1/2`: Duchi, Hazan and Singer,
+      For :math:`q = 1/2` it is one-sided full-matrix AdaGrad: Duchi, Hazan and Singer,
       `Adaptive subgradient methods <https://jmlr.org/papers/v12/duchi11a.html>`_,
-      2011. Of inputs in place of gradients and for :math:`q = 1`: Zeng et al.,
+      2011. With inputs in place of gradients and :math:`q = 1`: Zeng et al.,
       `Orthogonal weights modification <https://arxiv.org/abs/1810.01256>`_, 2019. The
       sketch: Tropp et al., `Fixed-rank approximation of a positive-semidefinite matrix
       from streaming data <https://arxiv.org/abs/1706.05736>`_, 2017.

@@ -19,11 +19,11 @@ _ROUNDING = 8
 
 
 class GramSketch(NamedTuple):
-    r"""What is kept of a sum :math:`L` of (m, m) with ``rank=k``.
+    r"""A sketch of a sum :math:`L` of shape (m, m), kept with ``rank=k``.
 
     Attributes:
       products: :math:`L \Omega` with a fixed random :math:`\Omega`; shape (m, k).
-      trace: that of :math:`L`; shape ``()``.
+      trace: the trace of :math:`L`; shape ``()``.
     """
 
     products: jax.Array
@@ -34,8 +34,8 @@ class SketchedScaling(NamedTuple):
     r"""The factor :math:`r (I - B B^\top)`.
 
     Attributes:
-      basis: :math:`B`, of the directions that the sketch tells; shape (m, k).
-      rest: :math:`r`, of all other directions alike; shape ``()``.
+      basis: :math:`B`, for the directions that the sketch knows; shape (m, k).
+      rest: :math:`r`, the factor of all other directions; shape ``()``.
     """
 
     basis: jax.Array

@@ -1,4 +1,4 @@
-"""The setting of injected hyperparameters, where a task ends and the next begins."""
+"""Sets injected hyperparameters, as at a task boundary."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ import optax
 def set_hyperparameters(opt_state: optax.OptState, /, **values: Any) -> optax.OptState:
     """Sets hyperparameters that :func:`optax.inject_hyperparams` keeps in a state.
 
-    Every injected hyperparameter of such a name is set, at any depth of wrappers, and
-    nothing else: a parameter called ``threshold``, and its sum, stay as they are, which
-    :func:`optax.tree.set` would overwrite. Each keeps its dtype and its place, so that
-    a compiled step goes on without compiling again. It works inside ``jax.jit`` too.
+    It sets every injected hyperparameter of a given name, at any depth of wrappers, and
+    nothing else. :func:`optax.tree.set`, in contrast, would also overwrite a parameter
+    called ``threshold``, and its sum. Each value keeps its dtype and its devices, so a
+    compiled step isn't compiled again. It also works inside ``jax.jit``.
 
-    To set them in a part only, such as one group of :func:`optax.partition`, call it
-    with that part of the state and put the result back.
+    To set values in one part only, such as one group of :func:`optax.partition`, call
+    it with that part of the state and put the result back.
 
     Args:
       opt_state: any pytree that holds at least one
         :class:`optax.InjectStatefulHyperparamsState`, such as the state of a chain,
         Linen's ``TrainState`` or the ``opt_state`` of ``flax.nnx.Optimizer``.
-      **values: by name; each a finite scalar, or an array shaped like the
-        hyperparameter, such as one number per seed where the state is vmapped. A
+      **values: the new values by name; each a finite scalar, or an array shaped like
+        the hyperparameter, such as one number per seed in a vmapped state. A
         ``memory`` may be infinite.
 
     Returns:
       The state with these values.
 
     Raises:
-      ValueError: if nothing injected has the name, a schedule determines it (Optax
-        would overwrite the value at the next step), or the value isn't finite, isn't
-        shaped like the hyperparameter, or doesn't fit its dtype; what is known only
-        at run time isn't checked.
-      TypeError: if a value is no number.
+      ValueError: if no injected hyperparameter has the name, or a schedule determines
+        it and would overwrite the value at the next step; if the value isn't finite,
+        isn't shaped like the hyperparameter, or doesn't fit its dtype. Values that are
+        known only at run time aren't checked.
+      TypeError: if a value isn't a number.
 
     Examples:
       >>> import jax.numpy as jnp

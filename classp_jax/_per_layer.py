@@ -1,4 +1,4 @@
-"""Layers stacked in one tensor, each treated as a tensor of its own."""
+"""Treats each of the layers stacked in one tensor as a tensor of its own."""
 
 from __future__ import annotations
 
@@ -15,30 +15,29 @@ from classp_jax import _hyperparameters
 def per_layer(
     inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """Applies a transformation to each layer of a stack by itself.
+    """Applies a transformation to each layer of a stack separately.
 
-    Layers that a scan runs through, as with Linen's ``nn.scan`` or ``nnx.vmap`` and
-    ``nnx.scan``, are stacked: the first axis of each tensor counts them. What depends
-    on a tensor as a whole takes the stack for one tensor: a ``relative`` threshold, the
-    scope ``"tensor"``, ``factored`` sums (which would even factor the biases).
-    ``per_layer(classp(0.1, 10.0, relative=True))`` treats every layer as it would be
-    treated alone.
+    Layers that a scan runs through are stacked: the first axis of each tensor counts
+    the layers. Linen's ``nn.scan``, and ``nnx.vmap`` with ``nnx.scan``, make such
+    stacks. A ``relative`` threshold, the scope ``"tensor"`` and ``factored`` sums
+    depend on a whole tensor, and take the stack for one tensor. ``factored`` would even
+    factor the biases. ``per_layer(classp(0.1, 10.0, relative=True))`` treats every
+    layer as if it weren't stacked.
 
-    All tensors must be stacks of as many layers. Where others are not, as those of an
-    embedding, tell them apart by :func:`optax.partition`.
+    All tensors must be stacks of the same number of layers. Separate others, such as an
+    embedding, with :func:`optax.partition`.
 
     Args:
-      inner: the transformation for one layer. Its extra arguments are the same for all
-        layers.
+      inner: the transformation for one layer. All layers get the same extra arguments.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`. Its state is
-      that of ``inner`` with the axis of the layers in front of each array.
+      that of ``inner``, with an axis of layers in front of each array.
 
     Raises:
-      TypeError: if ``inner`` is not a transformation.
-      ValueError: in ``init`` and ``update``, if a tensor has no axis, or another number
-        of layers than the others.
+      TypeError: if ``inner`` isn't a transformation.
+      ValueError: in ``init`` and ``update``, if a tensor has no axis, or a different
+        number of layers than the others.
 
     Examples:
       >>> import jax.numpy as jnp

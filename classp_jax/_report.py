@@ -1,4 +1,4 @@
-"""What sums protect of each tensor, and how far it may move, as plain numbers."""
+"""A report per tensor: how much is protected, and how far weights may move."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from classp_jax import _diagnostics, _displacement, _paths
 
 
 class TensorReport(NamedTuple):
-    """What :func:`tensor_report` says of a tensor, in plain Python numbers.
+    """What :func:`tensor_report` says about one tensor, in plain Python numbers.
 
     Attributes:
       size: the number of weights.
-      grad_sum: the mean of the sums in the earlier state.
-      unassigned: the share of weights whose sum was zero there, between 0 and 1.
-      mean_bound: how far a weight can have moved since, on average.
-      largest_bound: how far the one can that may have moved the farthest.
+      grad_sum: the mean gradient sum in the earlier state.
+      unassigned: the share of weights whose sum is zero there, between 0 and 1.
+      mean_bound: the mean over the weights of :func:`displacement_bound`.
+      largest_bound: the largest :func:`displacement_bound` of a weight.
     """
 
     size: int
@@ -39,25 +39,25 @@ def tensor_report(
     bounded: bool = False,
     include_current: bool = True,
 ) -> dict[str, TensorReport]:
-    """What the sums of a state protect, and how far each tensor's weights can move.
+    """Reports per tensor how much is protected, and how far its weights can move.
 
-    Of the states before and behind some training it is :func:`displacement_bound`. Of a
-    training that is yet to come it is a forecast, with ``after`` the state that
-    :func:`collect` makes of ``before`` and the new task's batches: as far as the
-    gradients there stay as large as they are at the present weights.
+    With the states before and after some training, the report summarises
+    :func:`displacement_bound`. It can also forecast a training that is still to come:
+    let :func:`collect` make ``after`` from ``before`` and the new task's batches. The
+    forecast assumes that gradients stay as large as they are at the present weights.
 
     Args:
       before: as for :func:`displacement_bound`.
-      after: likewise.
-      learning_rate: likewise.
-      power: likewise.
-      eps: likewise.
-      bounded: likewise.
-      include_current: likewise.
+      after: as for :func:`displacement_bound`.
+      learning_rate: as for :func:`displacement_bound`.
+      power: as for :func:`displacement_bound`.
+      eps: as for :func:`displacement_bound`.
+      bounded: as for :func:`displacement_bound`.
+      include_current: as for :func:`displacement_bound`.
 
     Returns:
-      A dictionary of one :class:`TensorReport` a tensor, keyed by the tensor's path in
-      the parameters (``"Dense_0.kernel"``).
+      A dictionary with one :class:`TensorReport` per tensor, keyed by the tensor's path
+      in the parameters (``"Dense_0.kernel"``).
 
     Raises:
       ValueError: as :func:`displacement_bound`.

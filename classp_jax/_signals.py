@@ -1,4 +1,4 @@
-"""Gates that open by themselves, where nobody says that the task has changed."""
+"""Gates that open at a signal of the loss, for unannounced task boundaries."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from classp_jax import _hyperparameters
 
 
 class GateSignalState(NamedTuple):
-    """State of a gate that opens at a signal, see :func:`gate_signal`.
+    """State of a gate that opens at a signal; see :func:`gate_signal`.
 
     Attributes:
       is_open: whether the gate is open; shape ``()``, Boolean.
-      signal_state: the signal's own, any pytree of arrays.
+      signal_state: the state of the signal, any pytree of arrays.
     """
 
     is_open: jax.Array
@@ -25,13 +25,13 @@ class GateSignalState(NamedTuple):
 
 
 class LossJumpState(NamedTuple):
-    """The signal's state in :func:`loss_jump`: two running means, float32 scalars.
+    """State of the signal of :func:`loss_jump`: two running means, float32 scalars.
 
     Attributes:
-      fast: the one that follows sooner.
-      slow: the one that follows later.
-      weight_fast: of all losses in ``fast``, below 1 at the beginning.
-      weight_slow: likewise.
+      fast: the mean that follows the loss sooner.
+      slow: the mean that follows the loss later.
+      weight_fast: the total weight of the losses in ``fast``; below 1 at the beginning.
+      weight_slow: the total weight of the losses in ``slow``.
     """
 
     fast: jax.Array
@@ -43,37 +43,37 @@ class LossJumpState(NamedTuple):
 def gate_signal(
     init: Callable[[], Any], update: Callable[[jax.Array, Any], tuple[Any, Any]]
 ) -> optax.StatefulSchedule:
-    """A gate that opens at a signal of the loss and stays open, for ``apply_decay``.
+    """Makes an ``apply_decay`` that turns on at a signal of the loss and stays on.
 
     It is one of Optax's stateful schedules, which :func:`optax.inject_hyperparams`
-    takes in place of a number. The optimizer's ``update`` then needs the loss as
-    ``value``. At the step that gives the signal the gate is open already.
+    accepts in place of a number. The optimizer's ``update`` then needs the loss as
+    ``value``. At the step that gives the signal, the gate is open already.
 
-    Where the parameters are cut over a mesh, Optax leaves the injected scalars on one
-    device, and the second step compiles once more than the first. ``jax.tree.map(lambda
-    x: x if x.committed else jax.device_put(x, NamedSharding(mesh, PartitionSpec())),
-    opt_state)`` puts them where that step would.
-
-    Whether it is open is ``opt_state.hyperparams["apply_decay"]``, also
+    ``opt_state.hyperparams["apply_decay"]`` says whether the gate is open, and so does
     ``optax.tree.get(opt_state, "is_open")``.
 
+    If parameters are sharded over a mesh, Optax leaves the injected scalars on one
+    device, and the second step compiles once more. To avoid that, replicate them:
+    ``jax.tree.map(lambda x: x if x.committed else jax.device_put(x, NamedSharding(mesh,
+    PartitionSpec())), opt_state)``.
+
     Args:
-      init: a pure function that gives the state of the signal before the first step,
-        any pytree of arrays and numbers.
+      init: a pure function without arguments. It returns the signal's state before the
+        first step, any pytree of arrays and numbers.
       update: a pure function, called as ``update(value, state)`` with the loss of the
-        step, a float32 scalar. It returns whether the gate opens at this step, and the
-        state, of the same dtypes and shapes. The former is a scalar: a Boolean, or a
-        number, of which 0 and NaN don't open the gate.
+        step, a float32 scalar. It returns two things: whether the gate opens at this
+        step, and the signal's new state, of the same dtypes and shapes. The former is a
+        scalar, a Boolean or a number; 0 and NaN don't open the gate.
 
     Returns:
       An :class:`optax.StatefulSchedule` with the state :class:`GateSignalState`. Its
       value is a Boolean scalar.
 
     Raises:
-      TypeError: if ``init`` or ``update`` is no function; in the optimizer's
+      TypeError: if ``init`` or ``update`` isn't a function; in the optimizer's
         ``update``, without ``value``, or if the signal changes its state's dtypes.
       ValueError: in the optimizer's ``update``, if ``value`` or what the signal
-        returns is no scalar, or the signal changes its state's shapes.
+        returns isn't a scalar, or the signal changes its state's shapes.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -173,38 +173,38 @@ def _like(before: jax.Array, after: Any) -> jax.Array:
 def loss_jump(
     ratio: float = 2.0, margin: float = 0.1, fast: float = 0.9, slow: float = 0.99
 ) -> optax.StatefulSchedule:
-    r"""A gate that opens where the loss jumps, as it does when the task changes.
+    r"""Makes an ``apply_decay`` that turns on when the loss jumps, and stays on.
 
-    For a stream of tasks that changes unannounced: an ``apply_decay`` for
-    :func:`optax.inject_hyperparams`. The optimizer's ``update`` then needs the loss as
-    ``value``. The gate stays open; at the step of the jump it is open already.
+    The loss jumps when the task changes, so this is for unannounced task boundaries.
+    Pass it to :func:`optax.inject_hyperparams`. The optimizer's ``update`` then needs
+    the loss as ``value``. At the step of the jump, the gate is open already.
 
-    With two running means of the loss :math:`\ell_t`, of decays :math:`\beta_f <
-    \beta_s` and each without the bias of its start, the gate opens when
+    It keeps two running means of the loss :math:`\ell_t`, with decays :math:`\beta_f <
+    \beta_s`, both corrected for the bias of their start. The gate opens when
 
     .. math::
 
       \bar\ell^{\,f}_t > \bar\ell^{\,s}_t + (r - 1) \, |\bar\ell^{\,s}_t| + m
 
-    so, of a loss that isn't negative, beyond :math:`r` times its slow mean. A falling
-    loss keeps it closed, and so does a noisy one, as the fast mean, too, is
-    of several batches; a loss near zero does by the margin. One that isn't finite is
-    left out.
+    For a loss that isn't negative, the right-hand side is :math:`r` times the slow mean
+    plus the margin. A falling loss keeps the gate closed. So does a noisy one, since
+    the fast mean, too, is over several batches. The margin keeps the gate closed while
+    the loss is near zero. A loss that isn't finite is left out.
 
     Args:
       ratio: :math:`r \ge 1`; a Python number.
-      margin: :math:`m \ge 0`, in the loss's unit; a Python number.
+      margin: :math:`m \ge 0`, in units of the loss; a Python number.
       fast: :math:`\beta_f`, from 0 to below ``slow``; a Python number.
       slow: :math:`\beta_s`, below 1; a Python number.
 
     Returns:
-      An :class:`optax.StatefulSchedule`, as :func:`gate_signal` makes them, with the
-      signal's state :class:`LossJumpState`.
+      An :class:`optax.StatefulSchedule`, as :func:`gate_signal` makes them, whose
+      signal has the state :class:`LossJumpState`.
 
     Raises:
-      ValueError: if ``ratio`` is below 1 or ``margin`` below 0, one isn't finite, or
-        not ``0 <= fast < slow < 1``.
-      TypeError: if one of them is no Python number; in the optimizer's ``update``,
+      ValueError: if ``ratio`` is below 1 or ``margin`` below 0, one of the four isn't
+        finite, or ``0 <= fast < slow < 1`` doesn't hold.
+      TypeError: if one of them isn't a Python number; in the optimizer's ``update``,
         without ``value``.
 
     Examples:
@@ -262,7 +262,7 @@ def loss_jump(
 
 
 def _check_python_number(name: str, value: Any) -> None:
-    # Python's own alone: they are constants of the compiled step.
+    # Only Python's own: they are constants of the compiled step.
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name} must be a Python number, got {value!r}.")
     _hyperparameters.check_number(name, value)

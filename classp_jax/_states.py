@@ -1,4 +1,4 @@
-"""The states of the parts, and how they are found in those of whole optimizers."""
+"""The states of the parts, and how to find them in the state of an optimizer."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class ScaleByAccumulatedPowerNormState(NamedTuple):
 
     Attributes:
       count: number of updates so far; shape ``()``, dtype ``int32``.
-      grad_sum: the sum of ``|g|^p`` so far, shaped like the parameters; 4 bytes a
-        weight unless another accumulator dtype was asked for. Of a factored tensor a
-        :class:`FactoredSum` of the sums over rows and columns.
+      grad_sum: the gradient sum, Σ ``|g|^p`` so far, a tree like the parameters: one
+        float32 number per weight, unless the accumulator dtype is another. A factored
+        tensor has a :class:`FactoredSum` instead.
     """
 
     count: jax.Array  # type: ignore[assignment]
@@ -41,11 +41,11 @@ class ScaleByAccumulatedGramState(NamedTuple):
 
     Attributes:
       count: number of updates so far; shape ``()``, dtype ``int32``.
-      gram: a tree like the parameters, of each tensor's sum :math:`L`: symmetric,
-        shape ``(blocks, d, d)``, at least float32; with ``rank`` a
-        :class:`GramSketch`.
-      scaling: likewise, :math:`(I + L / \kappa)^{-q}` as of the last refresh;
-        with ``rank`` a :class:`SketchedScaling`.
+      gram: a tree like the parameters, with the sum :math:`L` of each tensor:
+        symmetric, shape ``(blocks, d, d)``, at least float32; or, where ``rank`` makes
+        a sketch of it, a :class:`GramSketch`.
+      scaling: a tree like the parameters, with :math:`(I + L / \kappa)^{-q}` as of the
+        last refresh: shaped like ``gram``, or a :class:`SketchedScaling`.
     """
 
     count: jax.Array  # type: ignore[assignment]

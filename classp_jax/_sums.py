@@ -21,31 +21,31 @@ _BLOCKS = 8  # At least, of a larger tensor.
 
 
 class FactoredSum(NamedTuple):
-    """The sums over each row and each column of a tensor; columns are its last axis.
+    """The gradient sums over each row and each column of a tensor.
 
-    It stands in ``grad_sum`` of a :class:`ScaleByAccumulatedPowerNormState` where the
-    sum of another tensor is one array. :func:`optax.tree.map_params` therefore refuses
-    to give it what belongs to the whole tensor, such as a partition spec;
-    :meth:`partition_specs` makes those of its parts.
+    It takes the place of one array in ``grad_sum`` of a
+    :class:`ScaleByAccumulatedPowerNormState`. :func:`optax.tree.map_params` therefore
+    can't give it a value that belongs to the whole tensor, such as a partition spec;
+    :meth:`partition_specs` makes one for each part.
 
     Attributes:
       rows: shaped like the tensor without its last axis.
-      columns: shaped like the tensor's last axis. With :func:`per_layer` both have the
-        axis of the layers in front.
+      columns: shaped like the tensor's last axis. With :func:`per_layer` both have an
+        axis of layers in front.
     """
 
     rows: jax.Array
     columns: jax.Array
 
     def partition_specs(self, spec: PartitionSpec) -> FactoredSum:
-        """The partition specs of rows and columns, from that of the tensor.
+        """Makes the partition specs of rows and columns from that of the tensor.
 
         Args:
           spec: the tensor's partition spec.
 
         Returns:
-          A :class:`FactoredSum` of two partition specs: the rows lie as the tensor's
-          leading axes do, the columns as its last.
+          A :class:`FactoredSum` of two partition specs. Rows are sharded like the
+          tensor's leading axes, columns like its last one.
 
         Examples:
           >>> import jax

@@ -18,39 +18,37 @@ def threshold_mask(
     scope: Literal["element", "tensor"] = "element",
     inner: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Zeroes every update whose square is not strictly above a threshold.
+    r"""Sets every update to zero whose square isn't strictly above a threshold.
 
     .. math::
 
       u_i \leftarrow \begin{cases}
         u_i & \text{if } u_i^2 > \theta \\ 0 & \text{otherwise} \end{cases}
 
-    The square is taken in float32 for float16 and bfloat16 updates, so that it
-    doesn't underflow. A threshold of 0 lets every finite update pass, however small.
-    An element that isn't finite is never above the threshold.
+    Squares of float16 and bfloat16 updates are computed in float32, so that they don't
+    underflow. A threshold of 0 lets every finite update pass, however small. An element
+    that isn't finite never passes.
 
     With ``relative``, the threshold is in units of the tensor's mean square at that
-    step, so that it means the same to layers whose gradients differ in size:
+    step. It then means the same to layers whose gradients differ in size:
 
     .. math::
 
       u_i^2 > \theta \cdot \frac{1}{n} \sum_{j=1}^{n} u_j^2
 
-    The mean is over the tensor's finite elements, which reads the gradient a second
-    time: 24 bytes a weight instead of 20 in a step of :func:`classp`. Where the mean
-    square overflows, or every square underflows to 0, nothing of that tensor passes
-    at that step, unless the threshold is 0. No square is above :math:`n` times the mean
-    of :math:`n`, so from :math:`\theta = n` on nothing of a tensor of :math:`n`
-    elements passes, but for rounding: at 10, for one, not the biases of ten classes.
+    The mean is over the tensor's finite elements. It reads the gradient a second time,
+    so that a step of :func:`classp` moves 24 bytes per weight instead of 20. If the
+    mean square overflows, or all squares underflow to 0, nothing of that tensor passes
+    at that step, unless the threshold is 0. A tensor of :math:`n` elements never passes
+    a threshold of :math:`n` or more, but for rounding: no square is above :math:`n`
+    times the mean. A threshold of 10 thus blocks the biases of ten classes.
 
-    A tensor, to ``relative`` and to the scope ``"tensor"``, is what ``update`` sees.
-    Inside :func:`jax.shard_map` that is a device's shard: update outside of it, with
-    the gradients that it returns. Of layers stacked for a scan it is the whole stack:
-    see :func:`per_layer`.
+    ``relative`` and the scope ``"tensor"`` take what ``update`` sees for one tensor.
+    Inside :func:`jax.shard_map` that is a device's shard; call ``update`` outside of
+    it. If layers are stacked for a scan, it is the whole stack: see :func:`per_layer`.
 
-    With ``inner``, the mask is still read off the incoming updates but laid over the
-    updates that ``inner`` makes of them: ``inner`` then sees, and may accumulate,
-    every gradient.
+    With ``inner``, the incoming updates decide the mask, and the mask is applied to the
+    updates of ``inner``. So ``inner`` sees, and may accumulate, every gradient.
 
     Args:
       threshold: :math:`\theta \ge 0`, compared with the squared update; a number, an
@@ -63,13 +61,13 @@ def threshold_mask(
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`. Its own state
-      is one step counter, whatever the number of weights.
+      is one step counter.
 
     Raises:
       ValueError: if ``threshold`` is negative, not finite or not a scalar, or
         ``scope`` is unknown; in ``init`` and ``update``, if a tensor is complex.
-      TypeError: if ``threshold`` is neither a number nor a schedule, ``relative`` not
-        a bool, or ``inner`` not a transformation.
+      TypeError: if ``threshold`` is neither a number nor a schedule, ``relative`` isn't
+        a bool, or ``inner`` isn't a transformation.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -109,7 +107,7 @@ def scale_by_accumulated_power_norm(
     memory: optax.ScalarOrSchedule | None = None,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Divides each update by the p-norm of its history.
+    r"""Divides each update by the p-norm of its weight's gradients so far.
 
     .. math::
 
@@ -120,11 +118,11 @@ def scale_by_accumulated_power_norm(
     accumulator starts at :math:`\varepsilon`.
 
     An element that isn't finite, or whose power isn't, adds nothing to the sum, and its
-    update is 0. A sum saturates at the largest number of its dtype; a divisor with the
-    present gradient in it has that as it is, also where the accumulator's dtype can't
-    hold it, so that with :math:`p \ge 1` no update is above 1 in size.
+    update is 0. A sum saturates at the largest number of its dtype. The present
+    gradient enters the divisor without rounding to that dtype, so that with
+    :math:`p \ge 1` no update is above 1 in size.
 
-    With ``bounded`` the divisor is in units of :math:`\varepsilon^{1/p}`, what it is
+    With ``bounded`` the divisor is in units of :math:`\varepsilon^{1/p}`, its value
     without history:
 
     .. math::
@@ -132,61 +130,59 @@ def scale_by_accumulated_power_norm(
       u_t = \frac{g_t}{(1 + s_t / \varepsilon)^{1/p}}
 
     No update is then longer than its gradient, so a learning rate means what it means
-    to SGD, which this is for :math:`\varepsilon \to \infty`.
+    to SGD, the limit :math:`\varepsilon \to \infty`.
 
-    With ``factored`` the sum takes next to no memory. Of a matrix only the sums over
-    each row, :math:`R_i`, and over each column, :math:`C_j`, of all earlier
-    :math:`|g|^p` are kept, exactly. What a weight's own past may have been is taken
-    from these; the present, which is known, is added:
+    With ``factored`` the sum takes next to no memory. A matrix then has exact sums of
+    all earlier :math:`|g|^p` over each row, :math:`R_i`, and over each column,
+    :math:`C_j`. They estimate each weight's past; the present gradient is added:
 
     .. math::
 
       s_{t,ij} = \frac{R_i C_j}{\sum_k R_k} + |g_{t,ij}|^p
 
-    The columns of any other tensor are its last axis, and its rows all the others.
-    Vectors and scalars have their sum in full.
+    In any other tensor the last axis counts as columns, and all others as rows. Vectors
+    and scalars keep one sum per weight.
 
-    With a ``memory`` a sum, in full or of rows or columns, forgets before it adds,
-    :math:`s_t = (1 - 1/N)\, s_{t-1} + |g_t|^p`, at each step: also where a mask, a gate
-    or NaN keeps the gradient out of it, but not where the gradient is None.
+    With a ``memory`` every sum fades at every step before it adds the present gradient:
+    :math:`s_t = (1 - 1/N)\, s_{t-1} + |g_t|^p`. It also fades if a mask, a gate or NaN
+    keeps the gradient out of it, but not if the gradient is None.
 
-    The sums lie on devices as the tensor does, rows as its leading axes, columns as the
-    last; :func:`optax.tree.map_params` needs to be told so (see :class:`FactoredSum`).
-    Inside :func:`jax.shard_map` they are those of a device's shard: update outside of
-    it, with the gradients that it returns. Layers stacked for a scan are one tensor
-    unless :func:`per_layer` tells them apart.
+    Sums are sharded like the tensor: rows like its leading axes, columns like its last.
+    :func:`optax.tree.map_params` needs to be told so (see :class:`FactoredSum`). Inside
+    :func:`jax.shard_map` each device has sums of its own shard; call ``update`` outside
+    of it. A stack of layers is one tensor, unless in :func:`per_layer`.
 
     Args:
-      power: :math:`p > 0`; a number, the same at every step. The compiled program of a
-        Python number depends on it (1 and 2 never call ``pow``); an injected value
-        always calls ``pow``, which is slower.
+      power: :math:`p > 0`; a number, the same at every step. A Python number is a
+        constant of the compiled program, and 1 and 2 never call ``pow``. An injected
+        value always calls ``pow``, which is slower.
       eps: :math:`\varepsilon > 0`, added to the sum; a number, an injected value or a
         schedule.
       include_current: whether the divisor includes the present gradient
         (Algorithm 1, line 14) or only the earlier ones (Equation 1).
-      factored: whether to keep the sums of rows and columns alone, wherever these are
-        fewer; a Python bool. Each row and each column saturates by itself.
+      factored: whether to keep only sums of rows and columns, wherever these are fewer;
+        a Python bool. Each row and each column saturates separately.
       bounded: whether to divide by the root of :math:`1 + s_t / \varepsilon`; a Python
         bool.
       memory: :math:`N > 1`, the steps in which a sum without gradients falls to 1/e; a
-        number, an injected value or a schedule. None or infinity never forgets.
-      accumulator_dtype: a floating dtype for the sum. By default float32, also for
-        float16 and bfloat16 parameters, and float64 for float64 ones: a bfloat16 sum
-        of equal terms stops growing after 256 of them, and with a ``memory`` above 512
-        it never shrinks.
+        number, an injected value or a schedule. With None or infinity it never fades.
+      accumulator_dtype: a floating dtype for the sum. The default is float32, also for
+        float16 and bfloat16 parameters, and float64 for float64 ones. A bfloat16 sum of
+        equal terms stops growing after 256 of them, and with a ``memory`` above 512 it
+        never shrinks.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`, with the state
-      :class:`ScaleByAccumulatedPowerNormState`: one accumulator a weight, 4 bytes by
-      default, or hardly any. Updates keep the gradient's dtype.
+      :class:`ScaleByAccumulatedPowerNormState`: one sum per weight, 4 bytes by default,
+      or next to nothing if ``factored``. Updates keep the gradient's dtype.
 
     Raises:
-      ValueError: if ``power`` or ``eps`` is not above 0, ``memory`` not above 1, or one
-        not finite (but ``memory``) or not a scalar, each in float32; in ``init`` and
-        ``update``, if a tensor is complex.
-      TypeError: if ``power`` is no number, ``eps`` or ``memory`` neither a number nor a
-        schedule, ``include_current``, ``factored`` or ``bounded`` not a bool, or
-        ``accumulator_dtype`` not a floating dtype.
+      ValueError: if ``power`` or ``eps`` isn't above 0, ``memory`` isn't above 1, one
+        of them other than ``memory`` isn't finite, or one isn't a scalar, each in
+        float32; in ``init`` and ``update``, if a tensor is complex.
+      TypeError: if ``power`` isn't a number, ``eps`` or ``memory`` is neither a number
+        nor a schedule, ``include_current``, ``factored`` or ``bounded`` isn't a bool,
+        or ``accumulator_dtype`` isn't a floating dtype.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -222,7 +218,7 @@ def scale_by_accumulated_power_norm(
 def decay_gate(
     inner: optax.GradientTransformation, apply_decay: bool | optax.ScalarOrSchedule
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Hands on the updates of a transformation only while a gate is open.
+    r"""Applies a transformation only while a gate is open.
 
     .. math::
 
@@ -230,24 +226,23 @@ def decay_gate(
         \mathrm{inner}(g_t) & \text{while the gate is open} \\
         g_t & \text{while it is closed} \end{cases}
 
-    ``inner`` runs and keeps its new state at every step, so a sum goes on being
-    collected behind a closed gate. :func:`optax.conditionally_transform`, in
-    contrast, holds the state back as well.
+    ``inner`` runs and updates its state at every step, so a gradient sum also grows
+    while the gate is closed. :func:`optax.conditionally_transform`, in contrast, would
+    then leave the state as it is.
 
     Args:
-      inner: the transformation behind the gate.
-      apply_decay: whether the gate is open; a bool, a number (0 is closed), an
-        injected value or a schedule of either, of which NaN is closed, too.
-        :func:`optax.inject_hyperparams` keeps a Python bool static: inject a number or
-        ``jnp.asarray(False)``.
+      inner: the transformation to gate.
+      apply_decay: whether the gate is open; a bool, a number, an injected value or a
+        schedule of either. 0 and NaN close the gate. :func:`optax.inject_hyperparams`
+        doesn't inject a Python bool: pass a number or ``jnp.asarray(False)``.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`. Its own state
-      is one step counter, whatever the number of weights.
+      is one step counter.
 
     Raises:
       TypeError: if ``apply_decay`` is neither a bool, a number nor a schedule, or
-        ``inner`` not a transformation.
+        ``inner`` isn't a transformation.
       ValueError: if ``apply_decay`` is not a scalar.
 
     Examples:
@@ -265,8 +260,8 @@ def decay_gate(
 
     References:
       Ludwig, `CLASSP <https://arxiv.org/abs/2405.09637>`_, 2024: Algorithm 1, line
-      12, and Section 4.1, which trains on the first dataset with the decay off. (Read
-      literally, Algorithm 1 makes no update at all while the decay is off.)
+      12, and Section 4.1, which trains on the first dataset with the decay off.
+      Algorithm 1, read literally, makes no update at all while the decay is off.
     """
     _hyperparameters.check_transformation("inner", inner)
     _hyperparameters.check_switch("apply_decay", apply_decay)

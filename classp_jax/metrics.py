@@ -1,8 +1,8 @@
-"""What continual learning is judged by, from the matrix of accuracies.
+"""Measures of continual learning, computed from a matrix of accuracies.
 
-The matrix has a row a task learned and a column a task measured: entry ``[i, j]`` is
-the accuracy on task ``j`` after learning task ``i``, both from 0 on. What wasn't
-measured is NaN.
+Entry ``[i, j]`` of the matrix is the accuracy on task ``j`` after learning task ``i``,
+both counted from 0: one row per task learned, one column per task measured. Entries
+that weren't measured are NaN.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ __all__ = [
 
 
 def average_accuracy(accuracy: jax.typing.ArrayLike) -> jax.Array:
-    r"""The mean accuracy on all tasks after the last one (ACC).
+    r"""Computes the mean accuracy on all tasks after the last one (ACC).
 
     .. math:: \mathrm{ACC} = \frac{1}{T} \sum_{j=1}^{T} R_{T,j}
 
     Args:
-      accuracy: :math:`R`, the accuracy on task j after learning task i at ``[i, j]``;
-        shape ``(..., T, T)``, leading axes such as seeds are kept; real. The row of
-        the last task alone is read.
+      accuracy: :math:`R`, real, of shape ``(..., T, T)``: entry ``[i, j]`` is the
+        accuracy on task j after learning task i. Leading axes, such as seeds, are kept.
+        Only the row of the last task is read.
 
     Returns:
-      The mean, in the unit of ``accuracy``; shape ``(...)``, floating. NaN where what
-      it reads is.
+      The mean, in the unit of ``accuracy``; shape ``(...)``, floating. It is NaN if an
+      entry that it reads is.
 
     Raises:
       ValueError: if ``accuracy`` isn't square in its last two axes, or has no task.
@@ -54,21 +54,21 @@ def average_accuracy(accuracy: jax.typing.ArrayLike) -> jax.Array:
 
 
 def backward_transfer(accuracy: jax.typing.ArrayLike) -> jax.Array:
-    r"""How much learning later tasks changed the accuracy on earlier ones (BWT).
+    r"""Computes how much later tasks changed the accuracy on earlier ones (BWT).
 
     .. math::
 
       \mathrm{BWT} = \frac{1}{T-1} \sum_{j=1}^{T-1} \left( R_{T,j} - R_{j,j} \right)
 
-    Below 0 where tasks are forgotten; above it where later ones help.
+    It is below 0 if tasks are forgotten, and above 0 if later tasks help earlier ones.
 
     Args:
       accuracy: :math:`R`, as for :func:`average_accuracy`. Its diagonal and last row
         are read.
 
     Returns:
-      The mean change, in the unit of ``accuracy``; shape ``(...)``, floating. NaN
-      where what it reads is.
+      The mean change, in the unit of ``accuracy``; shape ``(...)``, floating. It is NaN
+      if an entry that it reads is.
 
     Raises:
       ValueError: if ``accuracy`` isn't square in its last two axes, or has fewer than
@@ -96,7 +96,7 @@ def backward_transfer(accuracy: jax.typing.ArrayLike) -> jax.Array:
 def forward_transfer(
     accuracy: jax.typing.ArrayLike, untrained: jax.typing.ArrayLike
 ) -> jax.Array:
-    r"""How much earlier tasks help on one that is still to be learned (FWT).
+    r"""Computes how much earlier tasks help a task before it is learned (FWT).
 
     .. math::
 
@@ -109,12 +109,12 @@ def forward_transfer(
         ``(..., T)``, real, in the unit of ``accuracy``.
 
     Returns:
-      The mean gain, in the unit of ``accuracy``; shape ``(...)``, floating. NaN where
-      what it reads is.
+      The mean gain, in the unit of ``accuracy``; shape ``(...)``, floating. It is NaN
+      if an entry that it reads is.
 
     Raises:
       ValueError: if ``accuracy`` isn't square in its last two axes or has fewer than
-        two tasks, or ``untrained`` has another number of tasks.
+        two tasks, or ``untrained`` has a different number of tasks.
       TypeError: if either isn't an array of real numbers.
 
     Examples:
@@ -140,24 +140,24 @@ def forward_transfer(
 
 
 def forgetting(accuracy: jax.typing.ArrayLike) -> jax.Array:
-    r"""How far earlier tasks have fallen below the best they ever were (F).
+    r"""Computes how far earlier tasks have fallen below their best accuracy (F).
 
     .. math::
 
       F = \frac{1}{T-1} \sum_{j=1}^{T-1} \left(
         \max_{l \in \{1, \dots, T-1\}} R_{l,j} - R_{T,j} \right)
 
-    Below 0 where the last task helped. As in the source, the best may also be from
-    before a task was learned. Entries that are NaN weren't measured: the best is that
-    of the others, so that the half above the diagonal may be left out.
+    It is below 0 if the last task helped earlier ones. As in the source, the best may
+    also be from before a task was learned. Entries that are NaN are skipped in the
+    maximum, so the half above the diagonal may be left out.
 
     Args:
-      accuracy: :math:`R`, as for :func:`average_accuracy`. All but the last column is
-        read.
+      accuracy: :math:`R`, as for :func:`average_accuracy`. All columns but the last one
+        are read.
 
     Returns:
-      The mean loss, in the unit of ``accuracy``; shape ``(...)``, floating. NaN where
-      the last row lacks one of the earlier tasks, or all rows before it do.
+      The mean loss, in the unit of ``accuracy``; shape ``(...)``, floating. It is NaN
+      if an earlier task is missing in the last row, or in all rows before it.
 
     Raises:
       ValueError: if ``accuracy`` isn't square in its last two axes, or has fewer than
@@ -183,19 +183,19 @@ def forgetting(accuracy: jax.typing.ArrayLike) -> jax.Array:
 
 
 def learning_accuracy(accuracy: jax.typing.ArrayLike) -> jax.Array:
-    r"""The mean accuracy on each task just after learning it (LA).
+    r"""Computes the mean accuracy on each task just after it is learned (LA).
 
     .. math:: \mathrm{LA} = \frac{1}{T} \sum_{j=1}^{T} R_{j,j}
 
-    Of the last ten tasks alone it is that of ``accuracy[..., -10:, -10:]``. Where it
-    falls from the first tasks to the last, plasticity is lost.
+    Pass ``accuracy[..., -10:, -10:]`` for only the last ten tasks. If it falls from the
+    first tasks to the last, the network loses plasticity.
 
     Args:
       accuracy: :math:`R`, as for :func:`average_accuracy`. Its diagonal is read.
 
     Returns:
-      The mean, in the unit of ``accuracy``; shape ``(...)``, floating. NaN where what
-      it reads is.
+      The mean, in the unit of ``accuracy``; shape ``(...)``, floating. It is NaN if an
+      entry that it reads is.
 
     Raises:
       ValueError: if ``accuracy`` isn't square in its last two axes, or has no task.

@@ -1,1 +1,1 @@
-"""Experiments with classp_jax; a folder an experiment, what they share beside them."""
+"""Small examples, one folder per experiment, and what the experiments share."""

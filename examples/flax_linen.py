@@ -1,6 +1,6 @@
-"""CLASSP in Flax Linen: ``TrainState``, and the boundary between two tasks.
+"""CLASSP in Flax Linen, in a ``TrainState``: two tasks, and their boundary.
 
-``python -m examples.flax_linen``: a few seconds.
+Run it with ``python -m examples.flax_linen``; it takes a few seconds.
 """
 
 import flax.linen as nn
@@ -16,7 +16,7 @@ Task = tuple[jax.Array, jax.Array]
 
 
 def make_tasks(key: jax.Array) -> tuple[Task, Task]:
-    """Ten classes of points, and the same with their features permuted."""
+    """Makes task A, ten classes of points, and task B, A with permuted features."""
     of_centres, of_labels, of_noise, of_order = jax.random.split(key, 4)
     centres = jax.random.normal(of_centres, (CLASSES, FEATURES))
     labels = jax.random.randint(of_labels, (2000,), 0, CLASSES)
@@ -26,17 +26,17 @@ def make_tasks(key: jax.Array) -> tuple[Task, Task]:
 
 
 class MLP(nn.Module):
-    """One hidden layer."""
+    """A network with one hidden layer."""
 
     @nn.compact
     def __call__(self, points: jax.Array) -> jax.Array:
-        """Gives logits."""
+        """Computes logits."""
         return nn.Dense(CLASSES)(nn.relu(nn.Dense(32)(points)))
 
 
 @jax.jit
 def train_step(state: TrainState, points: jax.Array, labels: jax.Array) -> TrainState:
-    """One step on the mean cross-entropy."""
+    """Takes one step on the mean cross-entropy."""
 
     def loss_fn(params: optax.Params) -> jax.Array:
         logits = state.apply_fn({"params": params}, points)
@@ -50,7 +50,7 @@ def train_step(state: TrainState, points: jax.Array, labels: jax.Array) -> Train
 
 
 def train(state: TrainState, task: Task, key: jax.Array) -> TrainState:
-    """Trains on random batches of a task."""
+    """Trains on random batches of one task."""
     points, labels = task
     for batch in jax.random.randint(key, (STEPS, 32), 0, len(labels)):
         state = train_step(state, points[batch], labels[batch])
@@ -58,17 +58,17 @@ def train(state: TrainState, task: Task, key: jax.Array) -> TrainState:
 
 
 def accuracy(state: TrainState, task: Task) -> float:
-    """The share of a task's points that are classified correctly."""
+    """Computes the share of a task's points that the model classifies correctly."""
     points, labels = task
     logits = state.apply_fn({"params": state.params}, points)
     return float(jnp.mean(jnp.argmax(logits, -1) == labels))
 
 
 def main() -> float:
-    """Learns A, then B, and gives what is kept of A."""
+    """Learns A, then B, and returns the accuracy that is left on A."""
     a, b = make_tasks(jax.random.key(0))
     model = MLP()
-    # Injected, the gate can be set later on without compiling anything again.
+    # Injected hyperparameters can change during training; nothing is compiled again.
     gated = optax.inject_hyperparams(
         classp, static_args="power", hyperparam_dtype=jnp.float32
     )(learning_rate=0.1, apply_decay=0.0)
@@ -77,7 +77,7 @@ def main() -> float:
 
     state = train(state, a, jax.random.key(1))
     print(f"Accuracy on A after A: {accuracy(state, a):.0%}")
-    # The boundary: from here on what A needs is held.
+    # The task boundary: open the gate, so that weights that A needs move less.
     opt_state = set_hyperparameters(state.opt_state, apply_decay=1.0)
     state = train(state.replace(opt_state=opt_state), b, jax.random.key(2))
     print(f"After B: {accuracy(state, a):.0%} on A, {accuracy(state, b):.0%} on B")

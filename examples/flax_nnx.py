@@ -1,6 +1,6 @@
-"""CLASSP in Flax NNX: ``nnx.Optimizer``, and the boundary between two tasks.
+"""CLASSP in Flax NNX, in an ``nnx.Optimizer``: two tasks, and their boundary.
 
-``python -m examples.flax_nnx``: a few seconds.
+Run it with ``python -m examples.flax_nnx``; it takes a few seconds.
 """
 
 import jax
@@ -15,7 +15,7 @@ Task = tuple[jax.Array, jax.Array]
 
 
 def make_tasks(key: jax.Array) -> tuple[Task, Task]:
-    """Ten classes of points, and the same with their features permuted."""
+    """Makes task A, ten classes of points, and task B, A with permuted features."""
     of_centres, of_labels, of_noise, of_order = jax.random.split(key, 4)
     centres = jax.random.normal(of_centres, (CLASSES, FEATURES))
     labels = jax.random.randint(of_labels, (2000,), 0, CLASSES)
@@ -25,19 +25,19 @@ def make_tasks(key: jax.Array) -> tuple[Task, Task]:
 
 
 class MLP(nnx.Module):
-    """One hidden layer."""
+    """A network with one hidden layer."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.hidden = nnx.Linear(FEATURES, 32, rngs=rngs)
         self.out = nnx.Linear(32, CLASSES, rngs=rngs)
 
     def __call__(self, points: jax.Array) -> jax.Array:
-        """Gives logits."""
+        """Computes logits."""
         return self.out(nnx.relu(self.hidden(points)))
 
 
 def loss_fn(model: MLP, points: jax.Array, labels: jax.Array) -> jax.Array:
-    """The mean cross-entropy."""
+    """Computes the mean cross-entropy."""
     logits = model(points)
     losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return losses.mean()
@@ -47,7 +47,7 @@ def loss_fn(model: MLP, points: jax.Array, labels: jax.Array) -> jax.Array:
 def train_step(
     model: MLP, optimizer: nnx.Optimizer[MLP], points: jax.Array, labels: jax.Array
 ) -> None:
-    """One step, which changes the model and the optimizer in place."""
+    """Takes one step, which changes the model and the optimizer in place."""
     grads = nnx.grad(loss_fn)(model, points, labels)
     optimizer.update(model, grads)
 
@@ -55,23 +55,23 @@ def train_step(
 def train(
     model: MLP, optimizer: nnx.Optimizer[MLP], task: Task, key: jax.Array
 ) -> None:
-    """Trains on random batches of a task."""
+    """Trains on random batches of one task."""
     points, labels = task
     for batch in jax.random.randint(key, (STEPS, 32), 0, len(labels)):
         train_step(model, optimizer, points[batch], labels[batch])
 
 
 def accuracy(model: MLP, task: Task) -> float:
-    """The share of a task's points that are classified correctly."""
+    """Computes the share of a task's points that the model classifies correctly."""
     points, labels = task
     return float(jnp.mean(jnp.argmax(model(points), -1) == labels))
 
 
 def main() -> float:
-    """Learns A, then B, and gives what is kept of A."""
+    """Learns A, then B, and returns the accuracy that is left on A."""
     a, b = make_tasks(jax.random.key(0))
     model = MLP(nnx.Rngs(0))
-    # Injected, the gate can be set later on without compiling anything again.
+    # Injected hyperparameters can change during training; nothing is compiled again.
     gated = optax.inject_hyperparams(
         classp, static_args="power", hyperparam_dtype=jnp.float32
     )(learning_rate=0.1, apply_decay=0.0)
@@ -79,7 +79,7 @@ def main() -> float:
 
     train(model, optimizer, a, jax.random.key(1))
     print(f"Accuracy on A after A: {accuracy(model, a):.0%}")
-    # The boundary: from here on what A needs is held.
+    # The task boundary: open the gate, so that weights that A needs move less.
     optimizer.opt_state = set_hyperparameters(optimizer.opt_state, apply_decay=1.0)
     train(model, optimizer, b, jax.random.key(2))
     print(f"After B: {accuracy(model, a):.0%} on A, {accuracy(model, b):.0%} on B")

@@ -1,7 +1,7 @@
 """A model that Adam has trained learns a second task, and keeps more of the first.
 
-``python -m examples.from_adam``: JAX and Optax alone, a few seconds. Of the first task
-there is what a checkpoint has: the weights, and the state of Adam.
+``python -m examples.from_adam`` takes a few seconds and needs only JAX and Optax. All
+that is left of the first task is a checkpoint: the weights and the state of Adam.
 """
 
 import jax
@@ -17,7 +17,7 @@ Training = tuple[Params, optax.OptState]
 
 
 def make_tasks(key: jax.Array) -> tuple[Task, Task]:
-    """Ten classes of points, and the same with their features permuted."""
+    """Makes task A, ten classes of points, and task B, A with permuted features."""
     of_centres, of_labels, of_noise, of_order = jax.random.split(key, 4)
     centres = jax.random.normal(of_centres, (CLASSES, FEATURES))
     labels = jax.random.randint(of_labels, (2000,), 0, CLASSES)
@@ -27,12 +27,12 @@ def make_tasks(key: jax.Array) -> tuple[Task, Task]:
 
 
 def logits_of(params: Params, points: jax.Array) -> jax.Array:
-    """What a network with one hidden layer says of points."""
+    """Computes the logits of a network with one hidden layer."""
     return jax.nn.relu(points @ params["hidden"]) @ params["out"]
 
 
 def loss_fn(params: Params, batch: Task) -> jax.Array:
-    """The mean cross-entropy."""
+    """Computes the mean cross-entropy."""
     logits, labels = logits_of(params, batch[0]), batch[1]
     losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return losses.mean()
@@ -45,7 +45,7 @@ def train(
     task: Task,
     key: jax.Array,
 ) -> Training:
-    """Trains on random batches of a task."""
+    """Trains on random batches of one task."""
     batches = jax.random.randint(key, (STEPS, 32), 0, len(task[1]))
 
     def step(so_far: Training, batch: jax.Array) -> tuple[Training, None]:
@@ -60,12 +60,12 @@ def train(
 
 
 def accuracy(params: Params, task: Task) -> float:
-    """The share of a task's points that are classified correctly."""
+    """Computes the share of a task's points that the model classifies correctly."""
     return float(jnp.mean(jnp.argmax(logits_of(params, task[0]), -1) == task[1]))
 
 
 def main() -> dict[str, float]:
-    """Learns A by Adam, then B; gives each optimizer's mean accuracy on both."""
+    """Learns A with Adam, then B; returns each optimizer's mean accuracy on both."""
     a, b = make_tasks(jax.random.key(0))
     first, second = jax.random.split(jax.random.key(1))
     params: Params = {
@@ -75,12 +75,12 @@ def main() -> dict[str, float]:
     adam = optax.adam(0.003)
     params, adam_state = train(adam, params, adam.init(params), a, jax.random.key(2))
 
-    # The sum of |g| that CLASSP would have, from Adam's moment of g².
+    # Estimates the gradient sum, Σ|g|, from Adam's second moment.
     optimizer = classp(0.15)
     grad_sum = interop.estimate_grad_sum(adam_state, params)
     opt_state = interop.with_grad_sum(optimizer.init(params), grad_sum)
 
-    # Each at a rate that suits it, chosen on other seeds.
+    # Each has the learning rate that was best on other seeds.
     adam, no_sums, mean = optax.adam(0.0005), classp(0.03), {}
     for name, then, state in (
         ("Adam", adam, adam.init(params)),

@@ -1,6 +1,6 @@
-"""A run begun in PyTorch goes on in JAX: its weights, and what CLASSP has collected.
+"""A run that began in PyTorch continues in JAX, with its weights and gradient sums.
 
-``python -m examples.from_pytorch``: needs PyTorch (``pip install ".[verify]"``).
+``python -m examples.from_pytorch`` runs it, with PyTorch (``pip install ".[verify]"``).
 """
 
 import jax
@@ -18,7 +18,7 @@ Training = tuple[Params, optax.OptState]
 
 
 def make_data(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Four classes of points."""
+    """Makes four classes of points."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(CLASSES, FEATURES))
     labels = rng.integers(0, CLASSES, 1000)
@@ -29,7 +29,7 @@ def make_data(seed: int) -> tuple[np.ndarray, np.ndarray]:
 def begin_in_torch(
     points: np.ndarray, labels: np.ndarray
 ) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    """Learns a first task there; the gate is closed, and the sum is collected."""
+    """Learns a first task with the gate closed, while the gradient sum grows."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(
         torch.nn.Linear(FEATURES, HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, 4)
@@ -48,17 +48,17 @@ def begin_in_torch(
 
 
 def logits_of(params: Params, points: jax.typing.ArrayLike) -> jax.Array:
-    """The same network in JAX."""
+    """Computes the logits of the same network in JAX."""
     hidden = points @ params["hidden"]["kernel"] + params["hidden"]["bias"]
     return jax.nn.relu(hidden) @ params["out"]["kernel"] + params["out"]["bias"]
 
 
 def main() -> float:
-    """Goes on with a second task, and gives the accuracy that is left on the first."""
+    """Continues with a second task; returns the accuracy that is left on the first."""
     points, labels = make_data(0)
     model, torch_optimizer = begin_in_torch(points, labels)
 
-    # Which of PyTorch's tensors each array is; kernels are transposed on the way.
+    # Maps each JAX array to a PyTorch tensor; kernels are transposed on the way.
     layout = interop.kernel_and_bias("hidden", "0") | interop.kernel_and_bias(
         "out", "2"
     )

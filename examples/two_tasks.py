@@ -1,6 +1,6 @@
-"""Two tasks, one after the other, and what CLASSP does at the boundary.
+"""Two tasks, one after the other, with SGD and with CLASSP.
 
-``python -m examples.two_tasks``: JAX and Optax alone, a few seconds.
+``python -m examples.two_tasks`` takes a few seconds and needs only JAX and Optax.
 """
 
 import jax
@@ -16,7 +16,7 @@ Training = tuple[Params, optax.OptState]
 
 
 def make_tasks(key: jax.Array) -> tuple[Task, Task]:
-    """Ten classes of points, and the same with their features permuted."""
+    """Makes task A, ten classes of points, and task B, A with permuted features."""
     of_centres, of_labels, of_noise, of_order = jax.random.split(key, 4)
     centres = jax.random.normal(of_centres, (CLASSES, FEATURES))
     labels = jax.random.randint(of_labels, (2000,), 0, CLASSES)
@@ -26,7 +26,7 @@ def make_tasks(key: jax.Array) -> tuple[Task, Task]:
 
 
 def init(key: jax.Array) -> Params:
-    """A network with one hidden layer."""
+    """Initialises a network with one hidden layer."""
     first, second = jax.random.split(key)
     return {
         "hidden": jax.random.normal(first, (FEATURES, HIDDEN)) / FEATURES**0.5,
@@ -35,12 +35,12 @@ def init(key: jax.Array) -> Params:
 
 
 def logits_of(params: Params, points: jax.Array) -> jax.Array:
-    """What the network says of points."""
+    """Computes the network's logits."""
     return jax.nn.relu(points @ params["hidden"]) @ params["out"]
 
 
 def loss_fn(params: Params, points: jax.Array, labels: jax.Array) -> jax.Array:
-    """The mean cross-entropy."""
+    """Computes the mean cross-entropy."""
     logits = logits_of(params, points)
     losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return losses.mean()
@@ -53,7 +53,7 @@ def train(
     task: Task,
     key: jax.Array,
 ) -> Training:
-    """Trains on random batches of a task."""
+    """Trains on random batches of one task."""
     points, labels = task
     batches = jax.random.randint(key, (STEPS, 32), 0, len(labels))
 
@@ -69,18 +69,18 @@ def train(
 
 
 def accuracy(params: Params, task: Task) -> float:
-    """The share of a task's points that are classified correctly."""
+    """Computes the share of a task's points that the model classifies correctly."""
     points, labels = task
     return float(jnp.mean(jnp.argmax(logits_of(params, points), -1) == labels))
 
 
 def main() -> dict[str, float]:
-    """Learns A, then B, by SGD and by CLASSP; gives what each keeps of A."""
+    """Learns A, then B, with SGD and with CLASSP; returns the accuracies left on A."""
     a, b = make_tasks(jax.random.key(0))
     optimizers = {
         "SGD": (optax.sgd(0.1), optax.sgd(0.1)),
-        # With the decay off CLASSP is SGD that collects |g|. From the boundary on it
-        # divides each weight's step by what was collected; the state goes on as it is.
+        # With the decay off, CLASSP is SGD that sums up |g| per weight. After the task
+        # boundary it divides each weight's step by that sum. The state is kept.
         "CLASSP": (classp(0.1, apply_decay=False), classp(0.1)),
     }
     kept = {}

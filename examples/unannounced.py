@@ -1,6 +1,7 @@
-"""A stream whose task changes unannounced: CLASSP's gate opens where the loss jumps.
+"""A task changes unannounced, and CLASSP's gate opens because the loss jumps.
 
-``python -m examples.unannounced``: JAX and Optax alone, a few seconds.
+Run it with ``python -m examples.unannounced``; it needs only JAX and Optax, and takes a
+few seconds.
 """
 
 import jax
@@ -16,7 +17,7 @@ Stream = tuple[jax.Array, jax.Array]
 
 
 def make_stream(key: jax.Array) -> Stream:
-    """Batches of ten classes of points, whose features are permuted halfway."""
+    """Makes batches of ten classes of points, with features permuted halfway."""
     of_centres, of_labels, of_noise, of_order = jax.random.split(key, 4)
     centres = jax.random.normal(of_centres, (CLASSES, FEATURES))
     labels = jax.random.randint(of_labels, (2 * CHANGE, 32), 0, CLASSES)
@@ -27,20 +28,20 @@ def make_stream(key: jax.Array) -> Stream:
 
 
 def logits_of(params: Params, points: jax.Array) -> jax.Array:
-    """What a network with one hidden layer says of points."""
+    """Computes the logits of a network with one hidden layer."""
     return jax.nn.relu(points @ params["hidden"]) @ params["out"]
 
 
 def loss_fn(params: Params, points: jax.Array, labels: jax.Array) -> jax.Array:
-    """The mean cross-entropy."""
+    """Computes the mean cross-entropy."""
     logits = logits_of(params, points)
     losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return losses.mean()
 
 
 def train(stream: Stream, params: Params) -> tuple[Params, jax.Array]:
-    """Trains on each batch once; gives, too, at which steps the gate was open."""
-    # The gate is a hyperparameter that a signal sets anew in each step.
+    """Trains on each batch once; also returns at which steps the gate was open."""
+    # The gate is a hyperparameter, which a signal sets at every step.
     optimizer = optax.inject_hyperparams(classp, static_args="power")(
         learning_rate=0.1, apply_decay=loss_jump()
     )
@@ -48,7 +49,7 @@ def train(stream: Stream, params: Params) -> tuple[Params, jax.Array]:
     def step(so_far: Training, batch: Stream) -> tuple[Training, jax.Array]:
         params, opt_state = so_far
         loss, grads = jax.value_and_grad(loss_fn)(params, *batch)
-        # The signal sees the loss.
+        # The signal needs the loss.
         updates, opt_state = optimizer.update(grads, opt_state, params, value=loss)
         is_open = opt_state.hyperparams["apply_decay"]
         return (optax.apply_updates(params, updates), opt_state), is_open
@@ -59,7 +60,7 @@ def train(stream: Stream, params: Params) -> tuple[Params, jax.Array]:
 
 
 def main() -> int:
-    """Learns the stream, and gives the step at which the gate opened."""
+    """Learns the stream, and returns the step at which the gate opened."""
     points, labels = make_stream(jax.random.key(0))
     first, second = jax.random.split(jax.random.key(1))
     params = {

@@ -1,4 +1,4 @@
-"""What CLASSP is compared with, as Optax transformations of the same kind."""
+"""Other methods to compare CLASSP with: EWC and Synaptic Intelligence, for Optax."""
 
 from classp_jax.baselines._ewc import ewc_penalty, set_penalty
 from classp_jax.baselines._fisher import fisher_diagonal

@@ -24,46 +24,46 @@ def ewc_penalty(
     strength: optax.ScalarOrSchedule,
     learning_rate: optax.ScalarOrSchedule,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Adds the gradient of elastic weight consolidation's penalty, taken implicitly.
+    r"""Adds the gradient of the penalty of elastic weight consolidation (EWC).
 
-    The penalty is :math:`\frac{\lambda}{2} \sum_i F_i (w_i - w^*_i)^2`. It stands
-    before the optimizer, ``optax.chain(ewc_penalty(...), optax.sgd(learning_rate))``,
-    and its gradient is that at the weights which the step leads to:
+    The penalty is :math:`\frac{\lambda}{2} \sum_i F_i (w_i - w^*_i)^2`. Chain it in
+    front of the optimizer: ``optax.chain(ewc_penalty(...), optax.sgd(learning_rate))``.
+    Its step is implicit: the penalty's gradient is taken at the weights *after* it.
 
     .. math::
 
       u = \frac{g + \lambda F (w - w^*)}{1 + \alpha \lambda F}
 
-    Before plain SGD of the same rate :math:`\alpha` this is the proximal, or backward
-    Euler, step :math:`w' = w - \alpha\,(g + \lambda F (w' - w^*))`. It is stable at any
-    strength: a large one pins :math:`w'` to :math:`w^*`. With a learning rate of 0 the
-    gradient is the plain one, at :math:`w`, and SGD of rate :math:`\alpha` diverges
-    once :math:`\alpha \lambda F > 2`. Before any other optimizer the step is damped
-    likewise, but isn't exactly the proximal one.
+    Chained with plain SGD of the same learning rate :math:`\alpha`, this is the
+    proximal, or backward Euler, step
+    :math:`w' = w - \alpha\,(g + \lambda F (w' - w^*))`. It is stable at any strength:
+    a large one pins :math:`w'` to :math:`w^*`. With ``learning_rate=0`` the penalty's
+    gradient is the plain one, at :math:`w`, and SGD diverges once
+    :math:`\alpha \lambda F > 2`. With any other optimizer the step is damped as well,
+    but it isn't exactly the proximal one.
 
-    ``fisher`` and ``anchor`` are copied into the state, so that the compiled step
-    takes them as inputs. To go on to a further task without compiling again, set others
-    with :func:`set_penalty`. In float16, :math:`(w - w^*) / \alpha` overflows from
-    65,504 on.
+    ``fisher`` and ``anchor`` are copied into the state, so that the compiled step takes
+    them as inputs. For a further task, set others with :func:`set_penalty`: nothing is
+    compiled again. In float16, :math:`(w - w^*) / \alpha` overflows from 65,504 on.
 
     Args:
       fisher: :math:`F \ge 0`, shaped like the parameters; see
-        :func:`fisher_diagonal`. Inside :func:`optax.masked` it may have what the mask
-        leaves out as well, which isn't read; so may ``anchor``.
-      anchor: :math:`w^*`, shaped like the parameters: the weights that the earlier
-        task was learned with.
+        :func:`fisher_diagonal`. Inside :func:`optax.masked`, ``fisher`` and ``anchor``
+        may also have the tensors that the mask leaves out; these aren't read.
+      anchor: :math:`w^*`, shaped like the parameters: the weights at the end of the
+        earlier task.
       strength: :math:`\lambda \ge 0`; a number, an injected value or a schedule.
-      learning_rate: :math:`\alpha \ge 0`, that of the SGD behind; a number, an
-        injected value or a schedule.
+      learning_rate: :math:`\alpha \ge 0`, that of the SGD that follows in the chain; a
+        number, an injected value or a schedule.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`, with the state
-      :class:`EwcPenaltyState`: 8 bytes a weight in float32, where :func:`classp` has
-      4. Updates keep the gradient's dtype; the arithmetic is in at least float32.
-      ``update`` needs ``params``. A gradient that isn't finite stays so, unlike in
-      :func:`classp`, and adds nothing to the derivatives by ``strength`` and
-      ``learning_rate``. Of abstract parameters (:class:`jax.ShapeDtypeStruct`), what
-      ``fisher`` and ``anchor`` have abstract stays so in the state.
+      :class:`EwcPenaltyState`: 8 bytes per weight in float32; :func:`classp` has 4.
+      Updates keep the gradient's dtype; the arithmetic is in at least float32.
+      ``update`` needs ``params``. Unlike in :func:`classp`, a gradient that isn't
+      finite stays so; it adds nothing to the derivatives with respect to ``strength``
+      and ``learning_rate``. With abstract parameters (:class:`jax.ShapeDtypeStruct`),
+      what is abstract in ``fisher`` and ``anchor`` stays so in the state.
 
     Raises:
       ValueError: if ``strength`` or ``learning_rate`` is negative, not finite or not a
@@ -72,8 +72,8 @@ def ewc_penalty(
         parameter is complex; in ``update``, without ``params`` or if a gradient is
         complex.
       TypeError: if ``strength`` or ``learning_rate`` is neither a number nor a
-        schedule; in ``update``, if a gradient is an integer. A parameter may be one if
-        its gradient is None.
+        schedule; in ``update``, if a gradient is an integer. A parameter may be an
+        integer if its gradient is None.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -132,25 +132,25 @@ def ewc_penalty(
 def set_penalty(
     opt_state: optax.OptState, fisher: optax.Params, anchor: optax.Params
 ) -> optax.OptState:
-    """Sets what :func:`ewc_penalty` draws to, for a further task.
+    """Replaces the Fisher and the anchor of :func:`ewc_penalty`, for a further task.
 
-    Every :class:`EwcPenaltyState` is set, at any depth of wrappers, but that of
-    :func:`synaptic_intelligence`, for which there is :func:`consolidate`. Copies are
-    set, as a step that donates the parameters would take the anchor along, in the
-    dtypes and places that are there: a compiled step goes on without compiling again.
+    It sets every :class:`EwcPenaltyState`, at any depth of wrappers, except for that of
+    :func:`synaptic_intelligence`, which has :func:`consolidate`. It sets copies, since
+    a step that donates the parameters would otherwise delete the anchor. The copies
+    keep the dtypes and devices of the state, so a compiled step isn't compiled again.
 
     Args:
       opt_state: any optimizer state that holds an :class:`EwcPenaltyState`.
-      fisher: as for :func:`ewc_penalty`; it may have more than a masked or partitioned
-        penalty reads.
-      anchor: likewise.
+      fisher: as for :func:`ewc_penalty`; it may have more tensors than a masked or
+        partitioned penalty reads.
+      anchor: as for :func:`ewc_penalty`; it, too, may have more tensors.
 
     Returns:
       The state with which the next task begins.
 
     Raises:
       ValueError: if there is no :class:`EwcPenaltyState` in ``opt_state``, ``fisher``
-        or ``anchor`` isn't shaped like the parameters it is of, or ``fisher`` has a
+        or ``anchor`` isn't shaped like the penalty's parameters, or ``fisher`` has a
         value below 0 or one that isn't finite.
 
     Examples:

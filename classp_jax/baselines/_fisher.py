@@ -23,38 +23,38 @@ def fisher_diagonal(
     *examples: Any,
     batch_size: int = 32,
 ) -> optax.Params:
-    r"""The diagonal of the Fisher information, as a mean over examples.
+    r"""Computes the diagonal of the Fisher information, as a mean over examples.
 
     .. math::
 
       F_i = \frac{1}{N} \sum_{n=1}^{N}
         \left( \frac{\partial \ell(w, x_n)}{\partial w_i} \right)^2
 
-    The gradient of each example is squared, not that of a batch. With the labels of
-    the data this is the "empirical Fisher"; for the true one, draw the labels from
-    the model.
+    It squares the gradient of each example, not that of a batch. With the labels of the
+    data this is the *empirical* Fisher; for the true one, draw the labels from the
+    model.
 
-    Each call compiles its program anew, so that it sees the present values of all that
-    ``loss_fn`` reads from outside, and keeps none of them. To compile once for many
-    tasks, make a program of it, ``jax.jit(functools.partial(fisher_diagonal,
-    loss_fn))``, and pass what differs between tasks with the examples: what such a
-    program reads from outside stays as it was at the first call.
+    Each call compiles its program anew. So it sees the present values of everything
+    that ``loss_fn`` closes over. To compile once for many tasks, use
+    ``jax.jit(functools.partial(fisher_diagonal, loss_fn))``, and pass everything that
+    differs between tasks with the examples: a compiled program keeps the closed-over
+    values of its first call.
 
-    Where the examples are cut over devices along their leading axis, each device takes
-    the gradients of its own, and all sum up once at the end. Inside a program the cut
-    is known only where the mesh has explicit axes. Where it hasn't, let ``batch_size``
-    divide the number of examples and be a multiple of the number of devices. Inside
-    :func:`jax.shard_map` it is the mean over a device's own examples, of which
-    :func:`jax.lax.pmean` makes that over all.
+    If the examples are sharded along their leading axis, each device takes the
+    gradients of its own, and one sum at the end combines them. Inside a compiled
+    program the sharding is known only if the mesh has explicit axes. Otherwise let
+    ``batch_size`` divide the number of examples and be a multiple of the number of
+    devices. Inside :func:`jax.shard_map` the result is the mean over a device's own
+    examples; :func:`jax.lax.pmean` makes it the mean over all.
 
     Args:
       loss_fn: the loss :math:`\ell` of one example, such as its negative log
         likelihood, called as ``loss_fn(params, *example)``; it returns a scalar. It
-        may read other values, such as a task's mask, from outside.
+        may close over other values, such as a task's mask.
       params: the weights at which to take the gradients.
-      *examples: arrays, or pytrees of them, whose leading axis is the example.
-      batch_size: how many gradients are held in memory at once, on all devices
-        together, but at least one per device. It needn't divide the number of examples.
+      *examples: arrays, or pytrees of them, whose leading axis counts the examples.
+      batch_size: how many gradients are in memory at once, on all devices together, but
+        at least one per device. It needn't divide the number of examples.
 
     Returns:
       A pytree like ``params``, in at least float32, on the devices of ``params``.
@@ -62,8 +62,8 @@ def fisher_diagonal(
     Raises:
       ValueError: if ``examples`` disagree in their number or there are none,
         ``batch_size`` is below 1, or a parameter is complex.
-      TypeError: if ``loss_fn`` is no function or returns no scalar, a parameter isn't
-        floating, or ``batch_size`` is no integer.
+      TypeError: if ``loss_fn`` isn't a function or doesn't return a scalar, a parameter
+        isn't floating, or ``batch_size`` isn't an integer.
 
     Examples:
       >>> import jax.numpy as jnp

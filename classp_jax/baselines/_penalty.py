@@ -19,9 +19,9 @@ class EwcPenaltyState(NamedTuple):
     Attributes:
       count: number of updates so far; shape ``()``, dtype ``int32``.
       fisher: the diagonal of the Fisher information, shaped like the parameters; 4
-        bytes a weight in float32.
-      anchor: the weights that the penalty draws to, shaped like the parameters; 4
-        bytes a weight in float32.
+        bytes per weight in float32.
+      anchor: the weights that the penalty pulls towards, shaped like the parameters; 4
+        bytes per weight in float32.
     """
 
     count: jax.Array  # type: ignore[assignment]

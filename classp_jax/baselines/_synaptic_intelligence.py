@@ -23,11 +23,11 @@ class SynapticIntelligenceState(NamedTuple):
     """State of :func:`synaptic_intelligence`.
 
     Attributes:
-      path_integral: what each weight has contributed to the fall of the loss since the
-        task began, shaped like the parameters; 4 bytes a weight in float32.
+      path_integral: how much each weight has reduced the loss since the task began,
+        shaped like the parameters; 4 bytes per weight in float32.
       penalty: the :class:`EwcPenaltyState`, with the importance as its Fisher and the
-        weights at the task's beginning as its anchor; 8 bytes a weight in float32.
-      inner_state: the state of the optimizer within.
+        weights at the task's beginning as its anchor; 8 bytes per weight in float32.
+      inner_state: the state of the inner optimizer.
     """
 
     path_integral: optax.Params
@@ -40,44 +40,43 @@ def synaptic_intelligence(
     strength: optax.ScalarOrSchedule,
     learning_rate: optax.ScalarOrSchedule = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Synaptic Intelligence around an optimizer.
+    r"""Adds the penalty of Synaptic Intelligence (SI) to an optimizer.
 
-    With gradients :math:`g` of the task's own loss and the steps :math:`\Delta w` that
-    :func:`optax.apply_updates` makes, rounded as the weights are, it collects along
-    each task the path integral
+    During each task it collects the path integral
 
     .. math:: \omega_i \leftarrow \omega_i - g_i \, \Delta w_i
 
-    which :func:`consolidate` makes the importance :math:`\Omega` of, at the end of the
-    task. What the optimizer sees is the gradient with that of the penalty
-    :math:`\frac{\lambda}{2} \sum_i \Omega_i (w_i - w^*_i)^2` added by
-    :func:`ewc_penalty`. There is none on the first task. The :math:`c` of the source
-    is :math:`\lambda / 2`.
+    Here :math:`g` is the gradient of the task's own loss, and :math:`\Delta w` the step
+    that :func:`optax.apply_updates` makes, rounded like the weights. At the end of the
+    task, :func:`consolidate` turns it into the importance :math:`\Omega`. From then on
+    the optimizer sees the gradient plus that of the penalty
+    :math:`\frac{\lambda}{2} \sum_i \Omega_i (w_i - w^*_i)^2`, as :func:`ewc_penalty`
+    adds it. There is no penalty on the first task. The :math:`c` of the source is
+    :math:`\lambda / 2`.
 
     Args:
-      inner: the whole optimizer, such as ``optax.sgd(0.1)``: its updates must be the
-        steps that are made, each of the gradient at hand. :class:`optax.MultiSteps`
-        therefore goes around this, not into it.
+      inner: the whole optimizer, such as ``optax.sgd(0.1)``. Its updates must be the
+        steps that are made, one per gradient, so :class:`optax.MultiSteps` goes around
+        this and not into it.
       strength: :math:`\lambda \ge 0`; a number, an injected value or a schedule.
-      learning_rate: that of the SGD within, for the penalty's step to be taken
-        implicitly, which is stable at any strength; 0 for the plain gradient, as in
-        the source and as suits other optimizers. A number, an injected value or a
-        schedule.
+      learning_rate: that of ``inner`` if it is SGD; the penalty's step is then implicit
+        and stable at any strength. With 0 the penalty has its plain gradient, as in the
+        source; this suits other optimizers. A number, an injected value or a schedule.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`, with the state
-      :class:`SynapticIntelligenceState`: 12 bytes a weight in float32, and the
-      optimizer's own. ``update`` needs ``params``. Where the product of gradient and
-      step isn't finite it counts as 0, and a path integral is at most the largest
-      number of its dtype. Of abstract parameters the anchor is abstract.
+      :class:`SynapticIntelligenceState`: 12 bytes per weight in float32, plus that of
+      ``inner``. ``update`` needs ``params``. A product of gradient and step that isn't
+      finite counts as 0, and a path integral is at most the largest number of its
+      dtype. With abstract parameters, the anchor is abstract.
 
     Raises:
       ValueError: if ``strength`` or ``learning_rate`` is negative, not finite or not a
         scalar; in ``init``, if a parameter is complex; in ``update``, without
         ``params`` or if a gradient is complex.
-      TypeError: if ``inner`` is no Optax transformation, or ``strength`` or
-        ``learning_rate`` neither a number nor a schedule; in ``update``, if a gradient
-        is an integer.
+      TypeError: if ``inner`` isn't an Optax transformation, or ``strength`` or
+        ``learning_rate`` is neither a number nor a schedule; in ``update``, if a
+        gradient is an integer.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -86,7 +85,7 @@ def synaptic_intelligence(
       >>> params = jnp.array([1.0, 1.0])
       >>> solver = synaptic_intelligence(optax.sgd(0.5), strength=1.0)
       >>> opt_state = solver.init(params)
-      >>> gradient = jnp.array([1.0, 0.0])  # the task needs the first weight alone
+      >>> gradient = jnp.array([1.0, 0.0])  # the task needs only the first weight
       >>> updates, opt_state = solver.update(gradient, opt_state, params)
       >>> params = optax.apply_updates(params, updates)
       >>> opt_state = consolidate(opt_state, params, damping=0.25)
@@ -155,7 +154,7 @@ def synaptic_intelligence(
 def consolidate(
     opt_state: optax.OptState, params: optax.Params, damping: float = 0.1
 ) -> optax.OptState:
-    r"""Ends a task for :func:`synaptic_intelligence`: the next is held to its weights.
+    r"""Ends a task for :func:`synaptic_intelligence` and protects its weights.
 
     .. math::
 
@@ -163,24 +162,25 @@ def consolidate(
         \frac{\max(\omega_i, 0)}{(w_i - w^*_i)^2 + \xi}, \qquad
       w^* \leftarrow w, \qquad \omega \leftarrow 0
 
-    The shapes stay, so that a compiled step goes on without compiling again. A
-    negative path integral counts as none, so that the penalty has a minimum. So does
-    one of a weight that isn't finite. An importance is at most the largest number of
-    its dtype.
+    Shapes stay the same, so a compiled step isn't compiled again. A negative path
+    integral counts as 0, so that the penalty has a minimum. So does the path integral
+    of a weight that isn't finite. An importance is at most the largest number of its
+    dtype.
 
     Args:
       opt_state: any optimizer state that holds a :class:`SynapticIntelligenceState`.
-      params: :math:`w`, the weights that the task ended with.
-      damping: :math:`\xi > 0`, for weights that have hardly moved; a number.
+      params: :math:`w`, the weights at the end of the task.
+      damping: :math:`\xi > 0`, which limits the importance of weights that have hardly
+        moved; a number.
 
     Returns:
       The state with which the next task begins.
 
     Raises:
       ValueError: if there is no :class:`SynapticIntelligenceState` in ``opt_state``,
-        ``params`` aren't shaped like those it is of (inside :func:`optax.flatten`,
-        one vector), or ``damping`` isn't above 0 and finite.
-      TypeError: if ``damping`` is no number.
+        ``params`` isn't shaped like the parameters of the state (one vector inside
+        :func:`optax.flatten`), or ``damping`` isn't above 0 and finite.
+      TypeError: if ``damping`` isn't a number.
 
     Examples:
       >>> import jax.numpy as jnp

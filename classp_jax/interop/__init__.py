@@ -1,8 +1,8 @@
-"""Weights and CLASSP's sums, from PyTorch and back, and sums of other optimizers.
+"""Converts weights and gradient sums from and to PyTorch, and estimates such sums.
 
-Everything returned has the structure of what it replaces, and a tensor that is
-missing, unexpected or misshapen is an error that names it. PyTorch is imported when a
-function first needs it: ``pip install "classp_jax[verify]"``.
+Everything returned has the structure of what it replaces. A tensor that is missing,
+unexpected or misshapen is an error that names it. A function imports PyTorch when it
+first needs it: ``pip install "classp_jax[verify]"``.
 """
 
 from classp_jax.interop._grad_sum import with_grad_sum

@@ -1,4 +1,4 @@
-"""Arrays from PyTorch's keys and axes to JAX's paths and axes, as a layout says."""
+"""Converts arrays between PyTorch's and JAX's names and axes, as a layout says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The setting of the sums in an optimizer's state."""
+"""Sets the gradient sums in an optimizer's state."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from classp_jax.interop import _gram
 
 
 def with_grad_sum(opt_state: optax.OptState, grad_sum: Any) -> optax.OptState:
-    """An optimizer state with its accumulators replaced.
+    """Replaces the gradient sums in an optimizer's state.
 
     Args:
-      opt_state: any Optax state, chained, masked, partitioned, injected, with at least
-        one :class:`ScaleByAccumulatedPowerNormState` or, in its place,
+      opt_state: any Optax state, also chained, masked, partitioned or injected, with at
+        least one :class:`ScaleByAccumulatedPowerNormState` or, instead,
         :class:`ScaleByAccumulatedGramState`.
-      grad_sum: a pytree of arrays with the accumulators' paths, shaped like the
-        parameters, or a flat dictionary keyed by path, ``{"conv1.kernel": ...}``. A
-        factored accumulator takes the sums of their rows and columns. A sum of
-        directions takes that of a matrix of m inputs, (m, m), or its blocks; a sketch
-        what it keeps of the former. What is made of it stays until the next refresh.
+      grad_sum: a pytree of arrays like the parameters, or a flat dictionary keyed by
+        path, ``{"conv1.kernel": ...}``. A factored sum is made from the sums of rows
+        and columns. For per-direction sums, a tensor of m inputs needs the whole sum,
+        (m, m), or its blocks; a sketch is made from the whole sum. The factor that
+        slows the directions stays as it is until the next refresh.
 
     Returns:
-      A state like ``opt_state``: same structure, dtypes and step counters.
+      A state like ``opt_state``, with the same structure, dtypes and step counters.
 
     Raises:
-      ValueError: if ``opt_state`` has no accumulator or two of one tensor, or a tensor
-        of ``grad_sum`` is missing, unexpected, misshapen or no such sum; it names the
-        tensor.
+      ValueError: if ``opt_state`` has no gradient sum or two for one tensor, or a
+        tensor of ``grad_sum`` is missing, unexpected, misshapen or isn't such a sum;
+        the error names the tensor.
 
     Examples:
       >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Which PyTorch tensor each JAX array is."""
+"""Layouts, which say for each JAX array which PyTorch tensor it is."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any, NamedTuple, TypeAlias
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A PyTorch tensor, as a JAX array knows it.
+    """The PyTorch tensor that belongs to a JAX array, and how to convert it.
 
     Attributes:
-      key: its key in the PyTorch model's ``state_dict``; or a tuple of keys, of equal
-        tensors (tied weights), or of those that the functions below take and return.
-      is_kernel: whether it is the weight of a linear layer or a convolution, which
-        PyTorch keeps as ``(out, in, *window)`` and JAX as ``(*window, in, out)``. Any
-        other tensor is the same in both, unless functions are given.
+      key: the tensor's key in the PyTorch model's ``state_dict``. Or a tuple of keys:
+        those of equal tensors (tied weights), or those of ``to_jax`` and ``to_torch``.
+      is_kernel: whether it is the weight of a linear layer or a convolution, which is
+        ``(out, in, *window)`` in PyTorch and ``(*window, in, out)`` in JAX. Any other
+        tensor is the same in both, unless functions are given.
       flattened: for the weight of a linear layer that reads a flattened image, the
-        image's ``(channels, *window)``, the order in which PyTorch flattens it; JAX
+        image's ``(channels, *window)``, the order in which PyTorch flattens it. JAX
         flattens ``(*window, channels)``.
-      transposed: for the weight of a convolution, whether it is a transposed one,
-        ``torch.nn.ConvTranspose2d`` in PyTorch, which keeps ``(in, out, *window)``, and
-        Flax's ``ConvTranspose`` in JAX, which keeps ``(*window, in, out)`` and turns
-        the window round. Where Flax's has ``transpose_kernel=True``, its axes are a
-        convolution's: ``False``. None means a convolution whose shape proves it; where
-        the first two axes are of one length, a convolution is ``False``.
+      transposed: for the weight of a convolution, whether that is transposed.
+        ``torch.nn.ConvTranspose2d`` has ``(in, out, *window)``; Flax's
+        ``ConvTranspose`` has ``(*window, in, out)`` and reverses the window. With
+        ``transpose_kernel=True`` Flax has the axes of a convolution: pass False. None
+        is for a convolution with different numbers of inputs and outputs; if they are
+        the same, pass False for a convolution.
       to_jax: a function from the NumPy array of each key to the array of the path, or
-        to a sequence of them, of each of several paths (:data:`Layout`).
-      to_torch: the reverse. Both serve weights and sums of gradients alike, so they
-        should only move numbers. Where they compute (PyTorch's LSTM has two biases that
-        are added, Flax's one), give the sums a layout of their own.
+        to a sequence of arrays, one for each of several paths (:data:`Layout`).
+      to_torch: the reverse function. Both convert weights and gradient sums, so they
+        should only move numbers. If they compute, give the sums a layout of their own:
+        PyTorch's LSTM, for one, adds two biases where Flax's has one.
 
     Raises:
       ValueError: if the attributes contradict each other.
@@ -83,9 +83,9 @@ class Tensor:
 
 
 Layout: TypeAlias = Mapping[str, Tensor] | Mapping[str | tuple[str, ...], Tensor]
-"""The PyTorch tensor at each path of the JAX parameters, ``"conv1.kernel"``.
+"""The PyTorch tensor of each path of the JAX parameters, such as ``"conv1.kernel"``.
 
-Several paths, as a tuple, are of arrays that its functions make together.
+A tuple of paths is for arrays that one function makes together.
 """
 
 
@@ -104,18 +104,18 @@ def kernel_and_bias(
     flattened: tuple[int, ...] | None = None,
     transposed: bool | None = None,
 ) -> dict[str, Tensor]:
-    """The layout of a linear layer or a convolution with a bias.
+    """Makes the layout of a linear layer or a convolution with a bias.
 
     Args:
       path: the layer's path in the JAX parameters.
       key: the layer's name in PyTorch; by default ``path``.
       flattened: as for :class:`Tensor`.
-      transposed: as for :class:`Tensor`: True for a transposed convolution. A
-        convolution with as many inputs as outputs needs ``False``, since a transposed
-        one's weight would have the same shape and other numbers.
+      transposed: as for :class:`Tensor`: True for a transposed convolution. Pass False
+        for a convolution with as many inputs as outputs: its weight has the same shape
+        as that of a transposed one.
 
     Returns:
-      The entries of ``kernel`` and ``bias``, to be merged into a :data:`Layout`.
+      The entries of ``kernel`` and ``bias``; merge them into a :data:`Layout`.
 
     Examples:
       >>> from classp_jax.interop import kernel_and_bias
@@ -134,14 +134,14 @@ def kernel_and_bias(
 
 
 def scale_and_bias(path: str, key: str | None = None) -> dict[str, Tensor]:
-    """The layout of a normalisation layer with a scale and a bias.
+    """Makes the layout of a normalisation layer with a scale and a bias.
 
     Args:
       path: the layer's path in the JAX parameters.
       key: the layer's name in PyTorch; by default ``path``.
 
     Returns:
-      The entries of ``scale`` and ``bias``, to be merged into a :data:`Layout`.
+      The entries of ``scale`` and ``bias``; merge them into a :data:`Layout`.
     """
     key = path if key is None else key
     return {
@@ -156,7 +156,7 @@ CNN_LAYOUT: Layout = {
     **kernel_and_bias("dense1", "fc1", flattened=(64, 12, 12)),
     **kernel_and_bias("dense2", "fc2"),
 }
-"""The convolutional network of Section 4.1: ``examples/models/cnn.py`` and its twin."""
+"""The convolutional network of the paper's Section 4.1: ``examples/models/cnn.py``."""
 
 TRANSFORMER_LAYOUT: Layout = {
     "embedding": Tensor("embedding.weight"),
@@ -172,7 +172,7 @@ TRANSFORMER_LAYOUT: Layout = {
     **scale_and_bias("encoder.norm2"),
     **kernel_and_bias("classifier"),
 }
-"""Section 4.2's text classifier: ``examples/models/transformer.py`` and its twin."""
+"""The Transformer of the paper's Section 4.2: ``examples/models/transformer.py``."""
 
 
 def entries(layout: Layout) -> list[Entry]:

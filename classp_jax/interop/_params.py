@@ -1,4 +1,4 @@
-"""A model's weights, between a PyTorch ``state_dict`` and a JAX pytree."""
+"""Converts a model's weights between a PyTorch ``state_dict`` and a JAX pytree."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ def params_from_torch(
     *,
     ignore: str | Sequence[str] = (),
 ) -> Any:
-    """A JAX model's parameters with the values of a PyTorch model's.
+    """Converts the weights of a PyTorch model to the parameters of a JAX model.
 
     Args:
       state_dict: the PyTorch model's ``state_dict()``.
-      layout: which tensor each array is.
-      params: the JAX model's parameters, any pytree of arrays with the layout's paths:
-        nested dictionaries, ``nnx.state(model, nnx.Param)``; also with the statistics
-        of batch norm, ``nnx.state(model, (nnx.Param, nnx.BatchStat))``. Nothing but
-        its structure, shapes, dtypes and placement counts.
+      layout: which PyTorch tensor each JAX array is.
+      params: the JAX model's parameters, any pytree of arrays with the layout's paths,
+        such as nested dictionaries or ``nnx.state(model, nnx.Param)``; with the
+        statistics of batch norm, ``nnx.state(model, (nnx.Param, nnx.BatchStat))``. Its
+        values aren't read, only structure, shapes, dtypes and placement.
       ignore: patterns (of :mod:`fnmatch`) of keys in ``state_dict`` that the layout may
         lack, such as buffers: ``("*.running_mean", "*.running_var",
         "*.num_batches_tracked")``.
 
     Returns:
-      A pytree like ``params``, leaf by leaf of the same shape and dtype. Floats are
+      A pytree like ``params``, whose leaves have the same shapes and dtypes. Floats are
       rounded to the leaf's dtype; NaN and Inf are kept.
 
     Raises:
-      ValueError: if a tensor is missing, unexpected or misshapen, several tensors of
-        one array (tied weights) differ, or a leaf's dtype can't hold a value: a complex
-        or too large one, in integers a fraction; it names the tensor.
+      ValueError: if a tensor is missing, unexpected or misshapen, tied weights differ,
+        or a leaf's dtype can't hold a value: a complex or too large one, or a fraction
+        in integers. The error names the tensor.
       ImportError: if PyTorch isn't installed.
 
     Examples:
@@ -75,21 +75,21 @@ def params_from_torch(
 
 
 def params_to_torch(params: Any, layout: _layout.Layout) -> dict[str, torch.Tensor]:
-    """The ``state_dict`` of a PyTorch model with a JAX model's weights.
+    """Converts the parameters of a JAX model to the ``state_dict`` of a PyTorch model.
 
     Args:
       params: the JAX model's parameters, as for :func:`params_from_torch`.
-      layout: which tensor each array is.
+      layout: which PyTorch tensor each JAX array is.
 
     Returns:
-      CPU tensors of the arrays' dtypes, copies, in the layout's order; for
-      ``model.load_state_dict``, which checks their shapes. Buffers that the layout
-      lacks stay the model's with ``{**model.state_dict(), **tensors}``.
+      A dictionary of CPU tensors, copies in the arrays' dtypes, in the layout's order.
+      Pass it to ``model.load_state_dict``, which checks the shapes. To keep buffers
+      that the layout lacks, pass ``{**model.state_dict(), **tensors}``.
 
     Raises:
       ValueError: if an array is missing, unexpected or, as far as the layout can tell,
-        misshapen, or one of several arrays of one tensor (tied weights) differs from
-        the others; it names the array.
+        misshapen, or the arrays of one tensor (tied weights) differ. The error names
+        the array.
       ImportError: if PyTorch isn't installed.
     """
     arrays = _paths.by_path(params)

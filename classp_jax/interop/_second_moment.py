@@ -1,4 +1,4 @@
-"""CLASSP's sums, estimated from what Adam, Adafactor or AdaGrad know of gradients."""
+"""Estimates gradient sums from the state of Adam, Adafactor or AdaGrad."""
 
 from __future__ import annotations
 
@@ -33,73 +33,69 @@ def estimate_grad_sum(
     b2: float = 0.999,
     initial_accumulator_value: float = 0.1,
 ) -> optax.Params:
-    r"""The sums that CLASSP would have, from the state of an adaptive optimizer.
+    r"""Estimates the gradient sums of CLASSP from the state of an adaptive optimizer.
 
-    For a model that was trained by Adam, AdamW, Adafactor or AdaGrad, and is to be
-    trained on by :func:`classp`::
+    Use it for a model that Adam, AdamW, Adafactor or AdaGrad has trained, before you
+    continue with :func:`classp`::
 
       grad_sum = interop.estimate_grad_sum(adam_state, params)
       opt_state = interop.with_grad_sum(optimizer.init(params), grad_sum)
 
-    From the sum of squares :math:`Q` of the gradients of :math:`T` steps the estimate
-    is
+    With :math:`Q` the sum of the squared gradients of :math:`T` steps, the estimate is
 
     .. math::
 
       s = T \left( \frac{Q}{T} \right)^{p/2}
         = T^{1 - p/2}\, Q^{p/2}, \qquad
       Q = \begin{cases}
-        T \nu / (1 - \beta_2^t) & \text{Adam, behind } t \text{ steps} \\
+        T \nu / (1 - \beta_2^t) & \text{Adam, after } t \text{ steps} \\
         T \nu & \text{Adafactor} \\
         q - q_0 & \text{AdaGrad} \end{cases}
 
-    - AdaGrad's is the sum :math:`\sum |g|^2` itself, so that for :math:`p = 2` nothing
-      is estimated.
-    - For :math:`p < 2` no gradients with these squares have a larger
-      :math:`\sum |g|^p` (Hölder's inequality). It is exact where those of a weight were
-      all of one size; of normally distributed ones :math:`\sum |g|` is 0.80 of it, and
-      of a weight with a gradient in one step of a hundred 0.1. For :math:`p > 2` none
-      have a smaller one.
-    - Adam's moment is a mean over the last :math:`1 / (1 - \beta_2)` steps or so, which
-      is taken to stand for all :math:`T`. What is exact is that the sum of squares
-      which forgets at that rate, :math:`\sum_k \beta_2^{t - k} g_k^2`, is
-      :math:`\nu / (1 - \beta_2)`: that of ``steps`` :math:`= (1 - \beta_2^t) / (1 -
-      \beta_2)` and :math:`p = 2`, and no more than the sum of all.
-    - Adafactor's moment of a large tensor is a product of its rows' and columns'. As
-      the sum of one with ``factored=True`` is, too, nothing more is lost there where
-      both factor the same two axes, as they do a matrix's.
+    - AdaGrad keeps :math:`\sum |g|^2` itself, so for :math:`p = 2` the result is exact.
+    - For :math:`p < 2` the estimate is an upper bound of :math:`\sum |g|^p` (Hölder's
+      inequality), and for :math:`p > 2` a lower bound. It is exact if all gradients of
+      a weight have the same size. If they are normally distributed, :math:`\sum |g|` is
+      0.80 of the estimate; with a gradient in one step of a hundred it is 0.1.
+    - Adam's moment is a mean over about the last :math:`1 / (1 - \beta_2)` steps, which
+      is assumed to represent all :math:`T`. The sum that fades at that rate,
+      :math:`\sum_k \beta_2^{t - k} g_k^2 = \nu / (1 - \beta_2)`, is exact. The
+      estimate is that sum for :math:`p = 2` and ``steps`` :math:`= (1 - \beta_2^t) / (1
+      - \beta_2)`; it is never larger than the full sum.
+    - Adafactor's moment of a large tensor is a product of row and column moments. So is
+      a sum with ``factored=True``: nothing more is lost if both factor the same two
+      axes, as they do for a matrix.
 
-    All are in units of the gradients that this optimizer has seen: of the mean over its
-    batch, clipped if they were, with the penalty's where weight decay stood in front.
-    With a smaller batch the noise is larger, and so would have been the sum.
+    The sums are in units of the gradients that the old optimizer has seen: means over
+    its batch, clipped if they were, and including weight decay if that was chained in
+    front. A smaller batch has more noise, and would have had a larger sum.
 
     Args:
-      opt_state: an Optax state, however wrapped, in which each tensor has one second
-        moment: that of :func:`optax.adam` and others on
-        :func:`optax.scale_by_adam`, :func:`optax.amsgrad`, :func:`optax.adafactor` or
-        :func:`optax.adagrad`. (:func:`optax.adamax` and :func:`optax.yogi` keep
-        something else in a state of the same type.)
-      params: the parameters that it is of, or their shapes.
-      power: :math:`p > 0`, as the optimizer to come has it.
-      steps: :math:`T > 0`; by default the number of updates that the state has counted,
-        as many as CLASSP would have summed up. It is how strongly the old weights are
-        kept: with fewer the new task is learned faster, and more is forgotten.
-        AdaGrad's state counts none; they are needed there unless ``power`` is 2, and
-        not read if it is.
-      b2: :math:`\beta_2`, as Adam had it.
-      initial_accumulator_value: :math:`q_0`, as AdaGrad had it.
+      opt_state: an Optax state, with any wrappers, in which each tensor has one second
+        moment: that of :func:`optax.adam` and others on :func:`optax.scale_by_adam`,
+        :func:`optax.amsgrad`, :func:`optax.adafactor` or :func:`optax.adagrad`. Don't
+        pass that of :func:`optax.adamax` or :func:`optax.yogi`, which keep something
+        else in a state of the same type.
+      params: the parameters of the state, or their shapes.
+      power: :math:`p > 0`; the same as in the new optimizer.
+      steps: :math:`T > 0`; the default is the number of updates that the state has
+        counted. With fewer, the new task is learned faster and more is forgotten.
+        AdaGrad doesn't count steps: pass them, unless ``power`` is 2, where they aren't
+        read.
+      b2: :math:`\beta_2`, the same as in Adam.
+      initial_accumulator_value: :math:`q_0`, the same as in AdaGrad.
 
     Returns:
-      A tree like ``params``, of NumPy arrays of at least float32; for
-      :func:`with_grad_sum`. Before that, what isn't of the old model can be added to
-      it, such as zeros for a new head.
+      A tree like ``params``, of NumPy arrays of at least float32, for
+      :func:`with_grad_sum`. You can first add tensors that the old model didn't have,
+      such as zeros for a new head.
 
     Raises:
-      ValueError: if ``opt_state`` has no second moment, two of one tensor, or one of no
-        step, or a tensor's is missing, unexpected or misshapen; if AdaGrad's ``steps``
-        are needed; if ``power`` or ``steps`` is not above 0 or not finite, or ``b2``
-        not below 1.
-      TypeError: if ``power`` or ``steps`` is no number.
+      ValueError: if ``opt_state`` has no second moment, two for one tensor, or one that
+        has counted no step; if a tensor's is missing, unexpected or misshapen; if
+        AdaGrad's ``steps`` are missing; if ``power`` or ``steps`` isn't above 0 or not
+        finite, or ``b2`` isn't below 1.
+      TypeError: if ``power`` or ``steps`` isn't a number.
 
     Examples:
       >>> import jax.numpy as jnp

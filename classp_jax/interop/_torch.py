@@ -1,4 +1,4 @@
-"""All that needs PyTorch itself: its import, its tensors, its files."""
+"""Everything that needs PyTorch itself: its import, its tensors, its files."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _SHORT_FLOATS = (
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-    """Reads what ``torch.save`` wrote, onto the CPU.
+    """Reads a file that ``torch.save`` wrote, onto the CPU.
 
-    Only tensors and plain containers are read; a file with any other pickled object,
-    whose code would run, is refused.
+    It reads only tensors and plain containers. It refuses a file with any other pickled
+    object, since that could run code.
 
     Args:
-      path: the file, of a model's or an optimizer's ``state_dict``.
+      path: the file of a model's or an optimizer's ``state_dict``.
 
     Returns:
-      What was saved.
+      The saved object.
 
     Raises:
       ImportError: if PyTorch isn't installed.

@@ -1,4 +1,4 @@
-"""CLASSP's accumulators, between a PyTorch optimizer's state and an Optax state."""
+"""Converts gradient sums between a PyTorch optimizer's state and an Optax state."""
 
 from __future__ import annotations
 
@@ -25,52 +25,52 @@ def grad_sum_from_torch(
     steps: float | None = None,
     params: Any = None,
 ) -> optax.OptState:
-    """An Optax state with the accumulators of a PyTorch optimizer.
+    """Sets the gradient sums of an Optax state to those of a PyTorch optimizer.
 
-    Nothing else moves: hyperparameters and step counters, on which schedules depend,
-    stay those of ``opt_state``.
+    Nothing else changes: hyperparameters, and the step counters that schedules depend
+    on, stay those of ``opt_state``.
 
-    A sum of directions, as :func:`classp_gram` has it and
-    ``classp_jax.verify.reference.ClasspGram``, is the matrix of a weight's inputs: of
-    all its axes but that of its outputs, flattened in PyTorch's order, with ``(in,
-    *window)`` of ``(out, in, *window)``; of what is no kernel all but the last. A
-    vector's is one number. A sketch takes what it would have kept of all that is in the
-    sum. The factor is made anew at the next refresh, in a new state at its first step.
+    A per-direction sum, as :func:`classp_gram` and
+    ``classp_jax.verify.reference.ClasspGram`` keep it, is a matrix over a weight's
+    inputs. In PyTorch's order these are ``(in, *window)``, flattened, for a kernel
+    ``(out, in, *window)``, and all axes but the last for any other tensor. The sum of a
+    vector is one number. A sketch is made from the whole sum. The factor that slows the
+    directions is made anew at the next refresh; in a new state, at its first step.
 
     Args:
       optimizer_state_dict: the ``state_dict()`` of an optimizer that keeps one sum for
         each parameter in its state. A parameter without state, which never had a
         gradient, counts as zeros.
-      names: the names of the parameters, as in the model's ``state_dict``, in the
-        order in which the optimizer was given them, one group after the other:
-        ``[name for name, _ in model.named_parameters()]``. None takes the optimizer's
-        own ``param_names``, which it has if it was made of named parameters.
-      layout: which tensor each array is; it may have more than ``names``. Of tied
-        weights each array takes the one sum that PyTorch has.
-      opt_state: as for :func:`with_grad_sum`, with an accumulator for each of
-        ``names`` and no other.
-      accumulator: the sum's key in the state of a parameter, ``"sum"`` in
-        ``torch.optim.Adagrad``. What it begins with there, the group's
-        ``initial_accumulator_value``, is taken off: here it is ``eps``. With ``power``
-        it may be ``"exp_avg_sq"``, that of ``torch.optim.Adam`` and ``AdamW``.
-      power: to make the sum of this power of squares, as :func:`estimate_grad_sum`
-        does; for ``"exp_avg_sq"`` and ``"sum"``. None takes what is there as it is.
-      steps: as for :func:`estimate_grad_sum`; by default what each parameter's state
-        has as its ``step``.
-      params: for sums of directions the JAX parameters, whose shapes tell how the
-        inputs lie; their ``accumulator`` is ``"gram"`` in the class above.
+      names: the names of the parameters, as in the model's ``state_dict``, in the order
+        in which the optimizer got them, one group after the other: ``[name for name, _
+        in model.named_parameters()]``. None takes the optimizer's own ``param_names``,
+        which it has if it was made from named parameters.
+      layout: which PyTorch tensor each JAX array is; it may have more than ``names``.
+        Tied weights get PyTorch's one sum each.
+      opt_state: as for :func:`with_grad_sum`, with a sum for each of ``names`` and no
+        other.
+      accumulator: the key of the sum in the state of a parameter; ``"sum"`` in
+        ``torch.optim.Adagrad``, whose ``initial_accumulator_value`` is subtracted,
+        since ``eps`` takes its place here. With ``power`` it may be ``"exp_avg_sq"``,
+        the second moment of ``torch.optim.Adam`` and ``AdamW``.
+      power: the power to estimate a sum for, as :func:`estimate_grad_sum` does, from
+        ``"exp_avg_sq"`` or ``"sum"``. None takes the PyTorch sum as it is.
+      steps: as for :func:`estimate_grad_sum`; the default is the ``step`` in each
+        parameter's state.
+      params: the JAX parameters, for per-direction sums only; their shapes tell the
+        order of the inputs. ``ClasspGram`` calls its ``accumulator`` ``"gram"``.
 
     Returns:
-      As :func:`with_grad_sum`.
+      A state like ``opt_state``, with the same structure, dtypes and step counters.
 
     Raises:
       ValueError: if ``names`` doesn't fit the optimizer, its ``param_names`` or the
         layout, a parameter's state has no ``accumulator``, or a tensor is missing,
-        unexpected, misshapen or not held by the sum's dtype; it names the tensor. If
-        ``"exp_avg_sq"`` has no ``power``, or another accumulator than those above has
-        one; as :func:`estimate_grad_sum`. Of directions, if there are no ``params``, a
-        tensor has functions, or blocks of inputs (``max_dim``) that are others in
-        PyTorch.
+        unexpected, misshapen or not held by the sum's dtype. The error names it. If
+        ``"exp_avg_sq"`` has no ``power``, or an accumulator other than those above has
+        one; as :func:`estimate_grad_sum`. With per-direction sums, if there are no
+        ``params``, a tensor has functions, or its blocks of inputs (``max_dim``) differ
+        in PyTorch.
       ImportError: if PyTorch isn't installed.
     """
     if power is None and accumulator == "exp_avg_sq":
@@ -130,24 +130,24 @@ def grad_sum_to_torch(
     accumulator: str = "grad_sum",
     params: Any = None,
 ) -> dict[str, Any]:
-    """A PyTorch optimizer's ``state_dict`` with an Optax state's accumulators.
+    """Sets the sums in a PyTorch optimizer's ``state_dict`` to those of an Optax state.
 
     Args:
       opt_state: as for :func:`grad_sum_from_torch`.
       names: as for :func:`grad_sum_from_torch`.
-      layout: which tensor each array is.
-      optimizer_state_dict: the ``state_dict()`` of the optimizer that is to go on, new
-        or used; it is not changed.
+      layout: which PyTorch tensor each JAX array is.
+      optimizer_state_dict: the ``state_dict()`` of the PyTorch optimizer to continue
+        with, new or used; it isn't changed.
       accumulator: as for :func:`grad_sum_from_torch`.
-      params: likewise.
+      params: as for :func:`grad_sum_from_torch`.
 
     Returns:
-      A dictionary like ``optimizer_state_dict`` with every parameter's ``accumulator``
-      replaced; for ``optimizer.load_state_dict``. All else is kept, such as ``step``.
+      A dictionary like ``optimizer_state_dict``, with every parameter's ``accumulator``
+      replaced, for ``optimizer.load_state_dict``. The rest, such as ``step``, is kept.
 
     Raises:
       ValueError: as :func:`grad_sum_from_torch`, and if the sums of tied weights
-        differ, or one of directions is a sketch.
+        differ, or a per-direction sum is a sketch.
       ImportError: if PyTorch isn't installed.
     """
     current = _grad_sum.grad_sums(opt_state)

@@ -1,4 +1,4 @@
-"""CLASSP in PyTorch: its three readings, from the paper, and sums of directions."""
+"""CLASSP in PyTorch, to compare with: the paper's variants and per-direction sums."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ class _Optimizer(torch.optim.Optimizer):
 
 
 class Classp(_Optimizer):
-    """One readable function a reading, to hold the JAX transformations to.
+    """The paper's variants of CLASSP, with one readable function for each.
 
-    Sums and steps are of at least float32, as theirs are.
+    Sums and steps have at least float32, like those of the JAX transformations.
 
     Args:
       params: parameters, as for any PyTorch optimizer.
       lr: the learning rate.
       threshold: compared with the squared gradient.
-      power: p.
+      power: the power p of the gradient sum.
       eps: added to the sum inside the root.
-      apply_decay: whether to divide by the root of the sum; like all of these, it may
-        be changed between steps in ``param_groups``.
+      apply_decay: whether to divide by the root of the sum. It may change between steps
+        in ``param_groups``, and so may all of these.
       reading: "algorithm1", "equation1" or "released".
       relative: whether the threshold is in units of the tensor's mean square, for the
         first two readings.
-      factored: whether only the sums of a tensor's rows and columns are kept, for the
-        first two readings; ``grad_sum`` is then what these say of each weight.
+      factored: whether to keep only the sums of a tensor's rows and columns, for the
+        first two readings; ``grad_sum`` then has the estimate for each weight.
       memory: the steps in which a sum without gradients falls to 1/e, for the first two
         readings.
     """
@@ -92,28 +92,29 @@ class Classp(_Optimizer):
 
 
 class ClasspGram(_Optimizer):
-    """``classp_gram`` with its sums in full, to hold the JAX transformation to.
+    """``classp_gram`` with full sums, to compare with the JAX transformation.
 
-    With G a weight's gradient as inputs by outputs::
+    With G the gradient of a weight as a matrix, inputs by outputs::
 
         L += G Gᵀ,  w -= lr (I + L / damping)^(-exponent) G
 
-    A weight's first axis are its outputs and all others, flattened, its inputs, as
-    ``torch.nn.Linear`` and ``Conv2d`` have them. A bias has one input, which is 1. A
-    weight's state is L, "gram", and that factor as of the last refresh, "factor": of
-    (inputs, inputs), or of (blocks, d, d) if there are more inputs than ``max_dim``.
+    The first axis of a weight counts its outputs, and all others, flattened, its
+    inputs, as in ``torch.nn.Linear`` and ``Conv2d``. A bias has one input, which is 1.
+    The state of a weight is L, "gram", and the factor as of the last refresh, "factor".
+    Both are (inputs, inputs), or (blocks, d, d) with more inputs than ``max_dim``.
 
     Args:
       params: parameters, as for any PyTorch optimizer.
       lr: the learning rate.
       damping: in units of the squared gradient.
       threshold: as for :class:`Classp`.
-      exponent: q.
-      refresh_every: steps from one factor to the next; the first is at the first step.
-      max_dim: the most inputs of a block.
+      exponent: the exponent q.
+      refresh_every: steps from one refresh of the factor to the next; the first is at
+        the first step.
+      max_dim: the largest number of inputs of a block.
       apply_decay: whether to multiply by the factor.
       relative: as for :class:`Classp`.
-      memory: likewise.
+      memory: as for :class:`Classp`.
     """
 
     def __init__(
