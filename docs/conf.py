@@ -33,7 +33,7 @@ def _mend_links(app, *where_and_text):
     )
     # Fewer steps up lead to docs/results, but in what is included from elsewhere.
     steps = r"(?:\.\./)*" if included else re.escape(f"../{above}")
-    link = rf"\[([^]]+)\]\({steps}({file})\)"
+    link = rf"\[([^][]+)\]\({steps}({file})\)"
     text[0] = re.sub(link, rf"{{download}}`\1 <../{above}\2>`", text[0])
 
 
