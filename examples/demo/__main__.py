@@ -20,12 +20,12 @@ from examples.runner.stopping import Sigterm
 from examples.streams.study import study
 from examples.streams.tables import matrix
 
-# The labels, and the best setting of each method's seven in results/demo/sweep.
+# The labels, and the best setting of each method's nine in results/demo/sweep.
 METHODS = {
-    "sgd": ("SGD", "sgd_0.1"),
+    "sgd": ("SGD", "sgd_0.05"),
     "adam": ("Adam", "adam_0.0003"),
-    "ewc": ("Online EWC", "ewc_online_100"),
-    "classp": ("CLASSP", "classp_0.2"),
+    "ewc": ("Online EWC", "ewc_online_30"),
+    "classp": ("CLASSP", "classp_0.1"),
     "classp_gram": ("classp_gram", "gram_64_announced_fast_0.2"),
 }
 STREAM = Stream("permuted_digits", "domain", 8)
@@ -65,10 +65,10 @@ def _learn(args: argparse.Namespace, sigterm: Sigterm) -> list[Learned]:
     )
     methods, seeds = args.methods or list(METHODS), arguments.seeds(args)
     caption = (
-        f"Held-out accuracy, %, of {STREAM.tasks} tasks, {args.epochs} epochs on each;"
-        " average accuracy: on all tasks, after the last; forgetting: points lost since"
-        " a task was best known, on average; mean ± sample deviation over the seeds"
-        f" {', '.join(map(str, seeds))}. Bytes: of the optimizer's state. Seconds: of"
+        f"Held-out accuracy in %, mean ± sample deviation, of {STREAM.tasks} tasks;"
+        f" `--epochs {args.epochs} --seed {' '.join(map(str, seeds))}`. Average"
+        " accuracy: on all tasks after the last. Forgetting: the points that a task has"
+        " lost since its best, on average. Bytes: of the optimizer's state. Seconds: of"
         " all seeds together, compilation included."
     )
     learned: list[Learned] = []

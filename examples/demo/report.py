@@ -56,7 +56,7 @@ def write(learned: list[Learned], caption: str, path: pathlib.Path) -> None:
             accuracies[:, -1].mean(-1),
             accuracies[:, 0, 0],
             accuracies[:, -1, 0],
-            [metrics.forgetting(of_seed) for of_seed in accuracies],
+            np.array([metrics.forgetting(of_seed) for of_seed in accuracies]),
         )
         cells = [cell(column, 1) for column in columns]
         lines.append([label, *cells, f"{bytes_per_weight:.1f}", f"{seconds:.0f}"])

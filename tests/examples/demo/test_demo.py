@@ -92,7 +92,7 @@ def test_each_method_has_the_best_of_as_many_settings_in_the_sweep():
             for name, of in found.items()
             if fronts[name].family == family
         }
-        assert len(averages) == 7
+        assert len(averages) == 9
         assert averages[setting] == max(averages.values())
     settings = next(iter(found.values()))[0]["settings"]
     made = {**demo.STREAM._asdict(), "model": demo.MODEL, "batch_size": demo.BATCH_SIZE}
