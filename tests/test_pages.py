@@ -238,12 +238,6 @@ def on_a_gpu(table):
         yield name, pasted, [memory, ms, ms_of_cnn]
 
 
-def demos(table):
-    """The results' own table."""
-    (ours,) = of_results("demo/demo.md")
-    yield "all", table[1:], ours[1:]
-
-
 @functools.cache
 def first_seeds(text, dtype, name):
     """The rows of a method on text or images, in the order of their seeds."""
@@ -415,7 +409,6 @@ CHECKS = {
     "÷ floor, median": floors,
     "| bytes per weight | MNIST": memory_and_accuracy,
     "| bytes per weight | Transformer": on_a_gpu,
-    "optimizer | A after A": demos,
     "| float32 | bfloat16": bits,
     "claim in the paper | here": claims,
     "cost of | core hours": costs,

@@ -34,9 +34,7 @@ def test_python_snippets_run_as_written_one_after_the_other(
         exec(snippet, namespace)
 
 
-@pytest.mark.parametrize(
-    "result", ["demo/demo.md", "speed/train_step.md", "verify/verify.txt"]
-)
+@pytest.mark.parametrize("result", ["speed/train_step.md", "verify/verify.txt"])
 def test_results_that_pages_paste_are_the_committed_ones(result):
     """Where a page has a result's first line, it has all of it."""
     said = (ROOT / "results" / result).read_text().strip()

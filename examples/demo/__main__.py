@@ -1,170 +1,133 @@
 """Command line of the demo: ``python -m examples.demo``."""
 
 import argparse
+import functools
 import pathlib
+import tempfile
+import time
 
-import jax
+import numpy as np
+from tqdm import tqdm
 
-from examples.datasets.digits import TRAIN_SIZE, digits_then_permuted_digits
+from examples.datasets.stream import Stream
 from examples.demo import report
-from examples.demo.run import Run, train
-from examples.demo.study import METHODS, method
-from examples.runner import arguments
-from examples.runner.arguments import positive_float, positive_int
-from examples.runner.cli import until_stopped
-from examples.runner.plan import Method, make_optimizer
-from examples.runner.rows import device
+from examples.demo.report import Learned
+from examples.models.registry import models
+from examples.runner import arguments, cli
+from examples.runner.data import Experiment
+from examples.runner.run import Runner
 from examples.runner.stopping import Sigterm
+from examples.streams.study import study
+from examples.streams.tables import matrix
 
-_TASKS = ["digits", "permuted digits"]
+# The labels, and the best setting of each method's nine in results/demo/sweep.
+METHODS = {
+    "sgd": ("SGD", "sgd_0.05"),
+    "adam": ("Adam", "adam_0.0003"),
+    "ewc": ("Online EWC", "ewc_online_30"),
+    "classp": ("CLASSP", "classp_0.1"),
+    "classp_gram": ("classp_gram", "gram_64_announced_fast_0.2"),
+}
+STREAM = Stream("permuted_digits", "domain", 8)
+MODEL, BATCH_SIZE = "mlp_100", 32
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Trains each method on both tasks, prints the table and saves the figure."""
-    parser = _parser()
-    args = parser.parse_args(argv)
-    with until_stopped(parser, argv, "begin anew") as sigterm:
-        _run(parser, args, sigterm)
+    """Trains each method on all tasks, prints the table and saves the figure."""
+    cli.command(_parser(), argv, _run, "begin anew")
 
 
 def _run(
     parser: argparse.ArgumentParser, args: argparse.Namespace, sigterm: Sigterm
 ) -> None:
-    compared = _compared(args)
-    try:  # All of them before the first is trained.
-        for of in compared.values():
-            for phase in of.phases:
-                make_optimizer(phase)
-    except (TypeError, ValueError) as error:
-        parser.error(str(error))
-    if args.batch_size > TRAIN_SIZE:
-        parser.error(f"--batch-size must be at most {TRAIN_SIZE}, the training images")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f"--out: {error}")
-
-    runs: dict[str, list[Run]] = {}
-    for label, of in compared.items():
-        runs[label] = [
-            train(
-                of,
-                digits_then_permuted_digits(seed),
-                args.batch_size,
-                seed,
-                sigterm,
-            )
-            for seed in arguments.seeds(args)
-        ]
-        with sigterm.deferred():
-            # So that a sweep cut short has left its rows.
-            text = _write(args, runs, compared)
-    print(f"\n{text}")
-    print(f"Table: {args.out / 'demo.md'}\nFigure: {args.out / 'demo.png'}")
+    learned = _learn(args, sigterm)
+    report.save_figure(learned, args.out / "demo.png")
+    print(f"\n{(args.out / 'demo.md').read_text()}\nTable: {args.out / 'demo.md'}")
+    print(f"Picture: {args.out / 'demo.png'}, {args.out / 'demo.svg'}")
 
 
-def _write(
-    args: argparse.Namespace, runs: dict[str, list[Run]], compared: dict[str, Method]
-) -> str:
-    """Saves the table and the figure of the runs so far, and gives the table."""
-    text = (
-        f"{report.table(runs)}\n\n"
-        f"Held-out accuracy, %, on A: digits, B: the same with their pixels permuted;"
-        f" {args.epochs[0]} epochs of A, then {args.epochs[1]} of B; seed"
-        f" {', '.join(map(str, arguments.seeds(args)))}; {device()},"
-        f" JAX {jax.__version__}.\n"
+def _learn(args: argparse.Namespace, sigterm: Sigterm) -> list[Learned]:
+    """Trains the methods, and writes the table after each of them."""
+    compared = study(STREAM, args.epochs, BATCH_SIZE)
+    experiment = Experiment(
+        "demo",
+        functools.partial(models()[MODEL].make, classes=STREAM.outputs),
+        STREAM.definition.preprocess,
+        STREAM.load(),
+        BATCH_SIZE,
+        measurements=1,
+        splits=("test",),
+        measure_unseen=True,
     )
-    (args.out / "demo.md").write_text(text)
-    families = {label: of.family for label, of in compared.items()}
-    report.save_figure(runs, families, args.out / "demo.png")
-    return text
-
-
-def _compared(args: argparse.Namespace) -> dict[str, Method]:
-    """What each row's label stands for."""
-    compared = {}
-    for name in args.methods:
-        family, defaults = METHODS[name]
-        given = {key: getattr(args, key) for key in defaults if key in vars(args)}
-        rates = args.learning_rate or [
-            factor * defaults["learning_rate"] for factor in args.scale_learning_rate
-        ]
-        for rate in rates:
-            label = family.title + (f", {rate:g}" if len(rates) > 1 else "")
-            hyperparameters = {**defaults, **given, "learning_rate": rate}
-            compared[label] = method(name, hyperparameters, _TASKS, args.epochs)
-    return compared
+    methods, seeds = args.methods or list(METHODS), arguments.seeds(args)
+    caption = (
+        f"Held-out accuracy in %, mean ± sample deviation, of {STREAM.tasks} tasks;"
+        f" `--epochs {args.epochs} --seed {' '.join(map(str, seeds))}`. Average"
+        " accuracy: on all tasks after the last. Forgetting: the points that a task has"
+        " lost since its best, on average. Bytes: of the optimizer's state. Seconds: of"
+        " all seeds together, compilation included."
+    )
+    learned: list[Learned] = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tqdm(total=len(methods) * len(seeds), desc="Demo", unit="run") as bar,
+    ):
+        runner = Runner(experiment, pathlib.Path(folder), sigterm=sigterm)
+        for name in methods:
+            label, setting = METHODS[name]
+            method, results = compared.methods[setting], []
+            # A folder of its own: no method begins with what another has trained.
+            runner.write_to(pathlib.Path(folder) / name)
+            start = time.perf_counter()
+            for seed in seeds:
+                (outcome,) = runner.train(method.phases, [seed], label, method.splits)
+                results.append(outcome.results)
+                bar.update()
+            learned.append(
+                Learned(
+                    label,
+                    method,
+                    np.array([matrix(compared, {"results": of}) for of in results]),
+                    max(of["bytes_per_weight"] for of in results[0]),
+                    time.perf_counter() - start,
+                )
+            )
+            with sigterm.deferred():
+                # So that a demo cut short has left its rows.
+                report.write(learned, caption, args.out / "demo.md")
+    return learned
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m examples.demo",
         description=(
-            "Trains the paper's CNN on 4,000 MNIST digits (task A), then on the same"
-            " digits with their pixels permuted (task B), and shows how much of task A"
-            " each optimizer keeps."
+            f"Learns {STREAM.tasks} tasks one after the other: 4,000 MNIST digits,"
+            " their pixels permuted in another way for each task. Shows what each"
+            " method still knows of the earlier tasks."
         ),
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=arguments.HelpFormatter,
     )
     parser.add_argument(
         "--methods",
         nargs="+",
         choices=list(METHODS),
-        default=list(METHODS),
         metavar="METHOD",
-        help=f"which optimizers to run, of {', '.join(METHODS)}",
+        help=f"which to compare, of {', '.join(METHODS)} (default: all)",
     )
     parser.add_argument(
-        "--epochs",
-        nargs=2,
-        type=positive_int,
-        default=[4, 6],
-        metavar=("A", "B"),
-        help="passes over each task",
+        "--epochs", type=arguments.positive_int, default=2, help="on each task"
     )
-    parser.add_argument(
-        "--batch-size", type=positive_int, default=32, help="images a step"
-    )
-    arguments.add_seeds(
-        parser,
-        1,
-        "of the data split, the permutation, the weights, the dropout and the order;"
-        " several give means and deviations",
-    )
-    rates = parser.add_mutually_exclusive_group()
-    rates.add_argument(
-        "--learning-rate",
-        nargs="+",
-        type=positive_float,
-        help="for every method that runs; several give a row each (default: the"
-        " method's own, "
-        + ", ".join(
-            f"{name} {of.hyperparameters['learning_rate']:g}"
-            for name, of in METHODS.items()
-        )
-        + ")",
-    )
-    rates.add_argument(
-        "--scale-learning-rate",
-        nargs="+",
-        type=positive_float,
-        default=[1.0],
-        metavar="FACTOR",
-        help="multiplies each method's own learning rate; several give a row each",
-    )
-    classp = parser.add_argument_group("CLASSP's own")
-    for name, meaning in {
-        "threshold": "compared with the squared gradient",
-        "power": "p of the accumulated |gradient|^p",
-        "eps": "added to the accumulated sum",
-    }.items():
-        default = METHODS["classp"].hyperparameters[name]
-        classp.add_argument(f"--{name}", type=float, default=default, help=meaning)
+    arguments.add_seeds(parser, 3, "of the weights and the order of the images")
     parser.add_argument(
         "--out",
         type=pathlib.Path,
         default=pathlib.Path("out/demo"),
-        help="folder for demo.md and demo.png",
+        help="folder for demo.md, demo.png and demo.svg",
     )
     return parser
 

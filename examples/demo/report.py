@@ -1,76 +1,100 @@
-"""The demo's table and figure."""
+"""The demo's table and picture."""
 
 import pathlib
+from typing import NamedTuple
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from examples.demo.run import Run
-from examples.report.style import styles
-from examples.report.table import cell
-from examples.report.table import table as markdown
-from examples.runner.plan import Family
+from classp_jax import metrics
+from examples.report.lines import End, band, label_ends, looks, save
+from examples.report.measures import deviation
+from examples.report.table import cell, table
+from examples.runner.plan import Method
+from examples.runner.rows import device
 
 
-def table(runs: dict[str, list[Run]]) -> str:
-    """A Markdown table with one row a label, accuracies in per cent.
+class Learned(NamedTuple):
+    """What a method has learned.
+
+    Attributes:
+      label: what to call it.
+      method: with its settings.
+      accuracies: (seeds, tasks, tasks), in per cent: after each task (rows) on each.
+      bytes_per_weight: of the optimizer's state.
+      seconds: of all seeds, compilation included.
+    """
+
+    label: str
+    method: Method
+    accuracies: np.ndarray
+    bytes_per_weight: float
+    seconds: float
+
+
+def write(learned: list[Learned], caption: str, path: pathlib.Path) -> None:
+    """Writes the table with its caption.
 
     Args:
-      runs: the runs, one a seed, behind each row's label; several make a mean and,
-        behind it, the standard deviation.
-
-    Returns:
-      The table; the rows as they came.
+      learned: a line each.
+      caption: what the table doesn't say.
+      path: of the file of Markdown.
     """
-    header = [
-        "optimizer",
-        "A after A",
-        "A after B",
-        "B after B",
-        "mean A, B",
+    header = (
+        "method",
+        "average accuracy",
+        "first task, just learned",
+        "first task, at the end",
         "forgetting",
+        "bytes per weight",
         "seconds",
-        "bytes a weight",
-    ]
+    )
     lines = []
-    for label, of_label in runs.items():
-        final = np.array([run.accuracy[-1] for run in of_label])
-        a_after_a = np.array([run.a_after_a for run in of_label])
-        columns = [a_after_a, *final.T, final.mean(1), a_after_a - final[:, 0]]
-        accuracies = [cell(100 * column, 1) for column in columns]
-        seconds = cell([run.seconds for run in of_label], 0)
-        state = cell([run.bytes_per_weight for run in of_label], 1)
-        lines.append([label, *accuracies, seconds, state])
-    return markdown(header, lines)
+    for label, _, accuracies, bytes_per_weight, seconds in learned:
+        columns = (
+            accuracies[:, -1].mean(-1),
+            accuracies[:, 0, 0],
+            accuracies[:, -1, 0],
+            np.array([metrics.forgetting(of_seed) for of_seed in accuracies]),
+        )
+        cells = [cell(column, 1) for column in columns]
+        lines.append([label, *cells, f"{bytes_per_weight:.1f}", f"{seconds:.0f}"])
+    settings = "; ".join(of.method.title for of in learned)
+    text = (
+        f"{table(header, lines)}\n\n{caption} Settings: {settings}. Made on {device()},"
+        f" JAX {jax.__version__}.\n"
+    )
+    path.write_text(text)
 
 
-def save_figure(
-    runs: dict[str, list[Run]], families: dict[str, Family], path: pathlib.Path
-) -> None:
-    """Draws the accuracy on both tasks along training, a line a label.
+def save_figure(learned: list[Learned], path: pathlib.Path) -> None:
+    """Draws the accuracy on the first task, and on all so far, after each task.
 
     Args:
-      runs: as for :func:`table`; several seeds make their mean.
-      families: of the labels, by whose colours they are drawn.
-      path: where to save the PNG.
+      learned: a line each; several seeds make a mean and a band.
+      path: where to save the PNG; an SVG comes beside it.
     """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = figure.subplots(1, 2, sharex=True, sharey=True)
-    looks = styles(families[label] for label in runs)
-    for (label, of_label), look in zip(runs.items(), looks, strict=True):
-        accuracy = 100 * np.mean([run.accuracy for run in of_label], axis=0)
-        line = look | {"marker": ""}
-        for task, ax in enumerate(axes):
-            ax.plot(of_label[0].steps, accuracy[:, task], label=label, **line)
-    boundary = next(iter(runs.values()))[0].task_b_start
-    # Where the methods differ: a little below the worst of them at the end.
-    worst = min(run.accuracy[-1].min() for of in runs.values() for run in of)
-    bottom = max(0, 10 * int(10 * worst) - 20)
-    titles = ("Task A: digits", "Task B: the same digits, pixels permuted")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    steps = np.arange(1, learned[0].accuracies.shape[-1] + 1)
+    ends: tuple[list[End], list[End]] = [], []
+    of_lines = looks([of.method.family for of in learned])
+    for of, look in zip(learned, of_lines, strict=True):
+        so_far = np.cumsum(of.accuracies, -1)[:, steps - 1, steps - 1] / steps
+        drawn = of.accuracies[:, :, 0], so_far
+        for ax, ends_of, accuracies in zip(axes, ends, drawn, strict=True):
+            mean, colour = accuracies.mean(0), look["color"]
+            ax.plot(steps, mean, **look)
+            band(ax, steps, mean, deviation(accuracies), colour)
+            ends_of.append(End(steps[-1], float(mean[-1]), of.label, colour))
+    titles = "The first task", "All tasks so far, on average"
     for ax, title in zip(axes, titles, strict=True):
-        ax.axvline(boundary, color="0.5", ls=":", lw=1)
-        ax.set(title=title, xlabel="step (dotted: task B begins)", ylim=(bottom, 100))
+        ax.set(title=title, xlabel="after task", xticks=steps)
         ax.grid(alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("held-out accuracy, %")
-    axes[1].legend(loc="lower right", fontsize="small")
-    figure.savefig(path, dpi=150)
+    axes[0].set_ylim(*axes[0].get_ylim())
+    for ax, ends_of in zip(axes, ends, strict=True):
+        label_ends(ax, ends_of)
+    save(figure, path)

@@ -1,6 +1,7 @@
 """Elastic weight consolidation (Kirkpatrick et al. 2017), and its online kind."""
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 import jax
@@ -12,9 +13,10 @@ from classp_jax import baselines
 from examples.methods.registry import with_penalty
 from examples.runner.carry_over import collected_sums, kind_of_sum, states_of
 from examples.runner.checks import check_positive_int
+from examples.runner.data import Split
 from examples.runner.plan import Family, Phase
 from examples.runner.plugin import Boundary, Plugin
-from examples.runner.trainer import TrainState
+from examples.runner.trainer import Trainer, TrainState
 
 FAMILY = Family("EWC", "#cc79a7")
 SEPARATE = 1000  # Added to the seed for a separately initialised network.
@@ -128,13 +130,9 @@ class EWC(Plugin):
         count = min(self.examples, len(examples))
         which = examples[rng.choice(len(examples), count, replace=False)]
         weights = sum(p.size for p in jax.tree.leaves(state.params))
-        return baselines.fisher_diagonal(
-            context.trainer.example_loss,
-            state.params,
-            context.data.inputs[which],
-            context.data.labels[which],
-            batch_size=min(32, max(1, _WEIGHTS // weights)),
-        )
+        data = jax.tree.map(lambda x: x[which], context.data)
+        batch_size = min(32, max(1, _WEIGHTS // weights))
+        return _fisher(context.trainer, state.params, data, batch_size)
 
     def _with_those_before(
         self,
@@ -158,6 +156,16 @@ class EWC(Plugin):
             jax.tree.map(jnp.add, so_far, fisher),
             jax.tree.map(weighted_mean, so_far, drawn_to, fisher, anchor),
         )
+
+
+@functools.partial(jax.jit, static_argnames=("trainer", "batch_size"))
+def _fisher(
+    trainer: Trainer, params: optax.Params, examples: Split, batch_size: int
+) -> optax.Params:
+    """Compiled once for all boundaries at which the trainer is the same."""
+    return baselines.fisher_diagonal(
+        trainer.example_loss, params, *examples, batch_size=batch_size
+    )
 
 
 def _collects_squares(phase: Phase, ended_with: TrainState) -> bool:

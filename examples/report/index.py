@@ -26,15 +26,8 @@ class Measured(NamedTuple):
 
 WITHOUT_ROWS = {
     "demo": Measured(
-        "Two tasks of real digits, four optimizers",
+        "Eight permutations of 4,000 real digits, five methods",
         ("python -m examples.demo --out results/demo",),
-    ),
-    "demo/sweep": Measured(
-        "The same at three learning rates each, three seeds",
-        (
-            "python -m examples.demo --scale-learning-rate 0.5 1 2 --seed 0 1 2"
-            " --out results/demo/sweep",
-        ),
     ),
     "speed": Measured(
         "Updates and train steps, beside Optax's and PyTorch's",

@@ -77,6 +77,7 @@ def command(
     parser: argparse.ArgumentParser,
     argv: list[str] | None,
     train: Callable[[argparse.ArgumentParser, argparse.Namespace, Sigterm], None],
+    again: str = "go on",
 ) -> None:
     """Does what the command line of an experiment says.
 
@@ -87,12 +88,13 @@ def command(
       parser: the command's.
       argv: its arguments, None for those of the process.
       train: what it does, with its parser, its options and the signal to look out for.
+      again: as :func:`until_stopped` takes it.
     """
     args = parser.parse_args(argv)
     set_by_user = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     precision = set_by_user or "float32"
     with (
-        until_stopped(parser, argv) as sigterm,
+        until_stopped(parser, argv, again) as sigterm,
         jax.default_matmul_precision(precision),
     ):
         train(parser, args, sigterm)

@@ -260,6 +260,7 @@ def _progress_bar(title: str, total: int, done: int) -> "tqdm[Any]":
         unit="step",
         dynamic_ncols=True,
         initial=done,
+        leave=None,  # Unless it is below another bar.
         disable=not sharding.is_first_process(),
     )
 

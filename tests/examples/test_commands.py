@@ -33,8 +33,7 @@ SHARED = (
     " --checkpoint-dir --save-every --keep --vmap-seeds --mesh --dtype --batch-size"
 )
 OPTIONS = {
-    demo: "--methods --epochs --batch-size --seeds --seed --learning-rate --threshold"
-    " --power --eps --scale-learning-rate --out",
+    demo: "--methods --epochs --seeds --seed --out",
     vision: f"{SHARED} --distributed --evaluate-with-dropout",
     sentiment: f"{SHARED} --phrasebank --tokenizer --label-map",
     streams: f"{SHARED} --benchmark --scenario --tasks --epochs --model --stream-seed"
@@ -117,9 +116,7 @@ def stubs(monkeypatch, tmp_path):
     monkeypatch.setattr(streams.report, "write", nothing)
     monkeypatch.setattr(cli, "Runner", Runner)
     monkeypatch.setattr(vision, "save_samples", nothing)
-    monkeypatch.setattr(demo, "train", nothing)
-    monkeypatch.setattr(demo, "digits_then_permuted_digits", nothing)
-    monkeypatch.setattr(demo.report, "table", lambda runs: "")
+    monkeypatch.setattr(demo, "_learn", lambda *arguments: [])
     monkeypatch.setattr(demo.report, "save_figure", nothing)
     monkeypatch.setattr(verify, "_problem", stop)
     monkeypatch.chdir(tmp_path)

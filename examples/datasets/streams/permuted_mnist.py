@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from examples.datasets import mnist
+from examples.datasets import digits, mnist
 from examples.datasets.stream import Benchmark, Part, Published
 from examples.runner.data import Split, Task
 
@@ -65,6 +65,15 @@ BENCHMARKS = {
         lambda folder: _first(_load(folder)),
         mnist.normalise,
         60,
+        ("domain",),
+        permutations,
+    ),
+    # Of the demo: nothing is downloaded.
+    "permuted_digits": Benchmark(
+        "Permuted digits",
+        lambda folder: digits.load(),
+        mnist.normalise,
+        10,
         ("domain",),
         permutations,
     ),

@@ -1,129 +1,128 @@
 import os
 import signal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import classp_jax
-from examples.datasets.digits import digits_then_permuted_digits
+from examples.demo import __main__ as demo
 from examples.demo import report
-from examples.demo.__main__ import main
-from examples.demo.run import Run
-from examples.models.cnn import CNN
+from examples.demo.report import Learned
+from examples.report import index
 from examples.runner.data import Split, Task
-from examples.runner.trainer import Trainer
+from examples.runner.plan import OTHER, Method
+from examples.runner.run import Runner
+from examples.streams import report as of_sweep
+from examples.streams.tables import average
 
 
-def test_training_learns_and_draws_new_dropout_each_step():
-    rng = np.random.default_rng(0)
-    data = jnp.asarray(rng.normal(size=(8, 28, 28, 1)), jnp.float32), jnp.arange(8)
-    batches = np.tile(np.arange(8), (30, 1))
-    trainer = Trainer(CNN, classp_jax.classp(0.0))
-    _, losses = trainer.train_steps(trainer.init(0), *data, batches[:2])
-    assert losses[0] != losses[1]  # The rate is 0: only the dropout has changed.
-
-    trainer = Trainer(CNN, classp_jax.classp(0.1, apply_decay=False))
-    state, _ = trainer.train_steps(trainer.init(0), *data, batches)
-    assert trainer.accuracy(state.params, *data).dropout_off == 1.0
-    one_by_one, train_step = trainer.init(0), jax.jit(trainer.train_step)
-    for batch in batches[:3]:
-        one_by_one, loss = train_step(one_by_one, *data, batch)
-    _, losses = trainer.train_steps(trainer.init(0), *data, batches, 3)
-    np.testing.assert_allclose(losses[2], loss, rtol=1e-4)
+@pytest.fixture
+def few_digits(monkeypatch):
+    tasks = demo.STREAM.load()
+    few = {
+        name: Task(*(Split(x[:40], y[:40]) for x, y in task))
+        for name, task in tasks.items()
+    }
+    monkeypatch.setattr(type(demo.STREAM), "load", lambda self: few)
 
 
-def test_demo_prints_its_table_and_writes_its_figure(tmp_path, capsys, monkeypatch):
-    def some(seed):
-        return {
-            name: Task(*(Split(x[:40], y[:40]) for x, y in task))
-            for name, task in digits_then_permuted_digits(seed).items()
-        }
+def rows_of(text):
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if "|" in line]
 
-    monkeypatch.setattr("examples.demo.__main__.digits_then_permuted_digits", some)
-    arguments = "--methods sgd classp --epochs 1 1 --batch-size 20 --out"
-    main([*arguments.split(), str(tmp_path / "new" / "folder")])
+
+def test_demo_prints_its_table_and_writes_its_figure(few_digits, tmp_path, capsys):
+    folder = tmp_path / "new" / "folder"
+    options = ["--methods", "sgd", "classp", "--epochs", "1", "--seeds", "2"]
+    demo.main([*options, "--out", str(folder)])
     output = capsys.readouterr().out
-    figure = tmp_path / "new" / "folder" / "demo.png"
-    assert str(figure) in output
-    assert figure.read_bytes().startswith(b"\x89PNG")
-    assert figure.with_suffix(".md").read_text() in output
-    rows = [line for line in output.splitlines() if line.startswith("|")][2:]
-    assert [row.split(" | ")[0] for row in rows] == ["| SGD", "| CLASSP"]
-    assert [row.split(" | ")[-1] for row in rows] == ["0.0 |", "4.0 |"]
+    assert (folder / "demo.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("demo.md", "demo.png", "demo.svg"):
+        assert str(folder / name) in output and (folder / name).exists()
+    text = (folder / "demo.md").read_text()
+    assert text in output
+    header, _, *rows = rows_of(text)
+    assert [row[0] for row in rows] == ["SGD", "CLASSP"]
+    assert [row[header.index("bytes per weight")] for row in rows] == ["0.0", "4.0"]
 
 
-def test_a_sweep_cut_short_leaves_its_rows(tmp_path, monkeypatch):
-    def train(method, *args):
-        if method.title == "Adam":
-            raise KeyboardInterrupt
-        return Run(np.array([0, 5, 9]), np.zeros((3, 2)), 5, 7.0, 0.0)
+def test_ctrl_c_is_one_line_and_leaves_the_rows(
+    few_digits, tmp_path, monkeypatch, capsys
+):
+    train = Runner.train
 
-    monkeypatch.setattr("examples.demo.__main__.train", train)
-    with pytest.raises(KeyboardInterrupt):
-        main(["--methods", "sgd", "adam", "--out", str(tmp_path)])
-    assert "| SGD | 0.0 " in (tmp_path / "demo.md").read_text()
-    assert (tmp_path / "demo.png").exists()
-
-
-def test_ctrl_c_is_one_line_and_leaves_the_rows(tmp_path, monkeypatch, capsys):
-    def train(method, *args):
-        if method.title == "Adam":
+    def interrupted(self, phases, seeds, title="", *more):
+        if title == "CLASSP":
             os.kill(os.getpid(), signal.SIGINT)
-        return Run(np.array([0, 5, 9]), np.zeros((3, 2)), 5, 7.0, 0.0)
+        return train(self, phases, seeds, title, *more)
 
-    monkeypatch.setattr("examples.demo.__main__.train", train)
+    monkeypatch.setattr(Runner, "train", interrupted)
+    options = f"--methods sgd classp --epochs 1 --seed 0 --out {tmp_path}"
     with pytest.raises(SystemExit) as info:
-        main(["--methods", "sgd", "adam", "--out", str(tmp_path)])
+        demo.main(options.split())
     assert info.value.code == 0
-    assert capsys.readouterr().err == (
-        "Stopped by Ctrl-C; to begin anew: python -m examples.demo --methods sgd adam"
-        f" --out {tmp_path}\n"
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        last == f"Stopped by Ctrl-C; to begin anew: python -m examples.demo {options}"
     )
-    assert "| SGD | 0.0 " in (tmp_path / "demo.md").read_text()
-    assert "| Adam |" not in (tmp_path / "demo.md").read_text()
+    text = (tmp_path / "demo.md").read_text()
+    assert [row[0] for row in rows_of(text)[2:]] == ["SGD"]
 
 
-def test_table_means_over_seeds():
-    def run(*accuracy):
-        return Run(np.array([0, 5, 9]), np.array(accuracy), 5, 7.0, 8.0)
+def test_table_means_over_seeds(tmp_path):
+    def learned(label, *accuracies):
+        method = Method(f"{label}, α 1", (), family=OTHER)
+        return Learned(label, method, np.array(accuracies), 8.0, 7.4)
 
-    one = run([0.1, 0.1], [0.9, 0.2], [0.7, 0.8])
-    two = run([0.1, 0.1], [0.8, 0.2], [0.7, 0.9])
-    single, mean = report.table({"one": [one], "both": [one, two]}).splitlines()[2:]
-    assert single == "| one | 90.0 | 70.0 | 80.0 | 75.0 | 20.0 | 7 | 8.0 |"
-    assert mean == (
-        "| both | 85.0 ± 7.1 | 70.0 | 85.0 ± 7.1 | 77.5 ± 3.5 | 15.0 ± 7.1 | 7 | 8.0 |"
-    )
+    one, two = [[90.0, 20.0], [70.0, 80.0]], [[80.0, 20.0], [70.0, 90.0]]
+    both = [learned("one", one), learned("both", one, two)]
+    report.write(both, "What.", tmp_path / "demo.md")
+    text = (tmp_path / "demo.md").read_text()
+    assert "What. Settings: one, α 1; both, α 1. Made on " in text
+    single, mean = text.splitlines()[2:4]
+    assert single == "| one | 75.0 | 90.0 | 70.0 | 20.0 | 8.0 | 7 |"
+    assert mean == ("| both | 77.5 ± 3.5 | 85.0 ± 7.1 | 70.0 | 15.0 ± 7.1 | 8.0 | 7 |")
+
+
+def test_each_method_has_the_best_of_as_many_settings_in_the_sweep():
+    compared, found = of_sweep.read(index.ROOT / "results" / "demo" / "sweep")
+    fronts = {name: front for front in compared.fronts for name in front.methods}
+    for _, setting in demo.METHODS.values():
+        family = fronts[setting].family
+        averages = {
+            name: np.mean([average(compared, row) for row in of])
+            for name, of in found.items()
+            if fronts[name].family == family
+        }
+        assert len(averages) == 9
+        assert averages[setting] == max(averages.values())
+    settings = next(iter(found.values()))[0]["settings"]
+    made = {**demo.STREAM._asdict(), "model": demo.MODEL, "batch_size": demo.BATCH_SIZE}
+    assert settings["validation"] and settings["seed"] != demo.STREAM.seed
+    for name in ("benchmark", "tasks", "model", "batch_size"):
+        assert settings[name] == made[name]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("--methods rmsprop", "invalid choice: 'rmsprop'"),
-        ("--epochs 0 1", "must be 1 or more, got 0"),
+        ("--epochs 0", "must be 1 or more, got 0"),
         ("--seed -1", "must be 0 or more, below 2**31, got -1"),
         ("--out pyproject.toml", "File exists"),
-        ("--batch-size 4001", "at most 4000"),
-        ("--threshold -1", "threshold must be finite and at least 0"),
-        ("--learning-rate nan", "must be finite and above 0, got nan"),
     ],
 )
 def test_demo_names_what_is_wrong(arguments, message, capsys):
     with pytest.raises(SystemExit) as info:
-        main(arguments.split())
+        demo.main(arguments.split())
     assert info.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_help_lists_every_option(capsys):
+def test_help_fits_a_screen(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as info:
-        main(["--help"])
+        demo.main(["--help"])
     assert info.value.code == 0
     text = capsys.readouterr().out
-    options = (
-        "methods epochs batch-size seeds seed learning-rate threshold power eps out"
-    )
-    for option in options.split():
+    assert text.count("\n") <= 24
+    for option in ["methods", "epochs", "seeds", "seed", "out"]:
         assert f"--{option}" in text

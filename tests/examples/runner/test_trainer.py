@@ -7,12 +7,32 @@ import numpy as np
 import optax
 import pytest
 
+import classp_jax
+from examples.models.cnn import CNN
 from examples.runner.trainer import Trainer
 from tests.examples.helpers import (
     preprocess,
     random_split,
 )
 from tests.helpers import Network
+
+
+def test_training_learns_and_draws_new_dropout_each_step():
+    rng = np.random.default_rng(0)
+    data = jnp.asarray(rng.normal(size=(8, 28, 28, 1)), jnp.float32), jnp.arange(8)
+    batches = np.tile(np.arange(8), (30, 1))
+    trainer = Trainer(CNN, classp_jax.classp(0.0))
+    _, losses = trainer.train_steps(trainer.init(0), *data, batches[:2])
+    assert losses[0] != losses[1]  # The rate is 0: only the dropout has changed.
+
+    trainer = Trainer(CNN, classp_jax.classp(0.1, apply_decay=False))
+    state, _ = trainer.train_steps(trainer.init(0), *data, batches)
+    assert trainer.accuracy(state.params, *data).dropout_off == 1.0
+    one_by_one, train_step = trainer.init(0), jax.jit(trainer.train_step)
+    for batch in batches[:3]:
+        one_by_one, loss = train_step(one_by_one, *data, batch)
+    _, losses = trainer.train_steps(trainer.init(0), *data, batches, 3)
+    np.testing.assert_allclose(losses[2], loss, rtol=1e-4)
 
 
 def test_a_batch_with_none_in_it_is_a_smaller_one(experiment):
