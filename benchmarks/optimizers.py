@@ -17,6 +17,7 @@ from benchmarks import train_step
 from benchmarks.timing import in_turns, machine, spread
 from examples.datasets.mnist import normalise
 from examples.models.mlp import MLP
+from examples.runner import arguments
 from examples.runner.trainer import Trainer
 
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
@@ -68,17 +69,26 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.optimizers",
         description="Times the experiments' train steps by each optimizer.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        usage=arguments.USAGE,
+        formatter_class=arguments.HelpFormatter,
     )
-    parser.add_argument("--turns", type=int, default=15, help="turns of each")
     parser.add_argument(
-        "--models", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="which"
+        "--turns", type=int, default=15, metavar="N", help="times each is measured"
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=WORKLOADS,
+        default=list(WORKLOADS),
+        metavar="NAME",
+        help="whose train steps",
     )
     parser.add_argument(
         "--optimizers",
         nargs="+",
         choices=OPTIMIZERS,
         default=list(OPTIMIZERS),
+        metavar="NAME",
         help="which, beside SGD",
     )
     args = parser.parse_args(argv)

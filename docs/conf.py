@@ -26,7 +26,8 @@ def _mend_links(app, *where_and_text):
     *_, docname, text = where_and_text
     above = "../" * docname.count("/")
     text[0] = text[0].replace(f"](../{above}README.md", f"]({above}index.md")
-    file = r"(?:results|examples|benchmarks|tests)/[^)#]+\.(?:jsonl|md|py|txt)"
+    folders = "results|examples|benchmarks|tests"
+    file = rf"(?:(?:{folders})/[^)#]+\.(?:jsonl|md|py|txt)|CONTRIBUTING\.md)"
     link = rf"\[([^]]+)\]\((?:\.\./)*({file})\)"
     text[0] = re.sub(link, rf"{{download}}`\1 <../{above}\2>`", text[0])
 

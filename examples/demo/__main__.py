@@ -104,7 +104,8 @@ def _parser() -> argparse.ArgumentParser:
             " digits with their pixels permuted (task B), and shows how much of task A"
             " each optimizer keeps."
         ),
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        usage=arguments.USAGE,
+        formatter_class=arguments.HelpFormatter,
     )
     parser.add_argument(
         "--methods",
@@ -112,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=list(METHODS),
         default=list(METHODS),
         metavar="METHOD",
-        help=f"which optimizers to run, of {', '.join(METHODS)}",
+        help=f"what to train, of {', '.join(METHODS)}",
     )
     parser.add_argument(
         "--epochs",
@@ -123,20 +124,20 @@ def _parser() -> argparse.ArgumentParser:
         help="passes over each task",
     )
     parser.add_argument(
-        "--batch-size", type=positive_int, default=32, help="images a step"
+        "--batch-size",
+        type=positive_int,
+        default=32,
+        metavar="N",
+        help="images per step",
     )
-    arguments.add_seeds(
-        parser,
-        1,
-        "of the data split, the permutation, the weights, the dropout and the order;"
-        " several give means and deviations",
-    )
+    arguments.add_seeds(parser, 1)
     rates = parser.add_mutually_exclusive_group()
     rates.add_argument(
         "--learning-rate",
         nargs="+",
         type=positive_float,
-        help="for every method that runs; several give a row each (default: the"
+        metavar="RATE",
+        help="for every method; several give a row each (default: the"
         " method's own, "
         + ", ".join(
             f"{name} {of.hyperparameters['learning_rate']:g}"
@@ -150,21 +151,24 @@ def _parser() -> argparse.ArgumentParser:
         type=positive_float,
         default=[1.0],
         metavar="FACTOR",
-        help="multiplies each method's own learning rate; several give a row each",
+        help="multiply each method's own rate; several give a row each",
     )
-    classp = parser.add_argument_group("CLASSP's own")
+    classp = parser.add_argument_group("of CLASSP only")
     for name, meaning in {
         "threshold": "compared with the squared gradient",
         "power": "p of the accumulated |gradient|^p",
         "eps": "added to the accumulated sum",
     }.items():
         default = METHODS["classp"].hyperparameters[name]
-        classp.add_argument(f"--{name}", type=float, default=default, help=meaning)
+        classp.add_argument(
+            f"--{name}", type=float, default=default, metavar="X", help=meaning
+        )
     parser.add_argument(
         "--out",
         type=pathlib.Path,
         default=pathlib.Path("out/demo"),
-        help="folder for demo.md and demo.png",
+        metavar="FOLDER",
+        help="for demo.md and demo.png",
     )
     return parser
 

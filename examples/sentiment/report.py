@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     """Makes the tables and figures of a folder's rows."""
     what = (
         "Makes table.md, forgetting.png, equal_accuracy.png and fronts.png from the"
-        " rows that `python -m examples.sentiment` wrote."
+        " rows that `python -m examples.sentiment` wrote, and prints the tables."
     )
     parser = arguments.of_report(STUDY, what)
     args = parser.parse_args(argv)

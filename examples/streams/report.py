@@ -25,8 +25,9 @@ def main(argv: list[str] | None = None) -> None:
     stream = Stream("permuted_mnist", "domain", 10)
     parser = arguments.of_report(
         study(stream, 1, 64),
-        "Makes table.md and, but for --validation, matrices.png and curves.png of the"
-        " rows that `python -m examples.streams` wrote.",
+        "Makes table.md from the rows that `python -m examples.streams` wrote, and"
+        " prints the table. Also makes matrices.png and curves.png, but not of rows"
+        " made with --validation.",
     )
     args = parser.parse_args(argv)
     try:

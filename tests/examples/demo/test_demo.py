@@ -115,15 +115,3 @@ def test_demo_names_what_is_wrong(arguments, message, capsys):
         main(arguments.split())
     assert info.value.code == 2
     assert message in capsys.readouterr().err
-
-
-def test_help_lists_every_option(capsys):
-    with pytest.raises(SystemExit) as info:
-        main(["--help"])
-    assert info.value.code == 0
-    text = capsys.readouterr().out
-    options = (
-        "methods epochs batch-size seeds seed learning-rate threshold power eps out"
-    )
-    for option in options.split():
-        assert f"--{option}" in text

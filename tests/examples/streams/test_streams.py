@@ -379,15 +379,6 @@ def test_seeds_of_ones_own(tiny, tmp_path):
     assert [row["seed"] for row in rows.read(tmp_path / "rows.jsonl")] == [3, 1]
 
 
-def test_help_lists_options_and_groups(capsys):
-    with pytest.raises(SystemExit):
-        streams.main(["--help"])
-    text = capsys.readouterr().out
-    compared = study(stream("permuted_mnist"), 1, 8)
-    for name in ("--benchmark", "--best-in", *compared.groups):
-        assert name in text
-
-
 @pytest.mark.parametrize("name", SIGNALS)
 def test_sigterm_saves_and_says_how_to_go_on(tiny, tmp_path, capsys, monkeypatch, name):
     assert_sigterm_saves(streams, tmp_path, capsys, monkeypatch, name)

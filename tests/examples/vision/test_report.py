@@ -164,12 +164,3 @@ def test_command_names_what_is_wrong(content, message, tmp_path, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
-
-
-def test_help_lists_every_option(capsys):
-    with pytest.raises(SystemExit) as info:
-        main(["--help"])
-    assert info.value.code == 0
-    text = capsys.readouterr().out
-    for option in ("folder", "--evaluate-with-dropout", "--data-dir"):
-        assert option in text
