@@ -19,6 +19,7 @@ from examples.datasets.mnist import normalise
 from examples.models.mlp import MLP
 from examples.runner import arguments
 from examples.runner.trainer import Trainer
+from examples.runner.words import count
 
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "sgd": lambda: optax.sgd(0.01),
@@ -96,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     names = list(dict.fromkeys(["sgd", *args.optimizers]))
     works = [WORKLOADS[model]() for model in args.models]
     lines = [line for work in works for line in measure(work, names, args.turns)]
-    print(f"\nTrain step by optimizer, {machine()}, {args.turns} turns\n")
+    print(f"\nTrain step by optimizer, {machine()}, {count(args.turns, 'turn')}\n")
     print("| | median | smallest | largest |\n|---|---:|---:|---:|")
     print("\n".join(lines))
     print(f"\nJAX {jax.__version__}")

@@ -29,6 +29,7 @@ from examples.models.cnn import CNN
 from examples.models.transformer import Transformer
 from examples.runner import arguments
 from examples.runner.trainer import Trainer
+from examples.runner.words import count
 from tests.reference import cnn, transformer
 from tests.reference.optimizer import Classp
 
@@ -221,7 +222,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.backends.cudnn.allow_tf32 = False
     with jax.default_matmul_precision("float32"):
         lines = [x for m in args.models for x in measure(WORKLOADS[m](), args.turns)]
-    print(f"\nTrain step, CLASSP, {machine()}, {args.turns} turns\n")
+    print(f"\nTrain step, CLASSP, {machine()}, {count(args.turns, 'turn')}\n")
     print("| | median | smallest | largest |\n|---|---:|---:|---:|")
     print("\n".join(lines))
     print(f"\nJAX {jax.__version__}, PyTorch {torch.__version__}")

@@ -31,6 +31,7 @@ from classp_jax import baselines
 from examples.models.cnn import CNN
 from examples.models.transformer import Transformer
 from examples.runner import arguments
+from examples.runner.words import count
 from tests.reference.optimizer import Classp
 
 FLOOR = "floor"
@@ -270,8 +271,10 @@ def main(argv: list[str] | None = None) -> None:
         rows += of_weights
         if args.json:
             args.json.write_text(json.dumps(rows))
-    versions = f"JAX {jax.__version__}, Optax {optax.__version__}"
-    print(f"\n{machine()}, {args.turns} turns; {versions}, PyTorch {torch.__version__}")
+    print(
+        f"\n{machine()}, {count(args.turns, 'turn')}; JAX {jax.__version__},"
+        f" Optax {optax.__version__}, PyTorch {torch.__version__}"
+    )
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def _verify(args: argparse.Namespace) -> int:
     title = (
         f"{args.reading}{''.join(f', {name},' for name in target.static)} against"
         f" {args.torch_optimizer or 'the PyTorch reference'}, {args.problem},"
-        f" {args.mode}, {args.dtype}, {args.steps} steps;"
+        f" {args.mode}, {args.dtype}, {args.steps} step{'s' * (args.steps > 1)};"
         f" decay {_report.spans(schedule[0]['apply_decay'])}"
     )
     print(f"{title}\n\n{_report.table(comparison)}\n")

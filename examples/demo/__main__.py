@@ -15,6 +15,7 @@ from examples.runner.cli import until_stopped
 from examples.runner.plan import Method, make_optimizer
 from examples.runner.rows import device
 from examples.runner.stopping import Sigterm
+from examples.runner.words import count
 
 _TASKS = ["digits", "permuted digits"]
 
@@ -70,7 +71,7 @@ def _write(
     text = (
         f"{report.table(runs)}\n\n"
         f"Held-out accuracy, %, on A: digits, B: the same with their pixels permuted;"
-        f" {args.epochs[0]} epochs of A, then {args.epochs[1]} of B; seed"
+        f" {count(args.epochs[0], 'epoch')} of A, then {args.epochs[1]} of B; seed"
         f" {', '.join(map(str, arguments.seeds(args)))}; {device()},"
         f" JAX {jax.__version__}.\n"
     )

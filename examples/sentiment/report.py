@@ -108,7 +108,8 @@ def write(
         save_forgetting(lines, file("forgetting"), with_dropout=with_dropout)
         save_equal_accuracy(lines, file("equal_accuracy"), with_dropout=with_dropout)
         files += [file("forgetting"), file("equal_accuracy")]
-    page.announce(tables.of_run(STUDY, page.of_methods(found, methods)), files)
+    shown = tables.to_print(STUDY, found, methods)
+    page.announce(tables.of_run(STUDY, shown), files)
 
 
 def at_equal_accuracy(row: dict[str, Any], level: float) -> float:

@@ -10,7 +10,7 @@ from examples.datasets.stream import Stream, benchmarks
 from examples.models.registry import models
 from examples.report import page
 from examples.report.style import Line
-from examples.report.tables import Found, best, fate
+from examples.report.tables import Found, best, fate, to_print
 from examples.runner import arguments, rows
 from examples.runner.study import Study
 from examples.streams.figures import FIGURES
@@ -130,14 +130,15 @@ def write(
             path = folder / f"{name}{suffix}.png"
             save(compared, lines, path, with_dropout=with_dropout)
             files.append(path)
-    shown = page.of_methods(found, methods)
+    shown = to_print(compared, found, methods)
     page.announce([stream_table(compared, shown)], files)
 
 
 def _published(stream: Stream) -> list[str]:
     """Paragraphs of Markdown, none if there is nothing."""
     published = published_table(stream)
-    if not published or stream.validation:
+    is_full = stream.tasks == stream.definition.tasks
+    if not published or stream.validation or not is_full:
         return []
     return [
         "## Published",

@@ -82,7 +82,7 @@ def write(
     files = [folder / "rows.jsonl", folder / "table.md", *_write_tables(found, folder)]
     if figures:
         files += _write_figures(found, lines, folder, with_dropout)
-    shown = page.of_methods(found, methods)
+    shown = tables.to_print(STUDY, found, methods)
     page.announce([*tables.of_run(STUDY, shown), ablation_table(shown)], files)
 
 

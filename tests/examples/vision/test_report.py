@@ -99,7 +99,7 @@ def test_the_commands_seeds_that_have_no_row_are_told(folder):
     text = (path / "table.md").read_text()
     assert "--methods sgd --seeds 4 " in text
     assert "--methods joint --seeds 2 " in text
-    assert "With some of the command's seeds alone: sgd 0, 3." in text
+    assert "\n\nOf some methods only these seeds: sgd 0, 3." in text
 
 
 def test_the_command_names_the_dtype(folder):
