@@ -17,7 +17,9 @@ from benchmarks import train_step
 from benchmarks.timing import in_turns, machine, spread
 from examples.datasets.mnist import normalise
 from examples.models.mlp import MLP
+from examples.runner import arguments
 from examples.runner.trainer import Trainer
+from examples.runner.words import count
 
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "sgd": lambda: optax.sgd(0.01),
@@ -68,17 +70,26 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.optimizers",
         description="Times the experiments' train steps by each optimizer.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        usage=arguments.USAGE,
+        formatter_class=arguments.HelpFormatter,
     )
-    parser.add_argument("--turns", type=int, default=15, help="turns of each")
     parser.add_argument(
-        "--models", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="which"
+        "--turns", type=int, default=15, metavar="N", help="times each is measured"
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=WORKLOADS,
+        default=list(WORKLOADS),
+        metavar="NAME",
+        help="whose train steps",
     )
     parser.add_argument(
         "--optimizers",
         nargs="+",
         choices=OPTIMIZERS,
         default=list(OPTIMIZERS),
+        metavar="NAME",
         help="which, beside SGD",
     )
     args = parser.parse_args(argv)
@@ -86,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     names = list(dict.fromkeys(["sgd", *args.optimizers]))
     works = [WORKLOADS[model]() for model in args.models]
     lines = [line for work in works for line in measure(work, names, args.turns)]
-    print(f"\nTrain step by optimizer, {machine()}, {args.turns} turns\n")
+    print(f"\nTrain step by optimizer, {machine()}, {count(args.turns, 'turn')}\n")
     print("| | median | smallest | largest |\n|---|---:|---:|---:|")
     print("\n".join(lines))
     print(f"\nJAX {jax.__version__}")

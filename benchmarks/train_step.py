@@ -27,7 +27,9 @@ from benchmarks.timing import VOCABULARY, in_turns, machine, spread
 from examples.datasets.mnist import normalise
 from examples.models.cnn import CNN
 from examples.models.transformer import Transformer
+from examples.runner import arguments
 from examples.runner.trainer import Trainer
+from examples.runner.words import count
 from tests.reference import cnn, transformer
 from tests.reference.optimizer import Classp
 
@@ -199,11 +201,19 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.train_step",
         description="Times the experiments' train steps in JAX and PyTorch.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        usage=arguments.USAGE,
+        formatter_class=arguments.HelpFormatter,
     )
-    parser.add_argument("--turns", type=int, default=15, help="turns of each")
     parser.add_argument(
-        "--models", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="which"
+        "--turns", type=int, default=15, metavar="N", help="times each is measured"
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=WORKLOADS,
+        default=list(WORKLOADS),
+        metavar="NAME",
+        help="whose train steps",
     )
     args = parser.parse_args(argv)
 
@@ -212,7 +222,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.backends.cudnn.allow_tf32 = False
     with jax.default_matmul_precision("float32"):
         lines = [x for m in args.models for x in measure(WORKLOADS[m](), args.turns)]
-    print(f"\nTrain step, CLASSP, {machine()}, {args.turns} turns\n")
+    print(f"\nTrain step, CLASSP, {machine()}, {count(args.turns, 'turn')}\n")
     print("| | median | smallest | largest |\n|---|---:|---:|---:|")
     print("\n".join(lines))
     print(f"\nJAX {jax.__version__}, PyTorch {torch.__version__}")

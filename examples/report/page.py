@@ -12,6 +12,7 @@ from examples.report.tables import Found
 from examples.runner import rows
 from examples.runner.plan import Phase
 from examples.runner.study import SPLIT_TITLES, Study, families
+from examples.runner.words import count
 
 _MOST_LINES = 6  # In the figure along training.
 
@@ -64,11 +65,6 @@ def of_settings(
         for name, method in study.methods.items()
     }
     return {name: of_method for name, of_method in selected.items() if of_method}
-
-
-def of_methods(found: Found, names: Iterable[str] | None) -> Found:
-    """The rows of some methods alone, None for all."""
-    return found if names is None else {n: found[n] for n in names if n in found}
 
 
 def announce(tables_of_run: Iterable[str], files: Iterable[pathlib.Path]) -> None:
@@ -178,7 +174,9 @@ def training_lines(
         if wrong := len(of_method) - len(well):
             fates = filter(None, (tables.fate(study, row) for row in of_method))
             why = ", ".join(dict.fromkeys(fates))
-            not_drawn.append(f"{title}, {wrong} of {len(of_method)} seeds: {why}")
+            not_drawn.append(
+                f"{title}, {wrong} of {count(len(of_method), 'seed')}: {why}"
+            )
         if well and phases in drawn.values():
             same = next(of for of, others in drawn.items() if others == phases)
             not_drawn.append(f"{title}: the same computation as {same}")
@@ -237,9 +235,9 @@ def provenance(
     commands = [
         f"python -m examples.{study.experiment}"
         f" --methods {' '.join(families(sorted(of_count)))}"
-        f" --seeds {count}{options}{more}{of_dtype} --out {out}"
+        f" --seeds {seeds}{options}{more}{of_dtype} --out {out}"
         for more, found in runs.items()
-        for count, of_count in sorted(_names_by_count(study, found).items())
+        for seeds, of_count in sorted(_names_by_count(study, found).items())
     ]
     report = f"python -m examples.{study.experiment}.report {out}"
     commands.append(report + " --no-figures" * (not figures))
@@ -249,10 +247,11 @@ def provenance(
         for part in row["results"]
     )
     if len(made_on) == 1:
-        where = f"{len(of_rows)} rows, made on {next(iter(made_on))}."
+        where = f"{count(len(of_rows), 'row')}, made on {next(iter(made_on))}."
     else:
         where = "Rows of several devices or versions:\n\n" + "\n".join(
-            f"- {count} phases trained on {device}" for device, count in made_on.items()
+            f"- {count(phases, 'phase')} trained on {device}"
+            for device, phases in made_on.items()
         )
     gaps = [
         f"{name} {', '.join(str(row['seed']) for row in of_method)}"
@@ -261,11 +260,11 @@ def provenance(
         for name, of_method in found.items()
         if len(of_method) <= _last_seed(of_method)
     ]
+    paragraphs = ["## How it was made", "\n".join(["```", *commands, "```"]), where]
     if gaps:
-        where += f" With some of the command's seeds alone: {'; '.join(gaps)}."
-    others = f"Left out: {left_out} rows of other methods or settings, or made again."
-    code = "\n".join(["```", *commands, "```"])
-    return ["## How it was made", code, where, *([others] if left_out else [])]
+        paragraphs.append(f"Of some methods only these seeds: {'; '.join(gaps)}.")
+    others = f"Left out: {count(left_out, 'row')} of other methods or settings, or made"
+    return [*paragraphs, *[f"{others} again."] * (left_out > 0)]
 
 
 def _names_by_count(study: Study, found: Found) -> dict[int, list[str]]:

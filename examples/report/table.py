@@ -28,12 +28,12 @@ def cell(values: Iterable[float], digits: int) -> str:
       digits: behind the decimal point.
 
     Returns:
-      ``"85.0 ± 7.1"``; the mean alone where nothing deviates; an en dash where a value
-      is NaN, because it wasn't measured.
+      ``"85.0 ± 7.1"``; only the mean where nothing deviates, and 0.0 for -0.0; an en
+      dash where a value is NaN, because it wasn't measured.
     """
     values = np.fromiter(values, float)
     if np.isnan(values).any():
         return "\N{EN DASH}"
-    text = f"{values.mean():.{digits}f}"
+    text = f"{values.mean():z.{digits}f}"
     deviation = values.std(ddof=1) if len(values) > 1 else 0.0
     return f"{text} ± {deviation:.{digits}f}" if deviation else text

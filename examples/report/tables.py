@@ -2,13 +2,14 @@
 
 import collections
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from examples.report.measures import Rows, accuracy, forgetting, learned, updated
 from examples.report.table import cell, table
 from examples.runner.study import SPLIT_TITLES, Front, Study
 
+_MOST_PRINTED = 20  # Methods, each with all of its settings.
 Found = dict[str, Rows]
 """The rows of each method that has any, by its name."""
 
@@ -98,6 +99,27 @@ def measured_table(study: Study, found: Found) -> str:
         "seeds",
     ]
     return table(header, lines)
+
+
+def to_print(study: Study, found: Found, names: Iterable[str] | None) -> Found:
+    """The rows of which a command prints a table.
+
+    Args:
+      study: what was compared.
+      found: all rows.
+      names: of the methods; None for all.
+
+    Returns:
+      The rows of these methods; of more than fit a screen, each front's best alone.
+    """
+    of = {name: found[name] for name in names or found if name in found}
+    if len(of) <= _MOST_PRINTED:
+        return of
+    fronts = [front for front in study.fronts if of.keys() & front.methods.keys()]
+    kept = {best(study, front, of) for front in fronts}
+    for group in ("paper", "joint"):
+        kept |= study.groups.get(group, {}).keys()
+    return {name: of_method for name, of_method in of.items() if name in kept}
 
 
 def of_run(study: Study, found: Found) -> list[str]:

@@ -13,11 +13,23 @@ from examples.runner.study import Study, families
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds the default to each option's help, unless there is none; cuts no word."""
+    """Fits 80 columns, names the defaults that say something, and cuts no word."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=28, width=80)
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if action.nargs == argparse.ONE_OR_MORE:
+            return f"{action.metavar or default_metavar} ..."
+        if action.nargs == argparse.ZERO_OR_MORE and action.metavar:
+            return f"[{action.metavar} ...]"
+        return super()._format_args(action, default_metavar)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None:
+        if action.default is None or isinstance(action.default, bool):
             return action.help
+        if isinstance(action.default, list) and "%(default)" not in (action.help or ""):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
         return super()._get_help_string(action)
 
     def _split_lines(self, text: str, width: int) -> list[str]:
@@ -26,6 +38,10 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return textwrap.wrap(
             text, width, break_on_hyphens=False, break_long_words=False
         )
+
+
+USAGE = "%(prog)s [OPTION ...]"
+"""Of a command whose options the help lists below."""
 
 
 def of_experiment(
@@ -50,10 +66,10 @@ def of_experiment(
     name, methods = study.experiment, study.methods
     parser = argparse.ArgumentParser(
         prog=f"python -m examples.{name}",
+        usage=USAGE,
         description=(
-            f"{description} and writes a row of results a method and seed; a second"
-            f" call goes on where the first stopped. python -m examples.{name}.report"
-            " makes the tables and figures alone."
+            f"{description}. Writes a row of results per method and seed, then the"
+            " table. The same command goes on where it stopped."
         ),
         formatter_class=HelpFormatter,
     )
@@ -63,104 +79,103 @@ def of_experiment(
         type=_one_of([*study.groups, *methods]),
         default=default or [next(iter(study.groups))],
         metavar="METHOD",
-        help="which to train: the groups "
-        + "; ".join(f"{group} ({len(of)})" for group, of in study.groups.items())
-        + "; or single ones, of "
-        + ", ".join(families(methods)),
+        help="what to train: names that --list-methods lists",
     )
     parser.add_argument(
         "--list-methods",
         action=_ListMethods,
         nargs=0,
         study=study,
-        help="print the methods' names and titles, and end",
+        help="print all methods and groups of methods, and stop",
     )
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print what would be trained and in how many steps, and end",
+        help="print what would be trained and for how many steps",
     )
-    add_seeds(parser, 10, f"of the weights, the order of the {examples}, the dropout")
+    add_seeds(parser, 10)
     parser.add_argument(
         "--data-dir",
         type=pathlib.Path,
-        help="TFDS's folder of data sets; what's missing and free to download is"
-        " downloaded (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)",
+        metavar="FOLDER",
+        help="of TFDS; what is missing is downloaded (default: $TFDS_DATA_DIR or"
+        " ~/tensorflow_datasets)",
     )
     parser.add_argument(
         "--out",
         type=pathlib.Path,
         default=pathlib.Path(f"out/{name}"),
-        help="folder for rows.jsonl, tables and figures",
+        metavar="FOLDER",
+        help="for rows, tables and figures",
     )
     parser.add_argument(
         "--checkpoint-dir",
         type=pathlib.Path,
-        help="folder of checkpoints (default: checkpoints in --out)",
+        metavar="FOLDER",
+        help="for checkpoints (default: checkpoints in --out)",
     )
     parser.add_argument(
         "--save-every",
         type=positive_int,
         default=500,
         metavar="STEPS",
-        help="steps between two checkpoints of a phase; SIGTERM and Ctrl-C make one and"
-        " stop",
+        help="steps between two checkpoints",
     )
     parser.add_argument(
         "--keep",
         type=positive_int,
         default=2,
         metavar="N",
-        help="how many checkpoints of a phase are kept while it is trained",
+        help="checkpoints kept",
     )
     parser.add_argument(
         "--vmap-seeds",
         type=positive_int,
         metavar="N",
-        help="how many seeds train side by side in one program (default: 1 on a CPU,"
-        " all elsewhere)",
+        help="seeds per program (default: 1 on a CPU, else all)",
     )
     parser.add_argument(
         "--dtype",
         choices=["float32", "bfloat16"],
         default="float32",
-        help="of the weights and activations; what CLASSP collects is float32",
+        metavar="NAME",
+        help="of weights: float32, bfloat16",
     )
     parser.add_argument(
         "--mesh",
         nargs="+",
         type=sharding.axis,
         metavar="AXIS=N",
-        help="train on N devices: data=N cuts each batch among them, model=N the large"
-        " weights; with both, on as many as their product",
+        help="devices: data=N cuts batches, model=N large weights",
     )
     parser.add_argument(
         "--distributed",
         nargs="*",
-        metavar=("HOST:PORT", "COUNT ID"),
-        help="train together with other processes, started likewise: on a TPU slice and"
-        " under Slurm they find each other, elsewhere give the first one's address, how"
-        " many there are and which this is, from 0 on; --out must be shared",
+        metavar="X",
+        help="join other processes: HOST:PORT of the first, COUNT and ID; nothing on a"
+        " TPU slice or under Slurm",
     )
     parser.add_argument(
         "--evaluate-with-dropout",
         action="store_true",
-        help="draw the figures from accuracies with dropout left on, as the paper's"
-        " code measured them; the rows have both",
+        help="draw accuracies measured with dropout on",
     )
     parser.add_argument(
-        "--batch-size", type=positive_int, default=batch_size, help=f"{examples} a step"
+        "--batch-size",
+        type=positive_int,
+        default=batch_size,
+        metavar="N",
+        help=f"{examples} per step",
     )
     return parser
 
 
-def add_seeds(parser: argparse.ArgumentParser, count: int, what: str) -> None:
+def add_seeds(parser: argparse.ArgumentParser, count: int) -> None:
     """Adds ``--seeds`` and ``--seed``, which mean the same to every command.
 
     Args:
       parser: of the command.
       count: of the seeds, by default.
-      what: they are of.
     """
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
@@ -168,10 +183,14 @@ def add_seeds(parser: argparse.ArgumentParser, count: int, what: str) -> None:
         type=_count_of_seeds,
         default=count,
         metavar="N",
-        help=f"the seeds 0 to N - 1, {what}",
+        help="train with the seeds 0 to N - 1",
     )
     which.add_argument(
-        "--seed", nargs="+", type=natural_int, help="these seeds instead"
+        "--seed",
+        nargs="+",
+        type=natural_int,
+        metavar="S",
+        help="train with these seeds instead",
     )
 
 
@@ -200,16 +219,18 @@ def of_report(study: Study, description: str) -> argparse.ArgumentParser:
         nargs="?",
         type=pathlib.Path,
         default=pathlib.Path("out") / study.experiment,
-        help="holds rows.jsonl; the tables and figures are written there",
+        help="holds rows.jsonl; tables and figures are written there",
     )
     parser.add_argument(
         "--evaluate-with-dropout",
         action="store_true",
-        help="draw the figures from the accuracies with dropout left on, as files"
-        " named *_with_dropout.png",
+        help="draw accuracies measured with dropout on, in *_with_dropout.png",
     )
     parser.add_argument(
-        "--no-figures", dest="figures", action="store_false", help="make tables alone"
+        "--no-figures",
+        dest="figures",
+        action="store_false",
+        help="write tables only",
     )
     return parser
 
@@ -222,7 +243,7 @@ def _one_of(names: list[str]) -> Callable[[str], str]:
             return text
         close = ", ".join(difflib.get_close_matches(text, names)) or "none is close"
         raise argparse.ArgumentTypeError(
-            f"invalid choice: {text!r} (closest: {close}; --help lists all)"
+            f"invalid choice: {text!r} (closest: {close}; --list-methods lists all)"
         )
 
     return of

@@ -8,6 +8,7 @@ from examples.runner.checks import check_experiment
 from examples.runner.data import Experiment
 from examples.runner.method_checks import check_method
 from examples.runner.plan import Method, as_json
+from examples.runner.words import count
 
 
 def describe(
@@ -50,14 +51,15 @@ def describe(
                 key = json.dumps([as_json(method.phases[:number]), seed])
                 total += steps[number - 1] * (key not in trained)
                 trained.add(key)
-        epochs = sum(count for p in method.phases for count in p.epochs.values())
+        epochs = sum(sum(phase.epochs.values()) for phase in method.phases)
         most = "at most " * any(p.stop_loss is not None for p in method.phases)
         lines.append(
-            f"{name} ({method.title}): {len(todo)} of {len(seeds)} seeds, each"
-            f" {most}{epochs} epochs in {len(steps)} phases, {sum(steps)} steps"
+            f"{name} ({method.title}): {len(todo)} of {count(len(seeds), 'seed')}, each"
+            f" {most}{count(epochs, 'epoch')} in {count(len(steps), 'phase')},"
+            f" {count(sum(steps), 'step')}"
         )
     lines.append(
-        f"Together {total} steps of {experiment.batch_size} examples; what several"
-        " methods begin with is trained once."
+        f"Together {count(total, 'step')} of {experiment.batch_size} examples; what"
+        " several methods begin with is trained once."
     )
     return lines

@@ -59,30 +59,28 @@ def _parser() -> argparse.ArgumentParser:
         "--phrasebank",
         type=pathlib.Path,
         metavar="FILE",
-        help="FinancialPhraseBank-v1.0.zip, as its authors publish it (default: what"
-        " TFDS has prepared, or that file in its folder of manual downloads)",
+        help="FinancialPhraseBank-v1.0.zip (default: of TFDS)",
     )
     parser.add_argument(
         "--tokenizer",
         choices=TOKENIZERS,
         default="spacy",
-        help="spaCy's rule-based English one, as in the paper's experiment, or words"
-        " and punctuation by a regular expression",
+        help="spaCy's as in the paper, or words",
     )
     parser.add_argument(
         "--label-map",
         choices=LABEL_MAPS,
         default="sentiment",
-        help="IMDB's positive reviews as PhraseBank's positive class, or as its neutral"
-        " one, as in the paper's code",
+        help="IMDB's positive reviews are PhraseBank's positive class (sentiment), or"
+        " its neutral one as in the paper's code (released)",
     )
     parser.add_argument(
-        "--positions", action="store_true", help="tell the encoder tokens' positions"
+        "--positions", action="store_true", help="encode the positions of tokens"
     )
     parser.add_argument(
         "--mask-padding",
         action="store_true",
-        help="leave padding out of the attention, and read a text's own last token",
+        help="attend to no padding, and read the last real token",
     )
     return parser
 

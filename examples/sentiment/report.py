@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     """Makes the tables and figures of a folder's rows."""
     what = (
         "Makes table.md, forgetting.png, equal_accuracy.png and fronts.png from the"
-        " rows that `python -m examples.sentiment` wrote."
+        " rows that `python -m examples.sentiment` wrote, and prints the tables."
     )
     parser = arguments.of_report(STUDY, what)
     args = parser.parse_args(argv)
@@ -118,7 +118,8 @@ def write(
         save_forgetting(lines, file("forgetting"), with_dropout=with_dropout)
         save_equal_accuracy(lines, file("equal_accuracy"), with_dropout=with_dropout)
         files += [file("forgetting"), file("equal_accuracy")]
-    page.announce(tables.of_run(STUDY, page.of_methods(found, methods)), files)
+    shown = tables.to_print(STUDY, found, methods)
+    page.announce(tables.of_run(STUDY, shown), files)
 
 
 def equal_accuracy_table(found: Found) -> str:

@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     known = benchmarks()
     of = known[_DEFAULT]
     default = Stream(_DEFAULT, of.scenarios[0], of.tasks)
-    what = "Trains a network on a stream of tasks, one after the other,"
+    what = "Trains a network on a stream of tasks, one after the other"
     parser = arguments.of_experiment(
         study(default, 1, _BATCH_SIZE), what, "images", _BATCH_SIZE, _METHODS
     )
@@ -117,58 +117,59 @@ def _parser() -> argparse.ArgumentParser:
         "--benchmark",
         choices=known,
         default=_DEFAULT,
-        help="the stream; of MNIST and Fashion-MNIST as Avalanche has them",
+        metavar="NAME",
+        help=", ".join(known),
     )
     parser.add_argument(
         "--scenario",
         choices=SCENARIOS,
-        help="domain-, class- or task-incremental (default: the stream's first of "
-        + "; ".join(f"{name}: {', '.join(b.scenarios)}" for name, b in known.items())
-        + ")",
+        metavar="NAME",
+        help=f"{', '.join(SCENARIOS)} (default: the stream's own)",
     )
     parser.add_argument(
         "--tasks",
         type=arguments.positive_int,
         metavar="N",
-        help="the first N tasks of the stream alone (default: all; "
-        + ", ".join(f"{name}: {b.tasks}" for name, b in known.items())
-        + ")",
+        help="only the first N tasks of the stream (default: all)",
     )
     parser.add_argument(
-        "--epochs", type=arguments.positive_int, default=1, help="on each task"
+        "--epochs",
+        type=arguments.positive_int,
+        default=1,
+        metavar="N",
+        help="per task",
     )
     parser.add_argument(
         "--model",
         choices=models(),
         default="mlp",
-        help="; ".join(f"{name}: {model.what}" for name, model in models().items()),
+        metavar="NAME",
+        help=", ".join(models()),
     )
     parser.add_argument(
         "--loss",
         choices=LOSSES,
         default=_LOSS,
-        help="what is trained on, of --scenario class: "
-        + "; ".join(f"{name}: {what}" for name, what in LOSSES.items()),
+        help="over all or present classes",
     )
     parser.add_argument(
         "--stream-seed",
         type=arguments.natural_int,
         default=0,
-        help="of the permutations, rotations or order of classes (0: as numbered)",
+        metavar="S",
+        help="of permutations, angles, class order",
     )
     parser.add_argument(
         "--validation",
         action="store_true",
-        help="hold out a tenth of the training set, and measure on it instead of the"
-        " test set: to choose settings, on another --stream-seed",
+        help="measure on a tenth of the training set, held out",
     )
     parser.add_argument(
         "--best-in",
         type=pathlib.Path,
         metavar="FOLDER",
-        help="of each of the methods train the setting alone that has the best average"
-        " accuracy in this folder's rows, such as those of --validation: the mean over"
-        " all --stream-seed and seeds, which must be the same of each setting",
+        help="train only each method's setting with the best average accuracy in the"
+        " rows of this folder",
     )
     return parser
 

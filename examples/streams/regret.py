@@ -27,9 +27,9 @@ def main(argv: list[str] | None = None) -> None:
     """Makes the page and the figure of all validation rows below a folder."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.streams.regret",
-        description="Makes regret.md and regret.png of all rows of validation streams"
-        " below a folder: for each method and stream, by how much the setting chosen on"
-        " the other benchmarks is behind the best one there.",
+        description="Makes regret.md and regret.png from all rows of validation streams"
+        " below a folder, and prints the first table. For each method and stream, they"
+        " show how far the setting chosen on the other benchmarks is behind the best.",
         formatter_class=arguments.HelpFormatter,
     )
     parser.add_argument(
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         nargs="?",
         type=pathlib.Path,
         default=pathlib.Path("results/streams"),
-        help="holds folders with rows.jsonl; page and figure are written there",
+        help="holds folders with rows.jsonl; regret.md is written there",
     )
     args = parser.parse_args(argv)
     try:

@@ -9,7 +9,7 @@ from typing import Any
 from examples.datasets.stream import Stream, benchmarks
 from examples.models.registry import models
 from examples.report import page
-from examples.report.tables import Found
+from examples.report.tables import Found, to_print
 from examples.runner import arguments, rows
 from examples.runner.study import Study
 from examples.streams.figures import FIGURES, chosen
@@ -24,8 +24,9 @@ def main(argv: list[str] | None = None) -> None:
     stream = Stream("permuted_mnist", "domain", 10)
     parser = arguments.of_report(
         study(stream, 1, 64),
-        "Makes table.md and, but for --validation, matrices.png and curves.png of the"
-        " rows that `python -m examples.streams` wrote.",
+        "Makes table.md from the rows that `python -m examples.streams` wrote, and"
+        " prints the table. Also makes matrices.png and curves.png, but not of rows"
+        " made with --validation.",
     )
     args = parser.parse_args(argv)
     try:
@@ -119,14 +120,15 @@ def write(
             path = folder / f"{name}{suffix}.png"
             save(compared, found, path, with_dropout=with_dropout)
             files.append(path)
-    shown = page.of_methods(found, methods)
+    shown = to_print(compared, found, methods)
     page.announce([stream_table(compared, shown)], files)
 
 
 def _published(stream: Stream) -> list[str]:
     """Paragraphs of Markdown, none if there is nothing."""
     published = published_table(stream)
-    if not published or stream.validation:
+    is_full = stream.tasks == stream.definition.tasks
+    if not published or stream.validation or not is_full:
         return []
     return [
         "## Published",

@@ -88,7 +88,7 @@ def write(
     files = [folder / "rows.jsonl", folder / "table.md", *_write_tables(found, folder)]
     if figures:
         files += _write_figures(found, lines, folder, with_dropout)
-    shown = page.of_methods(found, methods)
+    shown = tables.to_print(STUDY, found, methods)
     page.announce([*tables.of_run(STUDY, shown), ablation_table(shown)], files)
 
 
@@ -150,15 +150,16 @@ def _ablated(found: Found) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     what = (
-        "Makes table.md, fronts.png and training.png, of the ablation's rows"
-        " ablation.md and ablation.png, and summary.md where all of its methods were"
-        " run, from the rows that `python -m examples.vision` wrote."
+        "Makes tables and figures from the rows that `python -m examples.vision` wrote,"
+        " and prints the tables. Of the ablation it makes ablation.md and ablation.png;"
+        " summary.md needs rows of all its methods."
     )
     parser = arguments.of_report(STUDY, what)
     parser.add_argument(
         "--data-dir",
         type=pathlib.Path,
-        help="TFDS's folder of data sets, for samples.png, which isn't made without",
+        metavar="FOLDER",
+        help="data sets of TFDS, to draw samples.png too",
     )
     return parser
 

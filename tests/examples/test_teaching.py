@@ -4,7 +4,11 @@ import ast
 import pathlib
 import re
 
+import jax
+import numpy as np
+import optax
 import pytest
+from flax import nnx
 
 from examples import (
     equinox_mlp,
@@ -19,7 +23,8 @@ from examples import (
 from examples.report import index
 
 FOLDER = pathlib.Path(two_tasks.__file__).parent
-ALWAYS = {"__future__", "classp_jax", "jax", "numpy", "optax", "pathlib", "sys"}
+STANDARD = {"__future__", "pathlib", "sys", "typing"}
+ALWAYS = STANDARD | {"classp_jax", "jax", "numpy", "optax"}
 FRAMEWORKS = {
     two_tasks: set(),
     unannounced: set(),
@@ -28,7 +33,7 @@ FRAMEWORKS = {
     equinox_mlp: {"equinox"},
     from_adam: set(),
     from_pytorch: {"torch"},
-    your_own_stream: {"flax", "examples"},
+    your_own_stream: {"flax", "matplotlib", "mlxtend", "tensorflow_datasets"},
 }
 
 
@@ -80,17 +85,38 @@ def test_from_adam(capsys):
 
 
 def test_your_own_stream(tmp_path, capsys):
-    your_own_stream.main(tmp_path)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line[:1] == "|"]
+    your_own_stream.main(out=str(tmp_path))
+    lines = (tmp_path / "table.md").read_text().splitlines()
     averages = {
         title.strip(): float(average.strip(" %"))
         for title, average, _ in (line.strip("|").split("|") for line in lines[2:])
     }
-    assert averages["SGD"] < averages["CLASSP"]
-    # A second call trains nothing: the rows are there.
-    rows = (tmp_path / "rows.jsonl").read_text()
-    your_own_stream.main(tmp_path)
-    assert (tmp_path / "rows.jsonl").read_text() == rows
+    assert averages["SGD"] < averages["CLASSP"] < averages["classp_gram"]
+    assert (tmp_path / "accuracy.png").exists()
+    assert capsys.readouterr().out.startswith("\n".join(lines))
+
+
+def test_your_own_stream_takes_the_name_of_a_data_set(monkeypatch):
+    def data_source(name, split):
+        images = [
+            {"image": np.full((2, 3, 1), i, np.uint8), "label": i} for i in (0, 1)
+        ]
+        return images[: 1 + (name, split).count("train")]
+
+    monkeypatch.setattr("tensorflow_datasets.data_source", data_source)
+    (inputs, labels), (held_out, _) = your_own_stream.load("mnist")
+    assert inputs.shape == (2, 6) and held_out.shape == (1, 6)
+    assert labels.tolist() == [0, 1]
+
+
+def test_your_own_stream_trains_batch_norm(monkeypatch):
+    monkeypatch.setattr(your_own_stream, "STEPS", 2)
+    models = [your_own_stream.make_model(nnx.Rngs(0)) for _ in range(2)]
+    monkeypatch.setattr(your_own_stream, "make_model", lambda rngs: models[0])
+    task = np.ones((4, 784), np.float32), np.array([0, 1, 0, 1])
+    your_own_stream.learn(optax.sgd(0.1), [task], [task], 0)
+    trained, before = (nnx.state(model, nnx.BatchStat) for model in models)
+    assert not np.allclose(*(jax.tree.leaves(of)[0] for of in (trained, before)))
 
 
 @pytest.mark.parametrize("experiment", ["demo", "vision", "sentiment", "streams"])

@@ -474,7 +474,7 @@ def test_help_fits_on_a_screen(capsys):
     with pytest.raises(SystemExit):
         verify("--help")
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) <= 50
+    assert len(lines) <= 40
     assert max(map(len, lines)) <= 80
 
 

@@ -20,7 +20,7 @@ def test_training_lines_leave_out_what_went_wrong_and_what_is_the_same():
     assert [of_row["seed"] for of_row in lines["SGD"].rows] == [1]
     assert not_drawn == [
         "SGD, 1 of 2 seeds: not finite",
-        "CLASSP, Algorithm 1, θ 0.5, 1 of 1 seeds: learns no MNIST",
+        "CLASSP, Algorithm 1, θ 0.5, 1 of 1 seed: learns no MNIST",
         "CLASSP, released, no θ: the same computation as CLASSP, released, θ 0.5",
     ]
 

@@ -71,3 +71,16 @@ def test_measured_table_adds_the_best_of_each_front_and_joint_training():
 )
 def test_fate_says_what_went_wrong(changes, fate):
     assert tables.fate(STUDY, row("sgd", **changes)) == fate
+
+
+def test_what_fits_no_screen_is_printed_as_the_best_of_each_front():
+    fronts = [front for front in STUDY.fronts if len(front.methods) > 5]
+    found = {name: [row(name)] for front in fronts for name in front.methods}
+    found |= {"sgd": [row("sgd")], "joint": [row("joint")]}
+    best = next(iter(EWC.methods))
+    found[best] = [row(best, final=(1.0, 1.0))]
+    few = tables.to_print(STUDY, found, ["sgd", best, "classp"])
+    assert few == {"sgd": found["sgd"], best: found[best]}
+    printed = tables.to_print(STUDY, found, None)
+    assert {"sgd", "joint", best} <= set(printed)
+    assert all(len(printed.keys() & front.methods.keys()) == 1 for front in fronts)

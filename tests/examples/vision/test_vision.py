@@ -157,15 +157,6 @@ def test_missing_data_is_one_clear_line(monkeypatch, capsys, tmp_path):
     assert "put it there" in capsys.readouterr().err
 
 
-def test_help_lists_options_and_groups(capsys):
-    with pytest.raises(SystemExit) as info:
-        vision.main(["--help"])
-    assert info.value.code == 0
-    text = capsys.readouterr().out
-    for name in ("--evaluate-with-dropout", "--vmap-seeds", *STUDY.groups):
-        assert name in text
-
-
 class Linear(nnx.Module):
     """What compiles in no time."""
 
