@@ -1,7 +1,7 @@
 """The figures that the experiments share."""
 
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -64,7 +64,8 @@ def save_fronts(
         values += of_values
     if joint:
         ax.plot(*bests[-1], "*", color="black", ms=12, zorder=4)
-        titles.append([End(*bests[-1], "Joint training", "black")])
+        x, y = bests[-1]
+        titles.append([End(x, y, "Joint training", "black")])
     (first, second), (y_split, x_split) = study.tasks.values(), study.judged_on.values()
     ax.set(
         xlim=(low[0], high[0]),
@@ -148,7 +149,7 @@ def _draw(
     ax.plot(x, y, color=colour, lw=front.family.width, marker=marker, ms=6, zorder=3)
     seen = np.all((points.mean >= low) & (points.mean <= high), axis=1)
     bars = seen & np.any(points.deviation > 0, axis=1)
-    look = dict(fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.4)
+    look: dict[str, Any] = dict(fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.4)
     ax.errorbar(x[bars], y[bars], y_bar[bars], x_bar[bars], **look)
     ends = np.flatnonzero(seen)[[0, -1]]
     title = [End(x[i], y[i], front.title, colour) for i in ends]

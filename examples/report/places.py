@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -39,7 +40,8 @@ def label_points(ax: Axes, labels: Sequence[Sequence[End]], size: float) -> None
     """
     figure = ax.get_figure(root=True)
     assert isinstance(figure, Figure)
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    canvas: Any = FigureCanvasAgg(figure)
+    renderer = canvas.get_renderer()
     figure.draw_without_rendering()  # Only now the axes have their place.
     taken = [text.get_window_extent(renderer) for text in ax.texts]
     drawn = _samples(ax)
@@ -72,7 +74,7 @@ def label_points(ax: Axes, labels: Sequence[Sequence[End]], size: float) -> None
 
 def _samples(ax: Axes) -> np.ndarray:
     """Points along all lines and bars, in pixels."""
-    lines = [np.transpose(line.get_data()) for line in ax.lines]
+    lines: list[Any] = [line.get_xydata() for line in ax.lines]
     for bars in ax.collections:
         if isinstance(bars, LineCollection):
             lines += bars.get_segments()

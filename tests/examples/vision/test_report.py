@@ -73,7 +73,7 @@ def test_command_writes_what_the_rows_allow(folder):
     path = folder(row("sgd", 0), row("sgd", 1, device="a GPU"))
     main([str(path)])
     written = {file.name for file in path.iterdir()}
-    assert written == {"rows.jsonl", "table.md", "training.png"}
+    assert written == {"rows.jsonl", "table.md", "training.png", "training.svg"}
     text = (path / "table.md").read_text()
     command = "python -m examples.vision --methods sgd --seeds 2 --batch-size 32"
     assert f"{command} --out {path.name}\n" in text
@@ -85,8 +85,8 @@ def test_command_writes_what_the_rows_allow(folder):
     main([str(folder(*map(row, names))), "--evaluate-with-dropout"])
     written = {file.name for file in path.iterdir()} - written
     pictures = {"fronts", "training", "ablation"}
-    assert written == {f"{name}_with_dropout.png" for name in pictures} | {
-        "ablation.md"
+    assert written == {"ablation.md"} | {
+        f"{name}_with_dropout.{kind}" for name in pictures for kind in ("png", "svg")
     }
     for name in pictures:
         file = path / f"{name}_with_dropout.png"
