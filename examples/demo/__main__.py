@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--epochs", type=arguments.positive_int, default=2, help="on each task"
     )
-    arguments.add_seeds(parser, 3, "of the weights and the order of the images")
+    arguments.add_seeds(parser, 3)
     parser.add_argument(
         "--out",
         type=pathlib.Path,
