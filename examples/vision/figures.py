@@ -124,6 +124,7 @@ def save_ablation(
     for ax in grid.flat:
         ax.set_xscale("symlog", linthresh=1e-8)
         ax.set_xticks([0, 1e-8, 1e-6, 1e-4, 1e-2, 1])
+        ax.minorticks_off()
         ax.grid(alpha=0.3)
     without = [rows for ablation, rows in found if not ablation.threshold]
     for (task, title), row in zip(TASKS.items(), grid, strict=False):
@@ -135,7 +136,8 @@ def save_ablation(
     grid[2, 0].set_ylabel("weights updated\nper step, %")
     grid[2, 0].set_yscale("log")
     grid[2, 0].yaxis.set_major_formatter("{x:g}")
-    grid[2, 0].yaxis.set_minor_formatter("")
+    for ax in grid[2]:
+        ax.minorticks_off()
     kinds: dict[str, dict[str, Any]] = {
         "g² > θ": dict(color=colours[False]),
         "g² > θ·mean(g²)": dict(color=colours[True]),
