@@ -34,17 +34,14 @@ def test_python_snippets_run_as_written_one_after_the_other(
         exec(snippet, namespace)
 
 
-@pytest.mark.parametrize(
-    ("page", "result"),
-    [
-        ("README.md", "demo/demo.md"),
-        ("README.md", "speed/train_step.md"),
-        ("docs/guides/pytorch.md", "verify/verify.txt"),
-    ],
-)
-def test_tables_are_the_committed_results(page, result):
-    result = (ROOT / "results" / result).read_text().strip()
-    assert result in (ROOT / page).read_text()
+@pytest.mark.parametrize("result", ["speed/train_step.md", "verify/verify.txt"])
+def test_results_that_pages_paste_are_the_committed_ones(result):
+    """Where a page has a result's first line, it has all of it."""
+    said = (ROOT / "results" / result).read_text().strip()
+    first = said.partition("\n")[0]
+    texts = [page.read_text() for page in PAGES]
+    assert all(said in text for text in texts if first in text)
+    assert any(first in text or f"results/{result}\n" in text for text in texts)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
