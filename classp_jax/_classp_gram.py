@@ -28,10 +28,11 @@ def classp_gram(
 
     Here :math:`G` is the gradient of a matrix of inputs by outputs, without what a
     threshold masks; :func:`scale_by_accumulated_gram` says how other tensors are
-    treated. What earlier tasks have taught lies in the directions of their inputs, and
-    these are slowed. Other directions stay free to learn. The decay is on from the
-    first step, and no task boundary is needed. The learning rate means what it means to
-    SGD, which is the limit :math:`\kappa \to \infty`.
+    treated. A framework that keeps a matrix as outputs by inputs, such as Equinox, has
+    to transpose it first. What earlier tasks have taught lies in the directions of
+    their inputs, and these are slowed. Other directions stay free to learn. The decay
+    is on from the first step, and no task boundary is needed. The learning rate means
+    what it means to SGD, which is the limit :math:`\kappa \to \infty`.
 
     The optimizer is this chain of the parts::
 

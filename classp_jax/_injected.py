@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from classp_jax import _states
+
 
 def set_hyperparameters(opt_state: optax.OptState, /, **values: Any) -> optax.OptState:
     """Sets hyperparameters that :func:`optax.inject_hyperparams` keeps in a state.
@@ -83,8 +85,8 @@ def set_hyperparameters(opt_state: optax.OptState, /, **values: Any) -> optax.Op
     new_state = everywhere(opt_state)
     if not known and values:
         raise ValueError(
-            "Nothing in this optimizer state is injected by optax.inject_hyperparams:"
-            f" {jax.tree.structure(opt_state)}."
+            "Nothing in this optimizer state is injected by optax.inject_hyperparams."
+            f" It {_states.holds(opt_state)}."
         )
     if unknown := sorted(values.keys() - known):
         raise ValueError(

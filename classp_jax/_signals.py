@@ -131,7 +131,8 @@ class _GateSignal:
         del extra_args
         if value is None:
             raise TypeError(
-                "The gate opens at a signal of the loss: pass value to update."
+                "The gate opens at a signal of the loss: pass value to update. Flax's"
+                " TrainState.apply_gradients doesn't hand it on: call tx.update."
             )
         _hyperparameters.check_scalar("value", value)
         opens, signal_state = self._update_signal(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -75,11 +76,29 @@ def accumulators(
         if is_accumulator(node)
     ]
     if not found:
+        of_directions = " Its sums are per direction, not per weight."
         raise ValueError(
             "There is no CLASSP accumulator (ScaleByAccumulatedPowerNormState) in"
-            f" this optimizer state: {jax.tree.structure(opt_state)}."
+            f" this optimizer state, which {holds(opt_state)}."
+            + of_directions
+            * bool(grams(opt_state))
         )
     return found
+
+
+def holds(opt_state: optax.OptState) -> str:
+    """Says of which types a state is made, as its structure may fill pages."""
+
+    def types(structure: Any) -> Iterator[type]:
+        if (data := structure.node_data()) is not None:
+            yield data[0]
+        for child in structure.children():
+            yield from types(child)
+
+    plain = (tuple, list, dict, type(None))
+    found = [of for of in types(jax.tree.structure(opt_state)) if of not in plain]
+    names = sorted({of.__name__ for of in found})
+    return f"holds {', '.join(names)}" if names else "holds no state of Optax's"
 
 
 def is_accumulator(node: Any) -> bool:

@@ -74,6 +74,19 @@ def test_states_without_an_accumulator_are_an_error():
         classp_jax.average_grad_sum(optax.adam(0.1).init(PARAMS))
 
 
+def test_an_error_names_the_states_that_are_there_and_not_their_trees():
+    many = {f"layer_{i}": jnp.ones(2) for i in range(99)}
+    opt_state = optax.adam(0.1).init(many)
+    with pytest.raises(ValueError) as info:
+        classp_jax.average_grad_sum(opt_state)
+    assert "holds EmptyState, ScaleByAdamState" in f"{info.value}"
+    assert "layer_7" not in f"{info.value}"
+    with pytest.raises(ValueError, match="holds no state"):
+        classp_jax.average_grad_sum(many)
+    with pytest.raises(ValueError, match="per direction, not per weight"):
+        classp_jax.average_grad_sum(classp_jax.classp_gram(0.1).init(many))
+
+
 def test_tensors_whose_paths_print_alike_are_all_counted():
     params = {"a.b": jnp.ones(2), "a": {"b": jnp.ones(2)}}
     optimizer = classp_jax.classp(0.1)

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from classp_jax import _hyperparameters
+from classp_jax import _hyperparameters, _states
 from classp_jax._arrays import refuse_complex
 from classp_jax.baselines._penalty import (
     EwcPenaltyState,
@@ -187,7 +187,7 @@ def set_penalty(
     new_state = everywhere(opt_state)
     if not found:
         raise ValueError(
-            "There is no EwcPenaltyState in this optimizer state:"
-            f" {jax.tree.structure(opt_state)}."
+            "There is no EwcPenaltyState in this optimizer state, which"
+            f" {_states.holds(opt_state)}."
         )
     return new_state

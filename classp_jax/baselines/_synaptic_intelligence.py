@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from classp_jax import _hyperparameters
+from classp_jax import _hyperparameters, _states
 from classp_jax._arrays import at_least_float32, refuse_complex
 from classp_jax._powers import divide
 from classp_jax.baselines._penalty import (
@@ -239,8 +239,8 @@ def consolidate(
 
     if not any(map(is_state, jax.tree.leaves(opt_state, is_leaf=is_state))):
         raise ValueError(
-            "There is no SynapticIntelligenceState in this optimizer state:"
-            f" {jax.tree.structure(opt_state)}."
+            "There is no SynapticIntelligenceState in this optimizer state, which"
+            f" {_states.holds(opt_state)}."
         )
     return jax.tree.map(end, opt_state, is_leaf=is_state)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from classp_jax import _hyperparameters, _paths
+from classp_jax import _hyperparameters, _paths, _states
 from classp_jax._arrays import at_least_float32
 
 _Array: TypeAlias = np.ndarray[Any, Any]
@@ -156,6 +156,7 @@ def of_squares(name: str, kept: Any, steps: Any, power: float) -> _Array:
     if steps is None:
         raise ValueError(
             f"For a power of {power}, {name} needs steps: AdaGrad's state counts none."
+            " Pass steps=."
         )
     sums: _Array = steps ** (1 - power / 2) * squares ** (power / 2)
     return sums
@@ -183,7 +184,7 @@ def _with_second_moment(opt_state: optax.OptState) -> list[Any]:
     if not states:
         raise ValueError(
             "There is no second moment (the state of Adam, AMSGrad, Adafactor or"
-            f" AdaGrad) in this optimizer state: {jax.tree.structure(opt_state)}."
+            f" AdaGrad) in this optimizer state, which {_states.holds(opt_state)}."
         )
     return states
 
