@@ -132,7 +132,7 @@ class EWC(Plugin):
         weights = sum(p.size for p in jax.tree.leaves(state.params))
         data = jax.tree.map(lambda x: x[which], context.data)
         batch_size = min(32, max(1, _WEIGHTS // weights))
-        return _fisher(context.trainer, state.params, data, batch_size)
+        return fisher_of_examples(context.trainer, state.params, data, batch_size)
 
     def _with_those_before(
         self,
@@ -159,10 +159,10 @@ class EWC(Plugin):
 
 
 @functools.partial(jax.jit, static_argnames=("trainer", "batch_size"))
-def _fisher(
+def fisher_of_examples(
     trainer: Trainer, params: optax.Params, examples: Split, batch_size: int
 ) -> optax.Params:
-    """Compiled once for all boundaries at which the trainer is the same."""
+    """The Fisher diagonal, compiled once for all boundaries with the same trainer."""
     return baselines.fisher_diagonal(
         trainer.example_loss, params, *examples, batch_size=batch_size
     )

@@ -33,8 +33,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
     def _split_lines(self, text: str, width: int) -> list[str]:
-        # Names of methods stay whole.
-        text = " ".join(text.split())
+        text = " ".join(text.split())  # Names of methods stay whole.
         return textwrap.wrap(
             text, width, break_on_hyphens=False, break_long_words=False
         )
@@ -67,10 +66,8 @@ def of_experiment(
     parser = argparse.ArgumentParser(
         prog=f"python -m examples.{name}",
         usage=USAGE,
-        description=(
-            f"{description}. Writes a row of results per method and seed, then the"
-            " table. The same command goes on where it stopped."
-        ),
+        description=f"{description}. Writes a row of results per method and seed, then"
+        " the table. The same command goes on where it stopped.",
         formatter_class=HelpFormatter,
     )
     parser.add_argument(
@@ -122,11 +119,7 @@ def of_experiment(
         help="steps between two checkpoints",
     )
     parser.add_argument(
-        "--keep",
-        type=positive_int,
-        default=2,
-        metavar="N",
-        help="checkpoints kept",
+        "--keep", type=positive_int, default=2, metavar="N", help="checkpoints kept"
     )
     parser.add_argument(
         "--vmap-seeds",

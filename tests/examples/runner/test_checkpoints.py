@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from classp_jax import baselines
+from examples.methods import ewc as ewc_method
 from examples.methods.ewc import EWC
 from examples.runner import batches, checkpoints, rows, side_by_side
 from examples.runner.checkpoints import CheckpointError, Saving, Trail
@@ -211,13 +211,13 @@ def test_a_fisher_is_not_taken_again(tmp_path, monkeypatch):
         stopping_at(patch, 4 + 2)
         runner.run("ewc", ewc, small_run.SEEDS)
     runner.write_to(folder)  # What was computed in memory is gone.
-    taken, fisher_diagonal = [], baselines.fisher_diagonal
+    taken, fisher_of_examples = [], ewc_method.fisher_of_examples
 
-    def counted(*arguments, **options):
+    def counted(*arguments):
         taken.append(None)
-        return fisher_diagonal(*arguments, **options)
+        return fisher_of_examples(*arguments)
 
-    monkeypatch.setattr(baselines, "fisher_diagonal", counted)
+    monkeypatch.setattr(ewc_method, "fisher_of_examples", counted)
     runner.run("ewc", ewc, small_run.SEEDS)
     assert len(taken) == 1  # The second seed's.
     assert_same_rows(folder, expected)
