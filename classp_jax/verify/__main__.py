@@ -102,6 +102,7 @@ def _verify(args: argparse.Namespace) -> int:
         finite=target.finite,
         has_accumulators=bool(comparison.accumulators),
         bounds=bounds,
+        untouched=target.arguments.untouched if args.torch_optimizer else (),
     )
     print(textwrap.fill(f"This run can't tell: {'; '.join(limits)}.", 80))
     return 0
@@ -176,8 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     add_choice("--reading", "NAME", readings)
     problems = ["random", "cnn", "transformer"]
     add_choice("--problem", "NAME", problems)
-    modes = ["lockstep", "free-running"]
-    add_choice("--mode", "NAME", modes)
+    add_choice("--mode", "NAME", ["lockstep", "free-running"])
     dtypes = ["float32", "float64", "float16", "bfloat16"]
     add_choice("--dtype", "DTYPE", dtypes)
     add("--steps", type=_positive_int, metavar="N", help="default: 100, on a model 20")

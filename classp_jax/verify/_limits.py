@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 from classp_jax.verify._schedule import Schedule
 
@@ -24,6 +25,7 @@ def limits(
     finite: bool,
     has_accumulators: bool,
     bounds: str,
+    untouched: Sequence[str] = (),
 ) -> list[str]:
     """What an optimizer could do wrong without a difference in this run.
 
@@ -34,11 +36,17 @@ def limits(
       finite: whether all of these were finite.
       has_accumulators: whether the accumulators were compared.
       bounds: the differences allowed, in words.
+      untouched: those arguments of the PyTorch class that kept their defaults.
 
     Returns:
       A phrase for each.
     """
     found = [f"what begins after step {len(schedule[0]['apply_decay'])}"]
+    if untouched:
+        found.append(
+            f"{', '.join(untouched)} of the PyTorch class, which kept their defaults"
+            " (rename them as the options are called, or use --torch-args)"
+        )
     found += _of_the_gate(schedule[0]["apply_decay"])
     values = {
         name: sorted({value for group in schedule for value in group[name]})

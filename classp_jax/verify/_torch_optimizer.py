@@ -72,12 +72,14 @@ class Arguments(NamedTuple):
       in_step: likewise of ``step``.
       constructor: the user's constructor arguments, for both phases.
       step: the user's arguments of ``step``, for both phases.
+      untouched: the constructor's other arguments, which keep their defaults.
     """
 
     in_constructor: dict[str, str]
     in_step: dict[str, str]
     constructor: Mapping[str, tuple[Any, Any]]
     step: Mapping[str, tuple[Any, Any]]
+    untouched: tuple[str, ...]
 
     @property
     def named(self) -> set[str]:
@@ -145,6 +147,9 @@ def arguments_of(
         {k: o for k, o in in_step.items() if k not in step},
         constructor,
         step,
+        tuple(
+            k for k in of_class if k not in {"self", "params", *options, *constructor}
+        ),
     )
 
 

@@ -440,6 +440,18 @@ def test_a_relative_threshold_is_not_the_other():
     assert verify(f"--relative --torch-optimizer {MINE}:Right") == 1
 
 
+def test_arguments_that_no_option_reaches_are_told(capsys):
+    """Of a class whose threshold has another name, agreement says nothing."""
+    assert verify("--torch-optimizer torch.optim:SGD --decay-from 200") == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "can't tell: what begins after step 100; momentum, dampening" in output
+    assert "which kept their defaults" in output
+    given = "--torch-args momentum=0.0 --decay-from 200"
+    assert verify(f"--torch-optimizer torch.optim:SGD {given}") == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "after step 100; dampening" in output
+
+
 def test_a_decay_that_never_opens_is_refused_or_told(capsys):
     assert verify("--decay-from 101") == 2
     assert "--decay-from 101 is behind the last of 100" in capsys.readouterr().err
