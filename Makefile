@@ -21,7 +21,7 @@ LIBRARY_TESTS := tests/baselines $(addprefix tests/test_,$(addsuffix .py,argumen
 .PHONY: help demo test test-slow test-tpu test-lowest lint format docs clean
 
 help:
-	@echo "make demo        eight tasks of real digits: who forgets what, in 90 seconds"
+	@echo "make demo        eight tasks of real digits: who forgets what, in a minute"
 	@echo "make test        the tests"
 	@echo "make test-slow   the tests that take minutes"
 	@echo "make test-lowest the library's tests, with the lowest versions it allows"
