@@ -5,7 +5,6 @@ turns, in one process, and prints the ratio to SGD of each turn: its median, and
 smallest and largest.
 """
 
-import argparse
 from collections.abc import Callable
 
 import jax
@@ -14,10 +13,15 @@ import optax
 
 import classp_jax
 from benchmarks import train_step
-from benchmarks.timing import in_turns, machine, spread
+from benchmarks.timing import (
+    add_names,
+    in_turns,
+    machine,
+    make_parser,
+    spread,
+)
 from examples.datasets.mnist import normalise
 from examples.models.mlp import MLP
-from examples.runner import arguments
 from examples.runner.trainer import Trainer
 from examples.runner.words import count
 
@@ -67,31 +71,11 @@ def measure(work: train_step.Workload, names: list[str], turns: int) -> list[str
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.optimizers",
-        description="Times the experiments' train steps by each optimizer.",
-        usage=arguments.USAGE,
-        formatter_class=arguments.HelpFormatter,
+    parser = make_parser(
+        "optimizers", "Times the experiments' train steps by each optimizer."
     )
-    parser.add_argument(
-        "--turns", type=int, default=15, metavar="N", help="times each is measured"
-    )
-    parser.add_argument(
-        "--models",
-        nargs="+",
-        choices=WORKLOADS,
-        default=list(WORKLOADS),
-        metavar="NAME",
-        help="whose train steps",
-    )
-    parser.add_argument(
-        "--optimizers",
-        nargs="+",
-        choices=OPTIMIZERS,
-        default=list(OPTIMIZERS),
-        metavar="NAME",
-        help="which, beside SGD",
-    )
+    add_names(parser, "--models", WORKLOADS, "whose train steps")
+    add_names(parser, "--optimizers", OPTIMIZERS, "which, beside SGD")
     args = parser.parse_args(argv)
 
     names = list(dict.fromkeys(["sgd", *args.optimizers]))

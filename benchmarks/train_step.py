@@ -10,7 +10,6 @@ convolution and its first dense layer become, forwards and backwards: nearly all
 arithmetic, and so what no loop around XLA's products can undercut.
 """
 
-import argparse
 import functools
 import os
 from collections.abc import Callable
@@ -23,11 +22,17 @@ import torch
 
 import classp_jax
 from benchmarks.pytorch import torch_device, wait_for_torch
-from benchmarks.timing import VOCABULARY, in_turns, machine, spread
+from benchmarks.timing import (
+    VOCABULARY,
+    add_names,
+    in_turns,
+    machine,
+    make_parser,
+    spread,
+)
 from examples.datasets.mnist import normalise
 from examples.models.cnn import CNN
 from examples.models.transformer import Transformer
-from examples.runner import arguments
 from examples.runner.trainer import Trainer
 from examples.runner.words import count
 from tests.reference import cnn, transformer
@@ -198,23 +203,10 @@ WORKLOADS = {"cnn": vision, "transformer": sentiment}
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.train_step",
-        description="Times the experiments' train steps in JAX and PyTorch.",
-        usage=arguments.USAGE,
-        formatter_class=arguments.HelpFormatter,
+    parser = make_parser(
+        "train_step", "Times the experiments' train steps in JAX and PyTorch."
     )
-    parser.add_argument(
-        "--turns", type=int, default=15, metavar="N", help="times each is measured"
-    )
-    parser.add_argument(
-        "--models",
-        nargs="+",
-        choices=WORKLOADS,
-        default=list(WORKLOADS),
-        metavar="NAME",
-        help="whose train steps",
-    )
+    add_names(parser, "--models", WORKLOADS, "whose train steps")
     args = parser.parse_args(argv)
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))

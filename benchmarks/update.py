@@ -8,7 +8,6 @@ arrays reaches in the same turn; on a GPU, where that takes fractions of a milli
 its start counts, too, and steps can be under the "floor".
 """
 
-import argparse
 import functools
 import json
 import os
@@ -26,11 +25,18 @@ from flax import nnx
 
 import classp_jax
 from benchmarks.pytorch import torch_device, wait_for_torch
-from benchmarks.timing import LEAST, VOCABULARY, in_turns, machine, spread
+from benchmarks.timing import (
+    LEAST,
+    VOCABULARY,
+    add_names,
+    in_turns,
+    machine,
+    make_parser,
+    spread,
+)
 from classp_jax import baselines
 from examples.models.cnn import CNN
 from examples.models.transformer import Transformer
-from examples.runner import arguments
 from examples.runner.words import count
 from tests.reference.optimizer import Classp
 
@@ -229,23 +235,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     everything = [*JAX, *OPTAX, PENALTY, *TORCH, EAGER]
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.update",
-        description="Times an optimizer's step against the memory's bandwidth.",
-        usage=arguments.USAGE,
-        formatter_class=arguments.HelpFormatter,
+    parser = make_parser(
+        "update", "Times an optimizer's step against the memory's bandwidth."
     )
-    parser.add_argument(
-        "--turns", type=int, default=15, metavar="N", help="times each is measured"
-    )
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        choices=WEIGHTS,
-        default=list(WEIGHTS),
-        metavar="NAME",
-        help="shapes to update",
-    )
+    add_names(parser, "--weights", WEIGHTS, "shapes to update")
     parser.add_argument(
         "--optimizers",
         nargs="+",

@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from classp_jax import metrics
-from examples.report.lines import End, band, label_ends, looks, save
-from examples.report.measures import deviation
+from examples.report.lines import End, label_ends, looks, open_frame, save
 from examples.report.table import cell, table
 from examples.runner.plan import Method
 from examples.runner.rows import device
+from examples.streams.figures import draw_along
 
 
 class Learned(NamedTuple):
@@ -81,18 +81,13 @@ def save_figure(learned: list[Learned], path: pathlib.Path) -> None:
     ends: tuple[list[End], list[End]] = [], []
     of_lines = looks([of.method.family for of in learned])
     for of, look in zip(learned, of_lines, strict=True):
-        so_far = np.cumsum(of.accuracies, -1)[:, steps - 1, steps - 1] / steps
-        drawn = of.accuracies[:, :, 0], so_far
-        for ax, ends_of, accuracies in zip(axes, ends, drawn, strict=True):
-            mean, colour = accuracies.mean(0), look["color"]
-            ax.plot(steps, mean, **look)
-            band(ax, steps, mean, deviation(accuracies), colour)
-            ends_of.append(End(steps[-1], float(mean[-1]), of.label, colour))
+        drawn = draw_along(axes[1], axes[0], of.accuracies, of.label, look)
+        for ends_of, end in zip(ends[::-1], drawn, strict=True):
+            ends_of.append(end)
     titles = "The first task", "All tasks so far, on average"
     for ax, title in zip(axes, titles, strict=True):
         ax.set(title=title, xlabel="after task", xticks=steps)
-        ax.grid(alpha=0.3)
-        ax.spines[["top", "right"]].set_visible(False)
+        open_frame(ax)
     axes[0].set_ylabel("held-out accuracy, %")
     axes[0].set_ylim(*axes[0].get_ylim())
     for ax, ends_of in zip(axes, ends, strict=True):

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from examples.methods import plain
-from examples.report.lines import End, save
+from examples.report.lines import End, open_frame, save
 from examples.report.measures import mean_deviation
 from examples.report.places import label_points
 from examples.report.style import MARKERS, accuracy_label
@@ -74,8 +74,7 @@ def save_fronts(
         ylabel=f"{first}, learned first: {accuracy_label(y_split, with_dropout)}",
         title=f"What is kept of {first}, and learned of {second}",
     )
-    ax.grid(alpha=0.3)
-    ax.spines[["top", "right"]].set_visible(False)
+    open_frame(ax)
     ax.annotate(
         "better",
         (0.99, 0.99),

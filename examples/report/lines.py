@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from examples.report.measures import deviation
 from examples.runner.plan import Family
 
 GREY = "#767676"
@@ -57,6 +58,33 @@ def band(
     if np.any(spread > 0):
         low, high = mean - spread, mean + spread
         ax.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+
+
+def draw_mean(
+    ax: Axes, x: np.ndarray, of_seeds: np.ndarray, label: str, look: dict[str, Any]
+) -> End:
+    """Draws the seeds' mean as a line, and their spread as a band.
+
+    Args:
+      ax: where to.
+      x: (points,).
+      of_seeds: (seeds, points).
+      label: of the line.
+      look: one of :func:`looks`.
+
+    Returns:
+      Where the line ends.
+    """
+    mean, colour = of_seeds.mean(0), look["color"]
+    ax.plot(x, mean, **look)
+    band(ax, x, mean, deviation(of_seeds), colour)
+    return End(x[-1], float(mean[-1]), label, colour)
+
+
+def open_frame(ax: Axes) -> None:
+    """Gives axes a faint grid and no frame above and right of it."""
+    ax.grid(alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)
 
 
 def wrapped(label: str, width: int = 26) -> str:

@@ -1,17 +1,15 @@
-"""How figures look: a family's colour, lines, markers, legends and labels."""
+"""How figures look: markers, legends and labels."""
 
-import collections
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from examples.report.measures import Rows
 from examples.runner.plan import Family
+from examples.runner.words import count
 
-# What Matplotlib has names for, then more dots in a dash.
-_LINES = ("-", "--", ":", "-.", *((0, (5, 1) + (1, 1) * n) for n in (2, 3, 4)))
 MARKERS = "o^sDvPXp<>"  # Of another number, so that the pairs differ for long.
 
 
@@ -29,26 +27,6 @@ class Line(NamedTuple):
 
 Lines = dict[str, Line]
 """The lines of a figure, by their labels."""
-
-
-def styles(families: Iterable[Family]) -> list[dict[str, Any]]:
-    """A colour for each family of methods, another line and marker for each in it."""
-    styles: list[dict[str, Any]] = []
-    seen: collections.Counter[Family] = collections.Counter()
-    for family in families:
-        number = seen[family]
-        styles.append(
-            {
-                "color": family.colour,
-                "ls": _LINES[number % len(_LINES)],
-                "lw": family.width,
-                "marker": MARKERS[number % len(MARKERS)],
-                "ms": 6,
-                "markevery": 0.1,
-            }
-        )
-        seen[family] += 1
-    return styles
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
@@ -72,7 +50,7 @@ def with_seeds(lines: Lines) -> dict[str, str]:
     if len(counts) == 1:
         return {label: label for label in lines}
     return {
-        label: f"{label} ({len(rows)} seed{'s' * (len(rows) > 1)})"
+        label: f"{label} ({count(len(rows), 'seed')})"
         for label, (_, rows) in lines.items()
     }
 

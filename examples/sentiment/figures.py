@@ -4,11 +4,10 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from examples.report.lines import End, band, label_ends, looks, save
-from examples.report.measures import curve, deviation
+from examples.report.lines import End, draw_mean, label_ends, looks, open_frame, save
+from examples.report.measures import curve
 from examples.report.style import Lines, accuracy_label, with_seeds
 from examples.sentiment.study import TASKS
 
@@ -65,12 +64,11 @@ def save_forgetting(
         for ax, ends_of, of_seeds in zip(
             axes, ends, np.swapaxes(curves, 0, 1), strict=True
         ):
-            ends_of.append(_draw(ax, epochs, of_seeds, named[label], look))
+            ends_of.append(draw_mean(ax, epochs, of_seeds, named[label], look))
     for ax, title in zip(axes, TASKS.values(), strict=True):
         ax.set(title=f"Accuracy on {title}", xlabel="epochs of IMDB", xscale="log")
         ax.xaxis.set_major_formatter("{x:g}")
-        ax.grid(alpha=0.3)
-        ax.spines[["top", "right"]].set_visible(False)
+        open_frame(ax)
     axes[0].set_ylabel(accuracy_label("train", with_dropout))
     for ax, ends_of in zip(axes, ends, strict=True):
         label_ends(ax, ends_of, column=True)
@@ -102,26 +100,15 @@ def save_equal_accuracy(
         by_all = ~np.isnan(of_seeds).any(0)
         if by_all.any():
             levels = _REACHED[by_all]
-            ends.append(_draw(ax, levels, of_seeds[:, by_all], named[label], look))
+            ends.append(draw_mean(ax, levels, of_seeds[:, by_all], named[label], look))
     ax.set(
         xlabel=f"IMDB: {accuracy_label('train', with_dropout)}",
         ylabel=f"PhraseBank: {accuracy_label('train', with_dropout)}",
         title="What is left of PhraseBank as IMDB is learned",
     )
-    ax.grid(alpha=0.3)
-    ax.spines[["top", "right"]].set_visible(False)
+    open_frame(ax)
     label_ends(ax, ends)
     save(figure, path)
-
-
-def _draw(
-    ax: Axes, x: np.ndarray, of_seeds: np.ndarray, label: str, look: dict[str, Any]
-) -> End:
-    """Draws the seeds' mean and spread; gives where the line ends."""
-    mean, colour = of_seeds.mean(0), look["color"]
-    ax.plot(x, mean, **look)
-    band(ax, x, mean, deviation(of_seeds), colour)
-    return End(x[-1], mean[-1], label, colour)
 
 
 def _on_imdb(

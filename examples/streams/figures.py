@@ -1,15 +1,25 @@
 """The figures of a stream: its accuracy matrices, and what is kept along it."""
 
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from examples.methods import ewc, joint, plain, replay
-from examples.report.lines import GREY, End, band, label_ends, looks, save, wrapped
-from examples.report.measures import Rows, deviation
+from examples.report.lines import (
+    GREY,
+    End,
+    draw_mean,
+    label_ends,
+    looks,
+    open_frame,
+    save,
+    wrapped,
+)
+from examples.report.measures import Rows
 from examples.report.style import MARKERS, Line, Lines, accuracy_label, legend_below
 from examples.report.tables import Found, best, fate
 from examples.runner.plan import Family
@@ -121,13 +131,9 @@ def save_curves(
         of_seeds = np.array(
             [matrix(study, row, with_dropout=with_dropout) for row in rows]
         )
-        so_far = np.cumsum(of_seeds, -1)[:, steps - 1, steps - 1] / steps
-        drawn = so_far, of_seeds[:, :, 0]
-        for ax, ends_of, accuracies in zip(axes, ends, drawn, strict=True):
-            mean, colour = accuracies.mean(0), look["color"]
-            ax.plot(steps, mean, **look)
-            band(ax, steps, mean, deviation(accuracies), colour)
-            ends_of.append(End(steps[-1], float(mean[-1]), label, colour))
+        drawn = draw_along(axes[0], axes[1], of_seeds, label, look)
+        for ends_of, end in zip(ends, drawn, strict=True):
+            ends_of.append(end)
     if at_once := joint_rows(study, found):
         final = mean_matrix(study, at_once, with_dropout)[-1]
         for ax, ends_of, y in zip(axes, ends, (final.mean(), final[0]), strict=True):
@@ -135,13 +141,35 @@ def save_curves(
             ends_of.append(End(steps[-1], y, "Joint training", GREY))
     for ax, title in zip(axes, ("all tasks so far", "the first task"), strict=True):
         ax.set(title=f"Accuracy on {title}", xlabel="after task", xticks=steps)
-        ax.grid(alpha=0.3)
-        ax.spines[["top", "right"]].set_visible(False)
+        open_frame(ax)
     axes[0].set_ylabel(accuracy_label("test", with_dropout))
     axes[0].set_ylim(*axes[0].get_ylim())
     for ax, ends_of in zip(axes, ends, strict=True):
         label_ends(ax, ends_of)
     save(figure, path)
+
+
+def draw_along(
+    so_far: Axes, first: Axes, accuracies: np.ndarray, label: str, look: dict[str, Any]
+) -> tuple[End, End]:
+    """Draws a method's accuracy after each task.
+
+    Args:
+      so_far: where to draw that on all tasks so far.
+      first: where to draw that on the first task.
+      accuracies: (seeds, tasks, tasks), after each task (rows) on each.
+      label: of the lines.
+      look: theirs.
+
+    Returns:
+      Where the two lines end.
+    """
+    steps = np.arange(1, accuracies.shape[-1] + 1)
+    on_all = np.cumsum(accuracies, -1)[:, steps - 1, steps - 1] / steps
+    return (
+        draw_mean(so_far, steps, on_all, label, look),
+        draw_mean(first, steps, accuracies[:, :, 0], label, look),
+    )
 
 
 class Dots(NamedTuple):

@@ -5,7 +5,6 @@ docs/choosing.md from the committed rows: along a setting, how well each task is
 learned, and how much of all tasks is left at the end.
 """
 
-import argparse
 import pathlib
 import statistics
 from typing import NamedTuple
@@ -13,8 +12,8 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from examples.report import page
+from examples.report.lines import save
 from examples.report.table import table
-from examples.runner import arguments
 from examples.runner.study import Front
 from examples.streams import report
 from examples.streams.tables import average, learned
@@ -68,25 +67,15 @@ TEXTS = {
 
 def main(argv: list[str] | None = None) -> None:
     """Makes the picture and the page."""
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.streams.recipe",
-        description="Makes recipe.md and recipe.png of the rows of some validation"
+    report.command(
+        "recipe",
+        "Makes recipe.md and recipe.png of the rows of some validation"
         " streams: along a method's setting, how well each task is learned and how much"
         " of all tasks is left at the end.",
-        formatter_class=arguments.HelpFormatter,
+        "holds the streams' folders; page and picture are written there",
+        write,
+        argv,
     )
-    parser.add_argument(
-        "folder",
-        nargs="?",
-        type=pathlib.Path,
-        default=pathlib.Path("results/streams"),
-        help="holds the streams' folders; page and picture are written there",
-    )
-    args = parser.parse_args(argv)
-    try:
-        write(args.folder)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
 
 
 def write(folder: pathlib.Path) -> None:
@@ -125,7 +114,7 @@ def write(folder: pathlib.Path) -> None:
         "```\npython -m examples.streams.recipe\n```",
     ]
     files[0].write_text("\n\n".join(sections) + "\n")
-    figure.savefig(files[1], dpi=150)
+    save(figure, files[1])
     page.announce(tables, files)
 
 

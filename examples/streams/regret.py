@@ -1,12 +1,11 @@
 """What a setting chosen on other data costs: ``python -m examples.streams.regret``."""
 
-import argparse
 import pathlib
 
 from examples.models.registry import models
 from examples.report import page
 from examples.report.table import table
-from examples.runner import arguments
+from examples.streams import report
 from examples.streams.choice import (
     Accuracies,
     Grid,
@@ -25,25 +24,15 @@ _DASH = "\N{EN DASH}"
 
 def main(argv: list[str] | None = None) -> None:
     """Makes the page and the figure of all validation rows below a folder."""
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.streams.regret",
-        description="Makes regret.md and regret.png from all rows of validation streams"
+    report.command(
+        "regret",
+        "Makes regret.md and regret.png from all rows of validation streams"
         " below a folder, and prints the first table. For each method and stream, they"
         " show how far the setting chosen on the other benchmarks is behind the best.",
-        formatter_class=arguments.HelpFormatter,
+        "holds folders with rows.jsonl; regret.md is written there",
+        write,
+        argv,
     )
-    parser.add_argument(
-        "folder",
-        nargs="?",
-        type=pathlib.Path,
-        default=pathlib.Path("results/streams"),
-        help="holds folders with rows.jsonl; regret.md is written there",
-    )
-    args = parser.parse_args(argv)
-    try:
-        write(args.folder)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
 
 
 def write(folder: pathlib.Path) -> None:

@@ -1,9 +1,10 @@
 """Tables and figures of a stream of tasks: ``python -m examples.streams.report``."""
 
+import argparse
 import collections
 import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from examples.datasets.stream import Stream, benchmarks
@@ -35,6 +36,41 @@ def main(argv: list[str] | None = None) -> None:
             with_dropout=args.evaluate_with_dropout,
             figures=args.figures,
         )
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+
+
+def command(
+    name: str,
+    description: str,
+    holds: str,
+    write: Callable[[pathlib.Path], None],
+    argv: list[str] | None,
+) -> None:
+    """Does what a command says that makes a page of several streams' rows.
+
+    Args:
+      name: of the command's module.
+      description: of the command.
+      holds: what its folder has, and what is written there.
+      write: makes the page.
+      argv: its arguments, None for those of the process.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m examples.streams.{name}",
+        description=description,
+        formatter_class=arguments.HelpFormatter,
+    )
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=pathlib.Path,
+        default=pathlib.Path("results/streams"),
+        help=holds,
+    )
+    args = parser.parse_args(argv)
+    try:
+        write(args.folder)
     except (OSError, ValueError) as error:
         parser.error(str(error))
 

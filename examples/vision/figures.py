@@ -10,12 +10,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from examples.methods import classp, plain
-from examples.report.lines import GREY, End, band, label_ends, looks, save
+from examples.report.lines import (
+    GREY,
+    End,
+    draw_mean,
+    label_ends,
+    looks,
+    open_frame,
+    save,
+)
 from examples.report.measures import (
     Rows,
     boundary,
     curve,
-    deviation,
     mean_deviation,
     updated,
 )
@@ -46,12 +53,9 @@ def save_training(
             curves = [curve(r, task, with_dropout=with_dropout) for r in rows]
             steps = curves[0][0]
             accuracies = np.array([of_seed for _, of_seed in curves])
-            mean, colour = accuracies.mean(0), look["color"]
-            ax.plot(steps, mean, **look)
-            band(ax, steps, mean, deviation(accuracies), colour)
+            ends.append(draw_mean(ax, steps, accuracies, named[label], look))
             switch = boundary(rows[0], "mnist")
-            ends.append(End(steps[-1], mean[-1], named[label], colour))
-            highest = max(highest, mean[steps >= switch].max())
+            highest = max(highest, accuracies.mean(0)[steps >= switch].max())
         last = [end.y for end in ends]
         # Before, all are alike; how far down the worst go isn't worth the room.
         ax.set(
@@ -61,8 +65,7 @@ def save_training(
             ylim=(max(min(last) - 5, max(last) - 40), min(highest + 2, 100)),
         )
         ax.axvline(switch, color=GREY, ls=":", lw=1)
-        ax.grid(alpha=0.3)
-        ax.spines[["top", "right"]].set_visible(False)
+        open_frame(ax)
         labels.append((ax, ends))
     axes[0].set_ylabel(accuracy_label("test", with_dropout))
     for ax, ends in labels:
