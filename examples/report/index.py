@@ -41,6 +41,10 @@ WITHOUT_ROWS = {
         " or too large looks like",
         ("python -m examples.streams.regret", "python -m examples.streams.recipe"),
     ),
+    "verdicts": Measured(
+        "Who is ahead, with intervals over the seeds",
+        ("python -m examples.report.verdicts",),
+    ),
     "verify": Measured(
         "What the comparison with PyTorch classes says",
         ("python -m classp_jax.verify",),

@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
         nargs="?",
         type=pathlib.Path,
         default=ROOT / "results",
-        help="holds paper and streams; verdicts.md is written there",
+        help="holds paper and streams; verdicts/verdicts.md is written there",
     )
     folder = parser.parse_args(argv).folder
     try:
@@ -103,8 +103,10 @@ def main(argv: list[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     sections = [_TITLE, _STREAMS, tables[0], _PAPER, tables[1], _MADE]
-    (folder / "verdicts.md").write_text("\n\n".join(sections) + "\n")
-    page.announce(tables, [folder / "verdicts.md"])
+    file = folder / "verdicts" / "verdicts.md"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("\n\n".join(sections) + "\n")
+    page.announce(tables, [file])
 
 
 def _of_streams(folder: pathlib.Path) -> str:
