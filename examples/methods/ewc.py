@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from classp_jax import baselines
+from classp_jax import baselines, interop
 from examples.methods.registry import RATE, Sweep, TaskSequence, with_penalty
 from examples.runner.carry_over import collected_sums, kind_of_sum, states_of
 from examples.runner.checks import check_positive_int
@@ -20,7 +20,7 @@ from examples.runner.trainer import Trainer, TrainState
 
 FAMILY = Family("EWC", "#cc79a7")
 SEPARATE = 1000  # Added to the seed for a separately initialised network.
-_FISHERS = ("examples", "steps", "batches")
+_FISHERS = ("examples", "steps", "moment", "batches")
 _EXAMPLES = 1000  # A task, on streams.
 _EVERY = 6  # Segments of a stream that drifts, where no task ends.
 _ONLINE = 0.9  # What online EWC keeps of its Fisher at each boundary.
@@ -36,10 +36,11 @@ class EWC(Plugin):
       fisher: ``"examples"``, the mean squared gradient of single examples of the phase
         before at the weights that it ended with, which are the anchor; ``"steps"``, as
         the paper's text experiment has it: the mean squared gradient of the batches
-        that led to those weights, summed by an optimizer with ``power=2``; or
-        ``"batches"``, as its vision experiment has it: the squared gradients of one
-        epoch's batches, summed and divided by the number of examples, along the first
-        epoch of a network initialised separately, whose weights are the anchor.
+        that led to those weights, summed by an optimizer with ``power=2``;
+        ``"moment"``, the same from Adam's second moment; or ``"batches"``, as its
+        vision experiment has it: the squared gradients of one epoch's batches, summed
+        and divided by the number of examples, along the first epoch of a network
+        initialised separately, whose weights are the anchor.
       examples: how many examples ``"examples"`` takes.
       implicit: whether the penalty's step is solved implicitly, stable at any strength.
       decay: where ``"examples"`` are taken at several boundaries: None for the sum of
@@ -122,6 +123,11 @@ class EWC(Plugin):
         """Fisher and anchor with those of what has been learned since they were."""
         if self.fisher == "steps":
             fisher = _of_steps(context.before)
+            anchor = jax.tree.map(jnp.copy, state.params)
+        elif self.fisher == "moment":
+            fisher = interop.estimate_grad_sum(
+                context.before.opt_state, state.params, power=2, steps=1
+            )
             anchor = jax.tree.map(jnp.copy, state.params)
         elif self.fisher == "batches":
             fisher, anchor = _of_batches(context)
