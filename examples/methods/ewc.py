@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from classp_jax import baselines
-from examples.methods.registry import with_penalty
+from classp_jax import baselines, interop
+from examples.methods.registry import RATE, Sweep, TaskSequence, with_penalty
 from examples.runner.carry_over import collected_sums, kind_of_sum, states_of
 from examples.runner.checks import check_positive_int
 from examples.runner.data import Split
@@ -20,8 +20,9 @@ from examples.runner.trainer import Trainer, TrainState
 
 FAMILY = Family("EWC", "#cc79a7")
 SEPARATE = 1000  # Added to the seed for a separately initialised network.
-_FISHERS = ("examples", "steps", "batches")
+_FISHERS = ("examples", "steps", "moment", "batches")
 _EXAMPLES = 1000  # A task, on streams.
+_EVERY = 6  # Segments of a stream that drifts, where no task ends.
 _ONLINE = 0.9  # What online EWC keeps of its Fisher at each boundary.
 _WEIGHTS = 2**27  # Of gradients held at once, 4 bytes each.
 
@@ -35,15 +36,18 @@ class EWC(Plugin):
       fisher: ``"examples"``, the mean squared gradient of single examples of the phase
         before at the weights that it ended with, which are the anchor; ``"steps"``, as
         the paper's text experiment has it: the mean squared gradient of the batches
-        that led to those weights, summed by an optimizer with ``power=2``; or
-        ``"batches"``, as its vision experiment has it: the squared gradients of one
-        epoch's batches, summed and divided by the number of examples, along the first
-        epoch of a network initialised separately, whose weights are the anchor.
+        that led to those weights, summed by an optimizer with ``power=2``;
+        ``"moment"``, the same from Adam's second moment; or ``"batches"``, as its
+        vision experiment has it: the squared gradients of one epoch's batches, summed
+        and divided by the number of examples, along the first epoch of a network
+        initialised separately, whose weights are the anchor.
       examples: how many examples ``"examples"`` takes.
       implicit: whether the penalty's step is solved implicitly, stable at any strength.
       decay: where ``"examples"`` are taken at several boundaries: None for the sum of
         their penalties; a number for online EWC, which multiplies the Fisher so far by
         it and draws to the last weights alone.
+      every: at which boundaries Fisher and anchor are renewed, where nobody says when a
+        task has ended: at one in so many. None for each.
     """
 
     strength: float
@@ -51,6 +55,7 @@ class EWC(Plugin):
     examples: int = 4000
     implicit: bool = True
     decay: float | None = None
+    every: int | None = None
 
     key: ClassVar[str] = "ewc"
     is_penalty: ClassVar[bool] = True
@@ -64,6 +69,8 @@ class EWC(Plugin):
                 f" {self.fisher!r}."
             )
         check_positive_int("ewc's examples", self.examples)
+        if self.every is not None:
+            check_positive_int("ewc's every", self.every)
         if not phases_before:
             raise ValueError(
                 "ewc draws to the weights of a phase before, got the first."
@@ -97,8 +104,30 @@ class EWC(Plugin):
 
     def at_boundary(self, context: Boundary, state: TrainState) -> TrainState:
         """Puts Fisher and anchor into the optimizer's state."""
+        so_far = states_of(context.before.opt_state, baselines.EwcPenaltyState)
+        if len(context.earlier) % (self.every or 1) == 0:
+            penalties = [self._renewed(context, state, so_far)]
+        else:
+            penalties = [(of.fisher, of.anchor) for of in so_far]
+        for fisher, anchor in penalties:  # None or one.
+            opt_state = baselines.set_penalty(state.opt_state, fisher, anchor)
+            state = state._replace(opt_state=opt_state)
+        return state
+
+    def _renewed(
+        self,
+        context: Boundary,
+        state: TrainState,
+        so_far: list[baselines.EwcPenaltyState],
+    ) -> tuple[optax.Params, optax.Params]:
+        """Fisher and anchor with those of what has been learned since they were."""
         if self.fisher == "steps":
             fisher = _of_steps(context.before)
+            anchor = jax.tree.map(jnp.copy, state.params)
+        elif self.fisher == "moment":
+            fisher = interop.estimate_grad_sum(
+                context.before.opt_state, state.params, power=2, steps=1
+            )
             anchor = jax.tree.map(jnp.copy, state.params)
         elif self.fisher == "batches":
             fisher, anchor = _of_batches(context)
@@ -107,12 +136,9 @@ class EWC(Plugin):
                 (self.key, self.examples), lambda: self._of_examples(context, state)
             )
             anchor = jax.tree.map(jnp.copy, state.params)
-            for so_far in states_of(
-                context.before.opt_state, baselines.EwcPenaltyState
-            ):
-                fisher, anchor = self._with_those_before(so_far, fisher, anchor)
-        opt_state = baselines.set_penalty(state.opt_state, fisher, anchor)
-        return state._replace(opt_state=opt_state)
+            for before in so_far:
+                fisher, anchor = self._with_those_before(before, fisher, anchor)
+        return fisher, anchor
 
     def penalty(self, states: TrainState) -> jax.Array | float:
         """The penalty where it is explicit, as the paper's text experiment has it."""
@@ -124,7 +150,11 @@ class EWC(Plugin):
     def _of_examples(self, context: Boundary, state: TrainState) -> optax.Params:
         """Of some that the phase before was trained on, at its last weights."""
         examples = np.concatenate(
-            [context.examples[task] for task in context.earlier[-1].epochs]
+            [
+                context.examples[task]
+                for phase in context.earlier[-(self.every or 1) :]
+                for task in phase.epochs
+            ]
         )
         rng = np.random.default_rng([context.seed, SEPARATE])
         count = min(self.examples, len(examples))
@@ -211,6 +241,11 @@ def _explicit(params: Any, opt_state: Any, strength: float) -> jax.Array:
     return jax.vmap(of_seed)(params, opt_state)
 
 
+def _by_the_clock(sequence: TaskSequence, strength: float) -> tuple[Phase, ...]:
+    ewc = EWC(strength, examples=_EXAMPLES, decay=_ONLINE, every=_EVERY)
+    return sequence.phases("sgd", RATE, then=(ewc,))
+
+
 SWEEPS = [
     *with_penalty(
         "ewc",
@@ -225,5 +260,14 @@ SWEEPS = [
         lambda strength: EWC(strength, examples=_EXAMPLES, decay=_ONLINE),
         (1, 3, 10, 30, 100, 300, 1000, 3000, 10000),
         FAMILY,
+    ),
+    Sweep(
+        "ewc_online_clock",
+        f"EWC, online, every {_EVERY} segments",
+        "λ",
+        (1, 3, 10, 30, 100, 300, 1000, 3000, 10000),
+        _by_the_clock,
+        FAMILY,
+        "clock",
     ),
 ]

@@ -4,6 +4,7 @@ from examples.methods import classp, ewc, joint, plain
 from examples.runner.plan import Method, Phase
 from examples.runner.study import ALL_SPLITS, READINGS, Study, of_fronts
 from examples.vision.ablation import ABLATION
+from examples.vision.checkpoint import CHECKPOINT
 from examples.vision.fronts import FRONTS
 from examples.vision.phases import COLLECT, FASHION, MNIST, TASKS, classp_on, sgd
 
@@ -79,7 +80,8 @@ STUDY = Study(
         "fronts": of_fronts(FRONTS),
         "ablation": {k: ablation.method for k, ablation in ABLATION.items()},
         "joint": {"joint": JOINT},
+        "checkpoint": of_fronts(CHECKPOINT),
     },
     published=PUBLISHED,
-    fronts=FRONTS,
+    fronts=[*FRONTS, *CHECKPOINT],
 )

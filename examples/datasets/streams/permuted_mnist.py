@@ -17,10 +17,12 @@ def permutations(seed: int, scenario: str, tasks: int) -> list[Part]:
     """A permutation a task, as Avalanche draws them; the first one permutes too."""
     del scenario
     rng = np.random.RandomState(seed)
-    return [_moved(rng.permutation(mnist.SIDE**2)) for _ in range(tasks)]
+    return [permuted(rng.permutation(mnist.SIDE**2)) for _ in range(tasks)]
 
 
-def _moved(source: np.ndarray) -> Part:
+def permuted(source: np.ndarray) -> Part:
+    """A part that has all images, their pixels from other places."""
+
     def part(split: Split) -> Split:
         images = np.asarray(split.inputs)
         flat = images.reshape(len(images), -1)

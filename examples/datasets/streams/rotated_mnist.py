@@ -12,10 +12,11 @@ def rotations(seed: int, scenario: str, tasks: int) -> list[Part]:
     """An angle a task, as Avalanche draws them."""
     del scenario
     rng = np.random.RandomState(seed)
-    return [_rotated(int(rng.randint(-180, 181))) for _ in range(tasks)]
+    return [rotated(int(rng.randint(-180, 181))) for _ in range(tasks)]
 
 
-def _rotated(angle: int) -> Part:
+def rotated(angle: int) -> Part:
+    """A part that has all images, turned counterclockwise by an angle in degrees."""
     # Where each pixel comes from; what comes from outside is black.
     pixels = np.arange(mnist.SIDE**2, dtype=np.int32).reshape(mnist.SIDE, mnist.SIDE)
     turned = Image.fromarray(pixels).rotate(

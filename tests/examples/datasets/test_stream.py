@@ -71,6 +71,55 @@ def test_rotated_mnist_has_the_angles_of_avalanche_and_turns_as_pillow_does():
             np.testing.assert_array_equal(moved.inputs[..., 0], expected)
 
 
+@pytest.mark.parametrize("benchmark", ["permuted_mnist_drift", "rotated_mnist_drift"])
+def test_a_stream_that_drifts_shows_each_image_once_and_ends_elsewhere(benchmark):
+    data = whole(240, 120)
+    tasks = list(stream(benchmark, seed=2).of(data).values())
+    assert len(tasks) == 60
+    for split in range(2):
+        labels = np.concatenate([task[split].labels for task in tasks])
+        assert len(labels) == len(data[split].labels)
+        for segment, task in enumerate(tasks):
+            np.testing.assert_array_equal(
+                task[split].labels, data[split].labels[segment::60]
+            )
+    assert not np.array_equal(tasks[0].train.inputs, data.train.inputs[::60])
+    again = stream(benchmark, seed=2).of(data)["task_32"]
+    np.testing.assert_array_equal(again.train.inputs, tasks[31].train.inputs)
+
+
+def test_what_turns_is_three_degrees_further_in_each_segment():
+    data = whole(120, 60)
+    start = int(np.random.RandomState(2).randint(-180, 181))
+    tasks = stream("rotated_mnist_drift", seed=2, tasks=50).of(data)
+    for segment in (0, 1, 49):
+        images = tasks[f"task_{segment + 1}"].train.inputs[..., 0]
+        expected = [
+            np.asarray(Image.fromarray(image).rotate(start + 3 * segment))
+            for image in data.train.inputs[segment::60, ..., 0]
+        ]
+        np.testing.assert_array_equal(images, expected)
+
+
+def test_of_two_permutations_the_share_of_the_next_one_grows():
+    data = whole(6000, 60)
+    tasks = stream("permuted_mnist_drift", seed=2, tasks=14).of(data)
+    rng = np.random.RandomState(2)
+    orders = [rng.permutation(784) for _ in range(4)]
+    for segment, task in enumerate(tasks.values()):
+        flat = data.train.inputs[segment::60].reshape(-1, 784)
+        shares = [
+            np.mean((task.train.inputs.reshape(-1, 784) == flat[:, order]).all(axis=1))
+            for order in orders
+        ]
+        first, of_next = divmod(segment, 6)
+        expected = np.zeros(4)
+        expected[first : first + 2] = 1 - of_next / 6, of_next / 6
+        # Of 100 images a segment: three deviations; exact where one is alone.
+        room = 3 * np.sqrt(of_next / 6 * (1 - of_next / 6) / 100)
+        np.testing.assert_allclose(shares, expected, atol=room)
+
+
 @pytest.mark.parametrize("benchmark", ["split_mnist", "split_fashion_mnist"])
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("scenario", ["class", "domain", "task"])

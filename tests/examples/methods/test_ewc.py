@@ -172,3 +172,31 @@ def test_online_ewc_decays_its_fisher_and_draws_to_the_last_weights(
     expected = jax.tree.map(lambda f, g: 0.5 * f + (g - f), so_far, both)
     chex.assert_trees_all_close(fisher, expected, rtol=1e-4, atol=1e-8)
     chex.assert_trees_all_equal(anchor, second[1].params)
+
+
+def test_by_the_clock_ewc_renews_its_penalty_at_one_boundary_in_so_many(
+    three_tasks, tmp_path
+):
+    runner = Runner(three_tasks, tmp_path)
+    phases = three_phases(plugins=(EWC(3.0, examples=60, decay=0.5, every=2),))
+    second, third = (final_state(runner, phases[:n]) for n in (2, 3))
+    plain = final_state(runner, three_phases()[:2])
+    chex.assert_trees_all_close(second.params, plain.params, rtol=1e-6)
+    assert not any(map(jnp.any, jax.tree.leaves(penalties_of(second)[0])))
+    # At the second boundary, of both tasks: 40 examples and 48.
+    fisher, anchor = penalties_of(third)
+    chex.assert_trees_all_equal(anchor, second.params)
+    parts = [three_tasks.tasks[name].train for name in ("z", "b")]
+    both = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    which = np.random.default_rng([0, SEPARATE]).choice(88, 60, False)
+    trainer = Trainer(Network, optax.sgd(0.1), preprocess)
+    expected = fisher_diagonal(
+        trainer.example_loss, anchor, both.inputs[which], both.labels[which]
+    )
+    chex.assert_trees_all_close(fisher, expected, rtol=1e-4, atol=1e-8)
+
+
+def test_a_clock_of_no_boundaries_is_refused(experiment, tmp_path):
+    last = phase("b", plugins=(EWC(1.0, every=0),))
+    with pytest.raises(ValueError, match="ewc's every"):
+        Runner(experiment, tmp_path).run("", Method("", (phase("z"), last)), [0])

@@ -1,0 +1,107 @@
+"""Gradient sums for a model that another optimizer has trained, from what there is."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import classp_jax
+from classp_jax import interop
+from examples.datasets import digits
+from examples.runner.carry_over import replaced
+from examples.runner.checks import check_positive_int
+from examples.runner.data import Split
+from examples.runner.plan import make_optimizer
+from examples.runner.plugin import Boundary, Plugin
+from examples.runner.trainer import TrainState
+
+SOURCES = ("moment", "data", "unlabelled", "other", "noise")
+_SEPARATE = 2000  # Added to the seed: of the examples, and of labels from the model.
+
+
+@dataclasses.dataclass(frozen=True)
+class Sums(Plugin):
+    """Gradient sums at the boundary, from what is left of the phase before.
+
+    Attributes:
+      source: ``"moment"``, Adam's second moment, for sums per weight; or a pass at the
+        final weights, over ``"data"``, examples of that phase with their labels;
+        ``"unlabelled"``, the same with labels drawn from the model; ``"other"``, digits
+        of another data set with such labels; ``"noise"``, pixels drawn uniformly with
+        such labels.
+      examples: how many a pass takes.
+      passes: how many passes; a sum per weight is multiplied, as no weight moves.
+    """
+
+    source: str
+    examples: int = 1000
+    passes: int = 1
+
+    key: ClassVar[str] = "sums"
+
+    def check(self, phases_before: int, tasks_before: int, batch_size: int) -> None:
+        """Refuses a source that there is no such, and sums of nothing."""
+        del tasks_before, batch_size
+        if self.source not in SOURCES:
+            raise ValueError(
+                f"sums' source must be {', '.join(map(repr, SOURCES))}, got"
+                f" {self.source!r}."
+            )
+        check_positive_int("sums' examples", self.examples)
+        check_positive_int("sums' passes", self.passes)
+        if not phases_before:
+            raise ValueError("sums are of a phase before, got the first.")
+
+    def at_boundary(self, context: Boundary, state: TrainState) -> TrainState:
+        """Puts the sums into the optimizer's state."""
+        if self.source == "moment":
+            of_adam = context.before.opt_state
+            grad_sum = interop.estimate_grad_sum(of_adam, state.params)
+            opt_state = interop.with_grad_sum(state.opt_state, grad_sum)
+        else:
+            opt_state = classp_jax.collect(
+                make_optimizer(dataclasses.replace(context.phase, plugins=())),
+                lambda params, batch: jnp.mean(
+                    jax.vmap(context.trainer.example_loss, (None, 0, 0))(params, *batch)
+                ),
+                state.opt_state,
+                state.params,
+                self._batches(context, state),
+            )
+            opt_state = replaced(
+                opt_state,
+                classp_jax.ScaleByAccumulatedPowerNormState,
+                lambda of: of._replace(
+                    grad_sum=jax.tree.map(lambda s: self.passes * s, of.grad_sum)
+                ),
+            )
+        return state._replace(opt_state=opt_state)
+
+    def _batches(self, context: Boundary, state: TrainState) -> list[Split]:
+        examples = self._examples(context)
+        if self.source != "data":
+            inputs = jnp.asarray(examples.inputs)
+            logits = context.trainer.classifier.logits(state.params, inputs, None)
+            key = jax.random.key(context.seed + _SEPARATE)
+            drawn = jax.random.categorical(key, logits.astype(jnp.float32))
+            examples = Split(examples.inputs, drawn)
+        size = 32
+        return [
+            Split(*(jnp.asarray(x[i : i + size]) for x in examples))
+            for i in range(0, len(examples.labels) // size * size, size)
+        ]
+
+    def _examples(self, context: Boundary) -> Split:
+        rng = np.random.default_rng([context.seed, _SEPARATE])
+        if self.source == "other":
+            return digits.load_other(self.examples)
+        tasks = [context.examples[task] for task in context.earlier[-1].epochs]
+        which = rng.choice(np.concatenate(tasks), self.examples, replace=False)
+        examples: Split = jax.tree.map(lambda x: x[which], context.data)
+        if self.source == "noise":
+            shape = np.shape(examples.inputs)
+            pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+            return Split(pixels, examples.labels)
+        return examples

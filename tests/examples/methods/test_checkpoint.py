@@ -1,0 +1,147 @@
+"""Gradient sums for what Adam has trained."""
+
+import dataclasses
+from typing import ClassVar
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from classp_jax import interop
+from examples.datasets import digits
+from examples.methods.checkpoint import SOURCES, Sums
+from examples.methods.ewc import EWC
+from examples.runner.data import Split
+from examples.runner.plan import Method
+from examples.runner.plugin import Plugin
+from examples.runner.run import Runner
+from tests.examples.helpers import final_state, penalties_of, phase, random_split
+
+ADAM = phase("z", "adam", learning_rate=0.01)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept(Plugin):
+    """Keeps what a plugin sees at a boundary."""
+
+    key: ClassVar[str] = "kept"
+    boundaries: ClassVar[list] = []
+
+    def at_boundary(self, context, state):
+        """Keeps it."""
+        self.boundaries.append((context, state))
+        return state
+
+
+@pytest.fixture
+def boundary(experiment, tmp_path):
+    """What a plugin of a phase of CLASSP's sees behind one of Adam's."""
+    then = phase("b", "classp", plugins=(Kept(),))
+    with pytest.warns(UserWarning, match="the one before collected none"):
+        final_state(Runner(experiment, tmp_path), (ADAM, then))
+    return Kept.boundaries.pop()
+
+
+def grad_sum_of(plugin, boundary):
+    return optax.tree.get(plugin.at_boundary(*boundary).opt_state, "grad_sum")
+
+
+def test_sums_of_adams_moment_are_the_librarys_estimate(boundary):
+    context, state = boundary
+    actual = grad_sum_of(Sums("moment"), boundary)
+    expected = interop.estimate_grad_sum(context.before.opt_state, state.params)
+    chex.assert_trees_all_close(jax.tree.leaves(actual), jax.tree.leaves(expected))
+    assert not any(map(jnp.any, jax.tree.leaves(optax.tree.get(state, "grad_sum"))))
+
+
+def test_sums_of_a_pass_are_those_of_its_batches_as_often_as_it_is_made(
+    boundary, experiment
+):
+    context, state = boundary
+    inputs, labels = experiment.tasks["z"].train
+    order = np.random.default_rng([0, 2000]).choice(40, 36, replace=False)[:32]
+
+    def loss(params):
+        losses = [
+            context.trainer.example_loss(params, jnp.asarray(inputs[i]), labels[i])
+            for i in order
+        ]
+        return sum(losses) / 32
+
+    expected = jax.tree.map(lambda g: 5 * jnp.abs(g), jax.grad(loss)(state.params))
+    actual = grad_sum_of(Sums("data", examples=36, passes=5), boundary)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("source", ["data", "unlabelled", "noise"])
+def test_only_data_with_labels_read_the_labels_and_noise_reads_nothing(
+    source, boundary
+):
+    context, state = boundary
+    plugin = Sums(source, examples=32)
+    of_data = grad_sum_of(plugin, boundary)
+    inputs, labels = context.data
+    other_labels = Split(inputs, (labels + 1) % 3)
+    others = random_split(len(labels), 7)
+    for reads, data in (
+        (source == "data", other_labels),
+        (source != "noise", Split(jnp.asarray(others.inputs), labels)),
+    ):
+        changed = grad_sum_of(plugin, (context._replace(data=data), state))
+        if reads:
+            with pytest.raises(AssertionError):
+                chex.assert_trees_all_close(changed, of_data, rtol=1e-2)
+        else:
+            chex.assert_trees_all_equal(changed, of_data)
+
+
+def test_other_digits_lie_as_mnists_do():
+    images, labels = digits.load_other(1797)
+    mnist = digits.load().train.inputs / 255
+    assert images.shape == (1797, 28, 28, 1) and images.dtype == np.uint8
+    assert set(labels) == set(range(10))
+    border = np.ones((28, 28), bool)
+    border[4:-4, 4:-4] = False
+    assert not images[:, border].any() and images[:, 4:-4, 4:-4].any(axis=(1, 2)).all()
+    # As bright, in the mean, in the middle and at the border, to a tenth.
+    for where in (border, ~border):
+        assert abs(images[:, where].mean() / 255 - mnist[:, where].mean()) < 0.1
+
+
+def test_ewc_takes_adams_moment_for_the_mean_square(experiment, tmp_path):
+    runner = Runner(experiment, tmp_path)
+    before = final_state(runner, (ADAM,))
+    state = final_state(
+        runner, (ADAM, phase("b", plugins=(EWC(1.0, fisher="moment"),)))
+    )
+    (adam,) = [
+        node
+        for node in jax.tree.leaves(
+            before.opt_state, is_leaf=lambda x: isinstance(x, optax.ScaleByAdamState)
+        )
+        if isinstance(node, optax.ScaleByAdamState)
+    ]
+    fisher, anchor = penalties_of(state)
+    mean = jax.tree.map(lambda v: v / (1 - 0.999**10), adam.nu)
+    chex.assert_trees_all_close(fisher, mean, rtol=1e-4)
+    chex.assert_trees_all_equal(anchor, before.params)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        (Sums("thin air"), "sums' source must be 'moment', 'data'"),
+        (Sums("data", examples=0), "sums' examples"),
+        (Sums("data", passes=0), "sums' passes"),
+    ],
+)
+def test_what_cannot_be_summed_is_refused(plugin, message, experiment, tmp_path):
+    phases = ADAM, phase("b", "classp", plugins=(plugin,))
+    with pytest.raises(ValueError, match=message):
+        Runner(experiment, tmp_path).run("", Method("", phases), [0])
+    with pytest.raises(ValueError, match="of a phase before, got the first"):
+        first = phase("z", "classp", plugins=(Sums(SOURCES[0]),))
+        Runner(experiment, tmp_path).run("", Method("", (first,)), [0])
