@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.test_util import check_grads
 
 import classp_jax
 from classp_jax import _power_norm, baselines
@@ -222,7 +223,7 @@ def test_the_derivative_by_every_number_is_that_of_finite_differences():
     with helpers.enable_x64(True):
         gradient, total = jnp.array([0.3, -2.0, 1e-3]), jnp.array([0.2, 5.0, 0.0])
         point = (gradient, total, jnp.array(0.4), jnp.array(0.7))
-        jax.test_util.check_grads(update_of, point, order=1, rtol=1e-6, atol=1e-9)
+        check_grads(update_of, point, order=1, rtol=1e-6, atol=1e-9)
 
 
 def test_the_state_is_four_bytes_a_weight():
