@@ -23,6 +23,8 @@ KINDS = {
     "eps": NUMBER,
     "strength": NUMBER,
     "damping": NUMBER,
+    "xi1": NUMBER,
+    "xi2": NUMBER,
     "power": POWER,
     "exponent": POWER,
     "refresh_every": COUNT_OR_NONE,
@@ -59,6 +61,8 @@ CONSTRUCTORS = [
     classp_jax.scale_by_accumulated_gram,
     classp_jax.decay_gate,
     baselines.ewc_penalty,
+    baselines.sc_adagrad,
+    baselines.scale_by_sc_adagrad,
     baselines.synaptic_intelligence,
 ]
 CASES = [
@@ -121,7 +125,7 @@ NONSENSE = {
     SCOPE: THING.filter(lambda thing: not is_scope(thing)) | HUGE | BOOLS | st.none(),
     PART: THING.filter(lambda thing: thing is not None) | HUGE | BOOLS | st.just(len),
 }
-AT_LEAST_0 = ("threshold", "eps", "strength", "damping")
+AT_LEAST_0 = ("threshold", "eps", "strength", "damping", "xi1", "xi2")
 
 
 @pytest.mark.parametrize("examples", [25, pytest.param(500, marks=pytest.mark.slow)])
@@ -157,11 +161,10 @@ def test_a_tree_of_another_kind_is_refused_where_it_meets_the_parameters(name, v
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 1.5, "2", None, True, jnp.int32(2)])
-def test_batch_size_is_refused_by_name(batch_size):
+@pytest.mark.parametrize("mean", [baselines.fisher_diagonal, baselines.mas_importance])
+def test_batch_size_is_refused_by_name(mean, batch_size):
     with pytest.raises((TypeError, ValueError), match="batch_size"):
-        baselines.fisher_diagonal(
-            lambda w, x: w * x, jnp.ones([]), jnp.ones(3), batch_size=batch_size
-        )
+        mean(lambda w, x: w * x, jnp.ones([]), jnp.ones(3), batch_size=batch_size)
 
 
 def test_what_is_right_is_accepted():

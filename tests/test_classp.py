@@ -118,6 +118,8 @@ def is_shape(node):
         (classp_jax.classp_released, ["learning_rate", "threshold", "eps"]),
         (classp_jax.classp_gram, ["learning_rate", "damping", "threshold"]),
         (baselines.ewc_penalty, ["strength", "learning_rate"]),
+        (baselines.sc_adagrad, ["learning_rate", "xi1", "xi2"]),
+        (baselines.scale_by_sc_adagrad, ["xi1", "xi2"]),
         (baselines.synaptic_intelligence, ["strength", "learning_rate"]),
         (classp_jax.threshold_mask, ["threshold"]),
         (classp_jax.scale_by_accumulated_power_norm, ["eps"]),

@@ -42,14 +42,19 @@ def ewc_penalty(
     :math:`\alpha \lambda F > 2`. With any other optimizer the step is damped as well,
     but it isn't exactly the proximal one.
 
+    Other importances in place of :math:`F` make other methods of it. With those of
+    :func:`mas_importance` it is Memory Aware Synapses. With ones, and the weights that
+    training starts from as the anchor, it is L2-SP.
+
     ``fisher`` and ``anchor`` are copied into the state, so that the compiled step takes
     them as inputs. For a further task, set others with :func:`set_penalty`: nothing is
     compiled again. In float16, :math:`(w - w^*) / \alpha` overflows from 65,504 on.
 
     Args:
       fisher: :math:`F \ge 0`, shaped like the parameters; see
-        :func:`fisher_diagonal`. Inside :func:`optax.masked`, ``fisher`` and ``anchor``
-        may also have the tensors that the mask leaves out; these aren't read.
+        :func:`fisher_diagonal` and :func:`mas_importance`. Inside
+        :func:`optax.masked`, ``fisher`` and ``anchor`` may also have the tensors that
+        the mask leaves out; these aren't read.
       anchor: :math:`w^*`, shaped like the parameters: the weights at the end of the
         earlier task.
       strength: :math:`\lambda \ge 0`; a number, an injected value or a schedule.
@@ -99,9 +104,11 @@ def ewc_penalty(
 
     References:
       Kirkpatrick et al., `Overcoming catastrophic forgetting in neural networks
-      <https://arxiv.org/abs/1612.00796>`_, 2017: Equation 3.
+      <https://arxiv.org/abs/1612.00796>`_, 2017: Equation 3. L2-SP: Li et al.,
+      `Explicit Inductive Bias for Transfer Learning with Convolutional Networks
+      <https://arxiv.org/abs/1802.01483>`_, 2018.
 
-    .. seealso:: :func:`fisher_diagonal`, :func:`set_penalty`
+    .. seealso:: :func:`fisher_diagonal`, :func:`mas_importance`, :func:`set_penalty`
     """
     _hyperparameters.check_not_negative("strength", strength)
     _hyperparameters.check_not_negative("learning_rate", learning_rate)

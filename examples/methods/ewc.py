@@ -6,33 +6,36 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from classp_jax import baselines, interop
+from examples.methods.quadratic_penalty import (
+    EXAMPLES,
+    SEPARATE,
+    QuadraticPenalty,
+    examples_before,
+    gradients_at_once,
+    with_penalty_of,
+)
 from examples.methods.registry import RATE, Sweep, TaskSequence, with_penalty
 from examples.runner.carry_over import collected_sums, kind_of_sum, states_of
 from examples.runner.checks import check_positive_int
 from examples.runner.data import Split
 from examples.runner.plan import Family, Phase
-from examples.runner.plugin import Boundary, Plugin
+from examples.runner.plugin import Boundary
 from examples.runner.trainer import Trainer, TrainState
 
 FAMILY = Family("EWC", "#cc79a7")
-SEPARATE = 1000  # Added to the seed for a separately initialised network.
 _FISHERS = ("examples", "steps", "moment", "batches")
-_EXAMPLES = 1000  # A task, on streams.
 _EVERY = 6  # Segments of a stream that drifts, where no task ends.
 _ONLINE = 0.9  # What online EWC keeps of its Fisher at each boundary.
-_WEIGHTS = 2**27  # Of gradients held at once, 4 bytes each.
 
 
 @dataclasses.dataclass(frozen=True)
-class EWC(Plugin):
+class EWC(QuadraticPenalty):
     """Elastic weight consolidation's penalty, before the optimizer.
 
     Attributes:
-      strength: lambda, of a penalty of lambda / 2 times the weighted squared distance.
       fisher: ``"examples"``, the mean squared gradient of single examples of the phase
         before at the weights that it ended with, which are the anchor; ``"steps"``, as
         the paper's text experiment has it: the mean squared gradient of the batches
@@ -50,7 +53,6 @@ class EWC(Plugin):
         task has ended: at one in so many. None for each.
     """
 
-    strength: float
     fisher: str = "examples"
     examples: int = 4000
     implicit: bool = True
@@ -58,11 +60,10 @@ class EWC(Plugin):
     every: int | None = None
 
     key: ClassVar[str] = "ewc"
-    is_penalty: ClassVar[bool] = True
+    importances: ClassVar[str] = "Fisher information"
 
     def check(self, phases_before: int, tasks_before: int, batch_size: int) -> None:
         """Refuses a Fisher that there is no such, or of nothing."""
-        del tasks_before, batch_size
         if self.fisher not in _FISHERS:
             raise ValueError(
                 f"ewc's fisher must be {', '.join(map(repr, _FISHERS))}, got"
@@ -71,10 +72,7 @@ class EWC(Plugin):
         check_positive_int("ewc's examples", self.examples)
         if self.every is not None:
             check_positive_int("ewc's every", self.every)
-        if not phases_before:
-            raise ValueError(
-                "ewc draws to the weights of a phase before, got the first."
-            )
+        super().check(phases_before, tasks_before, batch_size)
 
     def check_boundary(self, before: Phase, ended_with: TrainState) -> None:
         """Refuses a Fisher of steps that are no squares, or not each weight's own."""
@@ -84,23 +82,11 @@ class EWC(Plugin):
                 f" collects, but its optimizer, {before.optimizer_name}, collects none;"
                 " it must be one with power=2 and factored=False, such as classp."
             )
-        for other in before.plugins:
-            if other.is_penalty and not isinstance(other, EWC):
-                raise ValueError(
-                    f"ewc can't go on from {other.key}, whose importances are no Fisher"
-                    " information."
-                )
+        super().check_boundary(before, ended_with)
 
-    def wrap(
-        self,
-        optimizer: optax.GradientTransformation,
-        phase: Phase,
-        zeros: optax.Params,
-    ) -> optax.GradientTransformation:
-        """Puts the penalty before the optimizer; its weights come at the boundary."""
-        rate = phase.learning_rate if self.implicit else 0.0
-        penalty = baselines.ewc_penalty(zeros, zeros, self.strength, rate)
-        return optax.chain(penalty, optimizer)
+    def implicit_rate(self, phase: Phase) -> optax.ScalarOrSchedule:
+        """The phase's rate, or 0 for an explicit step."""
+        return super().implicit_rate(phase) if self.implicit else 0.0
 
     def at_boundary(self, context: Boundary, state: TrainState) -> TrainState:
         """Puts Fisher and anchor into the optimizer's state."""
@@ -110,8 +96,7 @@ class EWC(Plugin):
         else:
             penalties = [(of.fisher, of.anchor) for of in so_far]
         for fisher, anchor in penalties:  # None or one.
-            opt_state = baselines.set_penalty(state.opt_state, fisher, anchor)
-            state = state._replace(opt_state=opt_state)
+            state = with_penalty_of(state, fisher, anchor)
         return state
 
     def _renewed(
@@ -149,20 +134,12 @@ class EWC(Plugin):
 
     def _of_examples(self, context: Boundary, state: TrainState) -> optax.Params:
         """Of some that the phase before was trained on, at its last weights."""
-        examples = np.concatenate(
-            [
-                context.examples[task]
-                for phase in context.earlier[-(self.every or 1) :]
-                for task in phase.epochs
-            ]
+        return fisher_of_examples(
+            context.trainer,
+            state.params,
+            examples_before(context, self.examples, self.every or 1),
+            gradients_at_once(state.params),
         )
-        rng = np.random.default_rng([context.seed, SEPARATE])
-        count = min(self.examples, len(examples))
-        which = examples[rng.choice(len(examples), count, replace=False)]
-        weights = sum(p.size for p in jax.tree.leaves(state.params))
-        data = jax.tree.map(lambda x: x[which], context.data)
-        batch_size = min(32, max(1, _WEIGHTS // weights))
-        return fisher_of_examples(context.trainer, state.params, data, batch_size)
 
     def _with_those_before(
         self,
@@ -242,7 +219,7 @@ def _explicit(params: Any, opt_state: Any, strength: float) -> jax.Array:
 
 
 def _by_the_clock(sequence: TaskSequence, strength: float) -> tuple[Phase, ...]:
-    ewc = EWC(strength, examples=_EXAMPLES, decay=_ONLINE, every=_EVERY)
+    ewc = EWC(strength, examples=EXAMPLES, decay=_ONLINE, every=_EVERY)
     return sequence.phases("sgd", RATE, then=(ewc,))
 
 
@@ -250,14 +227,14 @@ SWEEPS = [
     *with_penalty(
         "ewc",
         "EWC",
-        lambda strength: EWC(strength, examples=_EXAMPLES),
+        lambda strength: EWC(strength, examples=EXAMPLES),
         (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000),
         FAMILY,
     ),
     *with_penalty(
         "ewc_online",
         "EWC, online",
-        lambda strength: EWC(strength, examples=_EXAMPLES, decay=_ONLINE),
+        lambda strength: EWC(strength, examples=EXAMPLES, decay=_ONLINE),
         (1, 3, 10, 30, 100, 300, 1000, 3000, 10000),
         FAMILY,
     ),

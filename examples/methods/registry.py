@@ -14,7 +14,10 @@ _FIRST = (
     "classp",
     "gram",
     "plain",
+    "sc_adagrad",
     "ewc",
+    "l2_sp",
+    "mas",
     "synaptic_intelligence",
     "owm",
     "gpm",
@@ -190,6 +193,11 @@ def with_penalty(
         return sequence.phases("sgd", rate, first=before, then=plugins)
 
     return at_rates(name, title, "λ", strengths, phases, family, PENALTY_RATES)
+
+
+def further(of: list[Sweep]) -> list[Sweep]:
+    """Sweeps that ``all`` leaves out: they have rows on the long streams alone."""
+    return [sweep._replace(group="further") for sweep in of]
 
 
 @functools.cache

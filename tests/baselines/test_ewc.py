@@ -85,6 +85,60 @@ def test_the_explicit_form_converges_below_its_bound_and_diverges_above():
         assert not np.all(np.abs(train(ewc_sgd(strength, learning_rate=0.0))) < 1e6)
 
 
+TRUNK_AND_HEAD = {"trunk": START, "head": jnp.array([2.0, -3.0])}
+PRETRAINED = {"trunk": ANCHOR, "head": jnp.zeros(2)}
+TRUNK = {"trunk": True, "head": False}
+HEAD = {"trunk": False, "head": True}
+
+
+def l2_sp(alpha, beta, learning_rate):
+    """The recipe of docs/concepts/baselines.md, before SGD."""
+    ones = jax.tree.map(jnp.ones_like, PRETRAINED)
+    pull = baselines.ewc_penalty(ones, PRETRAINED, alpha, learning_rate)
+    return optax.chain(
+        optax.masked(pull, TRUNK),
+        optax.masked(optax.add_decayed_weights(beta), HEAD),
+    )
+
+
+def test_with_a_fisher_of_ones_it_is_l2_sp():
+    """Its penalty: alpha / 2 |trunk - pretrained|^2 + beta / 2 |head|^2."""
+
+    def of_the_paper(params, alpha, beta):
+        pull = jnp.sum((params["trunk"] - ANCHOR) ** 2)
+        return alpha / 2 * pull + beta / 2 * jnp.sum(params["head"] ** 2)
+
+    grads = jax.tree.map(jnp.cos, TRUNK_AND_HEAD)
+    for alpha, beta in ((0.0, 0.0), (0.1, 0.01), (3.0, 0.5)):
+        solver = l2_sp(alpha, beta, learning_rate=0.0)
+        opt_state = solver.init(TRUNK_AND_HEAD)
+        actual, _ = solver.update(grads, opt_state, TRUNK_AND_HEAD)
+        by_penalty = jax.grad(of_the_paper)(TRUNK_AND_HEAD, alpha, beta)
+        expected = jax.tree.map(jnp.add, grads, by_penalty)
+        chex.assert_trees_all_close(actual, expected, rtol=1e-6)
+
+
+def test_l2_sp_converges_to_the_minimum_of_loss_and_penalty():
+    alpha, beta = 7.0, 0.5
+    solver = optax.chain(l2_sp(alpha, beta, RATE), optax.sgd(RATE))
+
+    def loss(params):
+        return loss_fn(params["trunk"]) + 0.5 * jnp.sum((params["head"] - 1) ** 2)
+
+    def step(_, carry):
+        params, opt_state = carry
+        updates, opt_state = solver.update(jax.grad(loss)(params), opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    carry = TRUNK_AND_HEAD, solver.init(TRUNK_AND_HEAD)
+    params, _ = jax.jit(lambda carry: jax.lax.fori_loop(0, 300, step, carry))(carry)
+    expected = {
+        "trunk": (CURVATURE * CENTRE + alpha * ANCHOR) / (CURVATURE + alpha),
+        "head": jnp.full(2, 1 / (1 + beta)),
+    }
+    chex.assert_trees_all_close(params, expected, rtol=1e-5)
+
+
 class EwcPenaltyTest(chex.TestCase):
     GRADIENT = CURVATURE * (START - CENTRE)
 

@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from classp_jax import baselines
-from classp_jax.baselines import _fisher
+from classp_jax.baselines import _example_gradients
 from tests import helpers
 
 RNG = np.random.default_rng(3)
@@ -208,8 +208,8 @@ def test_inside_shard_map_fisher_is_that_of_each_devices_examples(
 def test_each_device_has_its_own_examples_and_all_send_once(batch_size):
     def program(shards, *trees):
         def mean(params, examples):
-            return _fisher._mean_squared_gradient(
-                tanh_loss, batch_size, shards, params, examples
+            return _example_gradients._mean_term(
+                jnp.square, tanh_loss, batch_size, shards, params, examples
             )
 
         return jax.jit(mean).lower(*trees).compile()
@@ -219,7 +219,7 @@ def test_each_device_has_its_own_examples_and_all_send_once(batch_size):
     mesh = make_mesh({"x": 8})
     everywhere, cut = (NamedSharding(mesh, PartitionSpec(*x)) for x in ((), ("x",)))
     on_all = jax.device_put(params, everywhere), jax.device_put(examples, cut)
-    assert _fisher._parts(on_all[1]) == 8
+    assert _example_gradients._parts(on_all[1]) == 8
     parallel = program(8, *on_all)
     sent = re.findall(
         r"(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)"
