@@ -76,7 +76,11 @@ def accumulators(
         if is_accumulator(node)
     ]
     if not found:
-        of_directions = " Its sums are per direction, not per weight."
+        of_directions = (
+            " Its sums are per direction, not per weight;"
+            ' optax.tree.get(opt_state, "gram") has them. Compare their traces with the'
+            " damping: no direction's sum is larger than its tensor's trace."
+        )
         raise ValueError(
             "There is no CLASSP accumulator (ScaleByAccumulatedPowerNormState) in"
             f" this optimizer state, which {holds(opt_state)}."

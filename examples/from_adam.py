@@ -1,14 +1,16 @@
 """A model that Adam has trained learns a second task, and keeps more of the first.
 
-``python -m examples.from_adam`` takes a few seconds and needs only JAX and Optax. All
-that is left of the first task is a checkpoint: the weights and the state of Adam.
+``python -m examples.from_adam`` takes seconds and needs only JAX and Optax. What is
+left of the first task is the weights and, for CLASSP, Adam's state, or else data.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from classp_jax import classp, interop, tensor_report
+from classp_jax import classp, classp_gram, collect, interop, tensor_report
 
 FEATURES, HIDDEN, CLASSES, STEPS = 32, 32, 10, 500
 Task = tuple[jax.Array, jax.Array]
@@ -38,13 +40,7 @@ def loss_fn(params: Params, batch: Task) -> jax.Array:
     return losses.mean()
 
 
-def train(
-    optimizer: optax.GradientTransformation,
-    params: Params,
-    opt_state: optax.OptState,
-    task: Task,
-    key: jax.Array,
-) -> Training:
+def train(optimizer: Any, params: Params, state: Any, task: Task, key: Any) -> Training:
     """Trains on random batches of one task."""
     batches = jax.random.randint(key, (STEPS, 32), 0, len(task[1]))
 
@@ -55,7 +51,7 @@ def train(
         return (optax.apply_updates(params, updates), opt_state), None
 
     scan = jax.jit(lambda so_far: jax.lax.scan(step, so_far, batches)[0])
-    trained: Training = scan((params, opt_state))
+    trained: Training = scan((params, state))
     return trained
 
 
@@ -80,11 +76,15 @@ def main() -> dict[str, float]:
     grad_sum = interop.estimate_grad_sum(adam_state, params)
     opt_state = interop.with_grad_sum(optimizer.init(params), grad_sum)
 
+    gram = classp_gram(0.2)
+    examples = zip(a[0][:, None], a[1][:, None], strict=True)  # Batches of one.
+    collected = collect(gram, loss_fn, gram.init(params), params, examples)
     # Each has the learning rate that was best on other seeds.
     adam, no_sums, mean = optax.adam(0.0005), classp(0.03), {}
     for name, then, state in (
         ("Adam", adam, adam.init(params)),
         ("CLASSP without sums", no_sums, no_sums.init(params)),
+        ("classp_gram, sums from A's data", gram, collected),
         ("CLASSP", optimizer, opt_state),
     ):
         new, state = train(then, params, state, b, jax.random.key(3))

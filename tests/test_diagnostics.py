@@ -1,5 +1,6 @@
 import collections
 import functools
+import re
 
 import chex
 import jax
@@ -83,8 +84,19 @@ def test_an_error_names_the_states_that_are_there_and_not_their_trees():
     assert "layer_7" not in f"{info.value}"
     with pytest.raises(ValueError, match="holds no state"):
         classp_jax.average_grad_sum(many)
-    with pytest.raises(ValueError, match="per direction, not per weight"):
-        classp_jax.average_grad_sum(classp_jax.classp_gram(0.1).init(many))
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_the_error_for_sums_of_directions_says_where_they_are(rank):
+    optimizer = classp_jax.classp_gram(0.1, rank=rank)
+    gradient = {"kernel": jnp.arange(12.0).reshape(4, 3)}
+    _, opt_state = optimizer.update(gradient, optimizer.init(gradient))
+    with pytest.raises(ValueError, match="per direction, not per weight") as info:
+        classp_jax.average_grad_sum(opt_state)
+    (expression,) = re.findall(r"optax.tree.get\(.*?\)", f"{info.value}")
+    gram = eval(expression, {"optax": optax, "opt_state": opt_state})["kernel"]
+    trace = gram.trace if rank else jnp.trace(gram[0])
+    assert trace == pytest.approx(float(jnp.sum(gradient["kernel"] ** 2)))
 
 
 def test_tensors_whose_paths_print_alike_are_all_counted():

@@ -14,6 +14,10 @@ from classp_jax.interop import _conversion, _layout
 _Array: TypeAlias = np.ndarray[Any, Any]
 # Of the largest element: what rounding may make of a product with itself.
 _ROUNDING = 1e-3
+_OF_WEIGHTS = (
+    " A sum per weight, such as estimate_grad_sum makes, says nothing of directions:"
+    " classp_jax.collect gets their sums from data."
+)
 
 
 def shape_of(s: Any) -> tuple[int, ...]:
@@ -31,13 +35,14 @@ def as_kept(path: str, array: Any, s: Any) -> Any:
     if array.shape != shape and (is_sketch or array.shape != s.shape):
         raise ValueError(
             f"{path} must have shape {shape}, of its inputs, got {array.shape}."
+            + _OF_WEIGHTS
         )
     diagonal = np.diagonal(array, axis1=-2, axis2=-1)
     off = abs(array - np.swapaxes(array, -2, -1))
     if np.any(diagonal < 0) or np.any(off > _ROUNDING * np.max(abs(array), initial=0)):
         raise ValueError(
             f"{path} must be a sum of products, symmetric and with no value below 0 on"
-            " its diagonal."
+            " its diagonal." + _OF_WEIGHTS
         )
     return _gram_sketch.of_sum(array, s) if is_sketch else array.reshape(s.shape)
 

@@ -21,6 +21,7 @@ from examples import (
     your_own_stream,
 )
 from examples.report import index
+from tests import pages
 
 FOLDER = pathlib.Path(two_tasks.__file__).parent
 STANDARD = {"__future__", "pathlib", "sys", "typing"}
@@ -33,7 +34,7 @@ FRAMEWORKS = {
     equinox_mlp: {"equinox"},
     from_adam: set(),
     from_pytorch: {"torch"},
-    your_own_stream: {"flax", "matplotlib", "mlxtend", "tensorflow_datasets"},
+    your_own_stream: {"flax", "mlxtend", "tensorflow_datasets"},
 }
 
 
@@ -78,22 +79,50 @@ def test_from_pytorch():
 
 
 def test_from_adam(capsys):
-    mean = from_adam.main()
-    assert max(mean, key=mean.get) == "CLASSP"
-    assert mean["CLASSP"] > 0.93
+    *without, of_data, of_adam = from_adam.main().values()
+    assert min(of_data, of_adam) > max(0.93, *without)
     assert "hidden: sum" in capsys.readouterr().out
 
 
-def test_your_own_stream(tmp_path, capsys):
-    your_own_stream.main(out=str(tmp_path))
-    lines = (tmp_path / "table.md").read_text().splitlines()
-    averages = {
-        title.strip(): float(average.strip(" %"))
-        for title, average, _ in (line.strip("|").split("|") for line in lines[2:])
+def try_few(monkeypatch, **settings):
+    """Trains with fewer seeds, optimizers and settings."""
+    grids = {
+        title: (your_own_stream.OPTIMIZERS[title][0], np.array(of_title))
+        for title, of_title in settings.items()
     }
-    assert averages["SGD"] < averages["CLASSP"] < averages["classp_gram"]
-    assert (tmp_path / "accuracy.png").exists()
-    assert capsys.readouterr().out.startswith("\n".join(lines))
+    monkeypatch.setattr(your_own_stream, "OPTIMIZERS", grids)
+    monkeypatch.setattr(your_own_stream, "SEEDS", [1, 2])
+
+
+def test_your_own_stream_tries_as_many_settings_of_each_optimizer():
+    grids = [grid for _, grid in your_own_stream.OPTIMIZERS.values()]
+    assert {len(grid) for grid in grids} == {len(your_own_stream.GRID)}
+
+
+def test_your_own_stream(tmp_path, capsys, monkeypatch):
+    sgd = [9e-6, 9e-4, 0.9]
+    try_few(monkeypatch, SGD=sgd, Adam=[3e-5], CLASSP=[0.003], classp_gram=[0.9])
+    your_own_stream.main(out=str(tmp_path))
+    text = (tmp_path / "table.md").read_text()
+    (table,) = pages.tables(text)
+    assert [*table.column("setting").values()] == ["0.0009", "3e-05", "0.003", "0.9"]
+    average, learned = (
+        {title: float(cell.partition(" ± ")[0]) for title, cell in column.items()}
+        for column in map(table.column, ("average accuracy", "just learned"))
+    )
+    assert average["SGD"] < average["CLASSP"] < average["classp_gram"]
+    assert min(learned.values()) > 85
+    assert "learned task" not in text and "SGD is best" not in text
+    said = capsys.readouterr().out
+    assert said.startswith("SGD | 9e-06: ") and text in said
+
+
+def test_your_own_stream_says_what_was_not_learned(tmp_path, monkeypatch):
+    try_few(monkeypatch, SGD=[9e-6])
+    your_own_stream.main(out=str(tmp_path))
+    text = (tmp_path / "table.md").read_text()
+    assert re.search(r"^SGD hasn't learned task \[.*2.*\]: raise STEPS", text, re.M)
+    assert "SGD is best at the last of its values: widen GRID" in text
 
 
 def test_your_own_stream_takes_the_name_of_a_data_set(monkeypatch):
@@ -101,12 +130,21 @@ def test_your_own_stream_takes_the_name_of_a_data_set(monkeypatch):
         images = [
             {"image": np.full((2, 3, 1), i, np.uint8), "label": i} for i in (0, 1)
         ]
-        return images[: 1 + (name, split).count("train")]
+        return [images[: 1 + (name, of).count("test")] for of in split]
 
     monkeypatch.setattr("tensorflow_datasets.data_source", data_source)
-    (inputs, labels), (held_out, _) = your_own_stream.load("mnist")
-    assert inputs.shape == (2, 6) and held_out.shape == (1, 6)
-    assert labels.tolist() == [0, 1]
+    train, held_out, (inputs, labels) = your_own_stream.load("mnist")
+    assert [len(of) for of in (*train, *held_out)] == [1, 1, 1, 1]
+    assert inputs.shape == (2, 6) and labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["", "fashion_mnist"])
+def test_the_committed_tables_are_those_of_the_files_settings(name):
+    (table,) = pages.of_results(f"your_own_stream/{name}/table.md")
+    for title, setting in table.column("setting").items():
+        grid = your_own_stream.OPTIMIZERS[title][1]
+        assert setting in [f"{value:.2g}" for value in grid[1:-1]]
+    assert table.column("setting").keys() == your_own_stream.OPTIMIZERS.keys()
 
 
 def test_your_own_stream_trains_batch_norm(monkeypatch):

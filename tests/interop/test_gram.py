@@ -1,6 +1,7 @@
 """Sums of directions between PyTorch and JAX, and training that goes on."""
 
 import functools
+import math
 
 import chex
 import jax
@@ -333,6 +334,18 @@ def test_numpys_sums_are_set_by_path():
     assert scaling["bias"].item() == pytest.approx(1 / 5)
     with pytest.raises(ValueError, match=r"missing: \['bias'\]"):
         interop.with_grad_sum(opt_state, {"kernel": total})
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (3, 3), (3,)])
+def test_an_estimate_from_adam_is_refused_and_collect_named(shape):
+    params = {"w": jnp.arange(math.prod(shape), dtype=jnp.float32).reshape(shape)}
+    adam = optax.adam(0.1)
+    _, adam_state = adam.update(params, adam.init(params), params)
+    grad_sum = interop.estimate_grad_sum(adam_state, params)
+    for rank in (None, 1):
+        opt_state = classp_jax.classp_gram(0.1, rank=rank).init(params)
+        with pytest.raises(ValueError, match=r"^w must .* classp_jax\.collect"):
+            interop.with_grad_sum(opt_state, grad_sum)
 
 
 def test_of_a_state_with_both_the_sums_of_weights_are_set():
