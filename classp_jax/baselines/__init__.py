@@ -1,20 +1,30 @@
-"""Other methods to compare CLASSP with: EWC and Synaptic Intelligence, for Optax."""
+"""Other methods to compare CLASSP with, for Optax: EWC, SI, BGD, MoFO and UPGD."""
 
+from classp_jax.baselines._bgd import BgdState, bgd, bgd_eval_params
 from classp_jax.baselines._ewc import ewc_penalty, set_penalty
 from classp_jax.baselines._fisher import fisher_diagonal
+from classp_jax.baselines._mofo import mofo, scale_by_mofo
 from classp_jax.baselines._penalty import EwcPenaltyState
 from classp_jax.baselines._synaptic_intelligence import (
     SynapticIntelligenceState,
     consolidate,
     synaptic_intelligence,
 )
+from classp_jax.baselines._upgd import UpgdState, upgd
 
 __all__ = [
+    "BgdState",
     "EwcPenaltyState",
     "SynapticIntelligenceState",
+    "UpgdState",
+    "bgd",
+    "bgd_eval_params",
     "consolidate",
     "ewc_penalty",
     "fisher_diagonal",
+    "mofo",
+    "scale_by_mofo",
     "set_penalty",
     "synaptic_intelligence",
+    "upgd",
 ]
