@@ -72,7 +72,8 @@ def bgd(
         authors' experiments; a number or an injected value.
       batch_size: of how many examples the gradient is the mean, above 0; 1 if it is
         that of their sum. A number, an injected value or a schedule.
-      key: a seed, or a key of :func:`jax.random.key`, for the samples.
+      key: a seed, or a key of :func:`jax.random.key`, for the samples. Inside
+        :func:`jax.shard_map` all devices draw the same; call ``update`` outside of it.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`, with the state

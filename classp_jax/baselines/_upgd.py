@@ -77,7 +77,9 @@ def upgd(
         an injected value or a schedule.
       correct_maximum: whether the maximum is of averages that are corrected for their
         bias; a Python bool.
-      key: a seed, or a key of :func:`jax.random.key`, for the noise.
+      key: a seed, or a key of :func:`jax.random.key`, for the noise. Inside
+        :func:`jax.shard_map` all devices draw the same, and the maximum is that of a
+        device's shards; call ``update`` outside of it.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`, whose state

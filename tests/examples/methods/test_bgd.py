@@ -18,7 +18,10 @@ from tests.examples.helpers import final_state, three_phases
 SETTINGS = dict(learning_rate=0.1, initial_std=0.3, batch_size=8)
 
 
-def phases(plugins=(AtMeans(),)):
+AT_MEANS = (AtMeans(),)
+
+
+def phases(plugins=AT_MEANS):
     return tuple(
         dataclasses.replace(
             phase,
@@ -38,7 +41,7 @@ def outcome(runner, of, seed=0):
 def test_it_is_measured_at_the_means_and_goes_on_from_the_sample(three_tasks, tmp_path):
     runner = Runner(three_tasks, tmp_path)
     at_means, at_sample = (
-        outcome(runner, phases(plugins)[:1]) for plugins in ((AtMeans(),), ())
+        outcome(runner, phases(plugins)[:1]) for plugins in (AT_MEANS, ())
     )
     state = at_means.state
     chex.assert_trees_all_equal(state.params, at_sample.state.params)
