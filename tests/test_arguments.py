@@ -5,6 +5,7 @@ import fractions
 import inspect
 
 import hypothesis
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -17,6 +18,7 @@ from classp_jax import baselines
 NUMBER, SWITCH, FLAG, POWER, COUNT, COUNT_OR_NONE, MEMORY, DTYPE, SCOPE, PART, TREE = (
     range(11)
 )
+AVERAGE, FRACTION, KEY = range(11, 14)
 KINDS = {
     "learning_rate": NUMBER,
     "threshold": NUMBER,
@@ -41,6 +43,16 @@ KINDS = {
     "inner": PART,
     "fisher": TREE,
     "anchor": TREE,
+    "b1": AVERAGE,
+    "b2": AVERAGE,
+    "batch_size": NUMBER,
+    "beta_utility": AVERAGE,
+    "correct_maximum": FLAG,
+    "fraction": FRACTION,
+    "initial_std": POWER,
+    "key": KEY,
+    "sigma": NUMBER,
+    "weight_decay": NUMBER,
 }
 RIGHT = {
     "learning_rate": 0.1,
@@ -50,6 +62,7 @@ RIGHT = {
     "inner": optax.identity(),
     "fisher": jnp.ones(2),
     "anchor": jnp.ones(2),
+    "batch_size": 1,
 }
 CONSTRUCTORS = [
     classp_jax.classp,
@@ -60,10 +73,14 @@ CONSTRUCTORS = [
     classp_jax.scale_by_accumulated_power_norm,
     classp_jax.scale_by_accumulated_gram,
     classp_jax.decay_gate,
+    baselines.bgd,
     baselines.ewc_penalty,
+    baselines.mofo,
+    baselines.scale_by_mofo,
     baselines.sc_adagrad,
     baselines.scale_by_sc_adagrad,
     baselines.synaptic_intelligence,
+    baselines.upgd,
 ]
 CASES = [
     (constructor, name)
@@ -118,6 +135,19 @@ NONSENSE = {
     | BOOLS
     | st.floats(max_value=1)
     | st.integers(max_value=1),
+    AVERAGE: THING | HUGE | BOOLS | st.none() | NEGATIVE | st.floats(min_value=1),
+    FRACTION: THING
+    | HUGE
+    | BOOLS
+    | st.none()
+    | NEGATIVE
+    | st.just(0)
+    | st.floats(min_value=1, exclude_min=True),
+    KEY: THING
+    | HUGE.filter(lambda huge: not isinstance(huge, int))
+    | BOOLS
+    | st.none()
+    | st.just(jax.random.split(jax.random.key(0))),
     SWITCH: THING | HUGE | st.none(),
     FLAG: THING | HUGE | st.none() | st.integers() | st.just(np.True_),
     DTYPE: st.text().filter(lambda text: text not in FLOATS)
@@ -125,7 +155,10 @@ NONSENSE = {
     SCOPE: THING.filter(lambda thing: not is_scope(thing)) | HUGE | BOOLS | st.none(),
     PART: THING.filter(lambda thing: thing is not None) | HUGE | BOOLS | st.just(len),
 }
-AT_LEAST_0 = ("threshold", "eps", "strength", "damping", "xi1", "xi2")
+AT_LEAST_0 = (
+    *("threshold", "eps", "strength", "damping", "xi1", "xi2"),
+    *("batch_size", "sigma", "weight_decay"),
+)
 
 
 @pytest.mark.parametrize("examples", [25, pytest.param(500, marks=pytest.mark.slow)])

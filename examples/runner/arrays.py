@@ -14,7 +14,7 @@ def as_numpy(tree: Any, array: Callable[[Any], np.ndarray]) -> dict[str, np.ndar
     """A tree's leaves by their paths, random keys as the integers they're made of."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): array(
-            jax.random.key_data(x) if _is_key(x) else x
+            jax.random.key_data(x) if is_key(x) else x
         )
         for path, x in jax.tree_util.tree_leaves_with_path(tree)
     }
@@ -25,7 +25,8 @@ def described(arrays: dict[str, np.ndarray]) -> dict[str, str]:
     return {name: f"{x.dtype}{list(x.shape)}" for name, x in arrays.items()}
 
 
-def _is_key(x: jax.Array) -> bool:
+def is_key(x: jax.Array) -> bool:
+    """Whether an array is of random keys."""
     return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
@@ -33,7 +34,7 @@ def placed(array: np.ndarray, like: jax.Array) -> jax.Array:
     """The array on the devices of another, and a random key where that is one."""
     sharding = like.sharding if like.committed else None
     value: Array = array
-    if _is_key(like):
+    if is_key(like):
         of_key = jnp.asarray(array)
         value = jax.random.wrap_key_data(of_key, impl=jax.random.key_impl(like))
     there: jax.Array = jax.device_put(value, sharding)

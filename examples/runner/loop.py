@@ -13,6 +13,7 @@ from examples.runner import batches, sharding, side_by_side
 from examples.runner.checkpoints import Trail
 from examples.runner.data import Split
 from examples.runner.plan import Phase
+from examples.runner.plugin import measured
 from examples.runner.stopping import Sigterm
 from examples.runner.trainer import Trainer, TrainState
 
@@ -242,7 +243,11 @@ class _Run:
         """A pair a seed of each task: with dropout off, and on."""
         accuracies = side_by_side.each_seed(
             lambda state: {
-                name: self._trainer.accuracy(state.params, *data, state.dropout_key)
+                name: self._trainer.accuracy(
+                    measured(self._phase.plugins, state).params,
+                    *data,
+                    state.dropout_key,
+                )
                 for name, data in self._loop.curve.items()
             },
             self.states,

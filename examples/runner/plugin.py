@@ -125,6 +125,19 @@ class Plugin:
         """
         return state
 
+    def at_measurement(self, state: TrainState) -> TrainState:
+        """Makes the state that is measured where training doesn't do it at its weights.
+
+        Training goes on from the state as it was. Inside a compiled program, too.
+
+        Args:
+          state: a seed's, along a phase or at its end.
+
+        Returns:
+          The one whose accuracy is measured.
+        """
+        return state
+
     def penalty(self, states: TrainState) -> jax.Array | float:
         """What it adds to the loss, where that decides when a phase ends.
 
@@ -170,3 +183,10 @@ class Plugin:
     def as_json(self) -> dict[str, Any]:
         """Its settings as the rows have them: those that are None aren't there."""
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+
+def measured(plugins: tuple[Plugin, ...], state: TrainState) -> TrainState:
+    """The state whose accuracy is measured, by a phase's plugins."""
+    for plugin in plugins:
+        state = plugin.at_measurement(state)
+    return state

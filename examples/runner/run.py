@@ -17,7 +17,7 @@ from examples.runner.loop import Loop
 from examples.runner.method_checks import check_method, check_transitions
 from examples.runner.phase_ends import Outcome, PhaseEnds
 from examples.runner.plan import Method, Phase, as_json
-from examples.runner.plugin import Boundary
+from examples.runner.plugin import Boundary, measured
 from examples.runner.stopping import Sigterm
 from examples.runner.trainer import TrainState
 from examples.runner.trainers import Trainers
@@ -195,12 +195,13 @@ class Runner:
             ends = self._loop.train(bar, trainer, states, begin, epochs, phase, trail)
             outcomes = {}
             for i, (seed, trained) in enumerate(zip(seeds, ends, strict=True)):
-                end = trained._replace(state=_ended(phase, trained.state))
+                state = _ended(phase, trained.state)
+                end = trained._replace(state=measured(phase.plugins, state))
                 result = results.of_phase(
                     self._experiment, phases, trainer, splits, seed, end, self._mesh
                 )
                 so_far = before[i].results if before else []
-                outcomes[seed] = Outcome(end.state, [*so_far, result])
+                outcomes[seed] = Outcome(state, [*so_far, result])
             with self._loop.sigterm.deferred():
                 keep(outcomes)
         return list(outcomes.values())

@@ -13,6 +13,7 @@ from flax import nnx
 
 from classp_jax import update_density
 from examples.runner import evaluation, sharding
+from examples.runner.arrays import is_key
 from examples.runner.data import Array
 from examples.runner.evaluation import Accuracy, Classifier, Params, Preprocess
 from examples.runner.layers import Layer
@@ -101,9 +102,14 @@ class Trainer:
         """The state before the first step, in buffers of its own."""
         params = nnx.state(self._make_model(nnx.Rngs(seed)), nnx.Param)
         params = jax.tree.map(lambda p: p.astype(self._dtype), params)
+        # Noise of an optimizer's own is another with each seed, as dropout is.
+        opt_state = jax.tree.map(
+            lambda x: jax.random.fold_in(x, seed) if is_key(x) else x,
+            self._optimizer.init(params),
+        )
         state = TrainState(
             params,
-            self._optimizer.init(params),
+            opt_state,
             jax.random.key(seed),
             jnp.zeros([], jnp.int32),
         )

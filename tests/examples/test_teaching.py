@@ -112,7 +112,7 @@ def test_your_own_stream(tmp_path, capsys, monkeypatch):
     )
     assert average["SGD"] < average["CLASSP"] < average["classp_gram"]
     assert min(learned.values()) > 85
-    assert "learned task" not in text and "SGD is best" not in text
+    assert "learned task" not in text and (tmp_path / "accuracy.png").exists()
     said = capsys.readouterr().out
     assert said.startswith("SGD | 9e-06: ") and text in said
 
@@ -122,7 +122,6 @@ def test_your_own_stream_says_what_was_not_learned(tmp_path, monkeypatch):
     your_own_stream.main(out=str(tmp_path))
     text = (tmp_path / "table.md").read_text()
     assert re.search(r"^SGD hasn't learned task \[.*2.*\]: raise STEPS", text, re.M)
-    assert "SGD is best at the last of its values: widen GRID" in text
 
 
 def test_your_own_stream_takes_the_name_of_a_data_set(monkeypatch):
