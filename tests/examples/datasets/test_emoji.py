@@ -239,3 +239,24 @@ def test_a_split_stream_has_two_groups_a_task_by_all_vendors(monkeypatch):
     assert sorted(seen) == [
         (symbol, vendor) for symbol in range(200) for vendor in range(4)
     ]
+
+
+def test_real_data():
+    data_dir = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "absent"))
+    if not (data_dir / "emoji").is_dir():
+        pytest.skip("set TFDS_DATA_DIR to a folder with emoji")
+    train, test = emoji.load(data_dir)
+    readme = (pathlib.Path(emoji.__file__).parents[1] / "streams/README.md").read_text()
+    said = " ".join(readme.split())
+    assert (
+        f"{len(train.labels)} images to train on and {len(test.labels)} to test" in said
+    )
+    assert f"the same {len(train.labels) + len(test.labels):,} symbols" in said
+    assert len(np.unique(train.labels)) == len(np.unique(test.labels)) == 8
+    pictures = np.concatenate([train.inputs, test.inputs])
+    # Every vendor draws in colour, and no two draw most symbols alike.
+    for i in range(4):
+        assert np.mean(np.ptp(pictures[:, i], axis=-1) > 30) > 0.1
+        for j in range(i):
+            apart = np.abs(pictures[:, i].astype(int) - pictures[:, j]).mean((1, 2, 3))
+            assert np.mean(apart > 10) > 0.9
