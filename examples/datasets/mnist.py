@@ -1,7 +1,6 @@
 """MNIST and Fashion-MNIST, prepared and read without TensorFlow."""
 
 import gzip
-import io
 import math
 import pathlib
 import struct
@@ -11,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
-from examples.datasets.tfds import check_label, import_tfds, prepare, read, record
+from examples.datasets.images import as_png, read_images
+from examples.datasets.tfds import import_tfds, prepare
 from examples.runner.data import Split, Task
 
 SIDE = 28  # Pixels.
@@ -51,17 +50,7 @@ def load(
 
 
 def _read(folder: pathlib.Path, split: str) -> Split:
-    images, labels = [], []
-    for number, example in enumerate(read(folder, split)):
-        with record(folder, split, number):
-            with Image.open(io.BytesIO(example["image"])) as image:
-                pixels = np.asarray(image)
-            if pixels.shape != (SIDE, SIDE) or pixels.dtype != np.uint8:
-                raise ValueError(f"image of {pixels.dtype} {pixels.shape}")
-            check_label(example["label"], CLASSES)
-        images.append(pixels)
-        labels.append(example["label"])
-    return Split(np.stack(images)[..., np.newaxis], np.array(labels, np.int32))
+    return read_images(folder, split, (SIDE, SIDE, 1), CLASSES)
 
 
 def _builder_class(name: str) -> type:
@@ -98,10 +87,7 @@ def _builder_class(name: str) -> type:
             pairs = zip(pixels, classes.tolist(), strict=True)
             # The keys decide the order in which TFDS stores the examples: its own.
             for key, (image, label) in enumerate(pairs):
-                png = io.BytesIO()
-                Image.fromarray(image).save(png, format="png")
-                png.seek(0)
-                yield key, {"image": png, "label": label}
+                yield key, {"image": as_png(image), "label": label}
 
     return Builder
 

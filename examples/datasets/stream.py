@@ -53,6 +53,7 @@ class Benchmark(NamedTuple):
       classes_a_task: of each task.
       published: by https://github.com/ContinualAI/continual-learning-baselines, in its
         README.
+      shape: of an image: height, width, channels.
     """
 
     title: str
@@ -65,6 +66,7 @@ class Benchmark(NamedTuple):
     classes: int = 10
     classes_a_task: int = 10
     published: tuple[Published, ...] = ()
+    shape: tuple[int, ...] = (28, 28, 1)
 
 
 @functools.cache
@@ -84,7 +86,8 @@ class Stream(NamedTuple):
       scenario: of those that it has: domain-, class- or task-incremental.
       tasks: how many, the first ones.
       seed: of the permutations and rotations, as Avalanche draws them; of the split
-        streams' order of classes, which is that of the labels for seed 0.
+        streams' order of classes, which is that of the labels for seed 0; of the order
+        of the vendors of emoji, which is that of their names for seed 0.
       validation: whether a tenth of the training set is held out and serves as the
         test set, and the test set isn't used.
     """

@@ -1,6 +1,7 @@
 """The multi-layer perceptron of the streams' published baselines in Flax NNX."""
 
 import itertools
+import math
 
 import jax
 from flax import nnx
@@ -18,7 +19,7 @@ class MLP(nnx.Module):
     Args:
       rngs: the stream ``params``.
       classes: the number of outputs.
-      inputs: the number of pixels.
+      shape: of an image.
       hidden: the units of each hidden layer.
       hidden_layers: how many there are.
       use_bias: whether the layers have biases.
@@ -28,12 +29,12 @@ class MLP(nnx.Module):
         self,
         rngs: nnx.Rngs,
         classes: int = 10,
-        inputs: int = 784,
+        shape: tuple[int, ...] = (28, 28, 1),
         hidden: int = 256,
         hidden_layers: int = 2,
         use_bias: bool = True,
     ):
-        sizes = [inputs, *[hidden] * hidden_layers, classes]
+        sizes = [math.prod(shape), *[hidden] * hidden_layers, classes]
         for number, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes), start=1):
             layer = nnx.Linear(
                 fan_in,
@@ -65,4 +66,4 @@ class MLP(nnx.Module):
         return logits
 
 
-MODEL = Model(MLP, "784-256-256-10 with ReLU, as Avalanche's baselines have it")
+MODEL = Model(MLP, "two layers of 256 with ReLU, as Avalanche's baselines have")

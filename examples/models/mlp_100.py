@@ -7,6 +7,6 @@ from examples.models.registry import Model
 
 MODEL = Model(
     functools.partial(MLP, hidden=100, use_bias=False),
-    "784-100-100-10 with ReLU and no biases, as GPM (Saha et al. 2021) has it",
-    ", by 784-100-100-10 without biases",
+    "two layers of 100 with ReLU and no biases, as GPM (Saha et al. 2021) has them",
+    ", by {inputs}-100-100-{outputs} without biases",
 )

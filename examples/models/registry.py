@@ -13,9 +13,11 @@ class Model(NamedTuple):
     """A network that classifies images.
 
     Attributes:
-      make: makes it, from its random streams and ``classes``, the number of outputs.
-      what: it is, for the help.
-      title: what a page's title adds, if it isn't the default.
+      make: makes it, from its random streams, ``classes``, the number of outputs, and
+        ``shape``, that of an image.
+      what: it is, in words.
+      title: what a page's title adds, if it isn't the default; ``{inputs}`` and
+        ``{outputs}`` stand for their numbers.
     """
 
     make: Callable[..., nnx.Module]

@@ -10,8 +10,8 @@ def of_units(hidden: int) -> Model:
     """The model with so many hidden units."""
     return Model(
         functools.partial(MLP, hidden=hidden, hidden_layers=1),
-        f"784-{hidden}-10 with ReLU",
-        f", by 784-{hidden}-10",
+        f"a layer of {hidden} with ReLU",
+        f", by {{inputs}}-{hidden}-{{outputs}}",
     )
 
 

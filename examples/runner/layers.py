@@ -41,7 +41,7 @@ def inputs(
             layer.dot_general = _recording(layer.dot_general, found, name, layer)
         elif isinstance(layer, nnx.Conv):
             layer.conv_general_dilated = _recording(
-                layer.conv_general_dilated, found, name, layer, _patches
+                layer.conv_general_dilated, found, name, layer, patches
             )
     model(*args, **kwargs)
     return found
@@ -123,7 +123,7 @@ def _recording(
     return recorded
 
 
-def _patches(
+def patches(
     images: jax.Array,
     kernel: jax.Array,
     strides: tuple[int, ...],
@@ -134,7 +134,25 @@ def _patches(
     feature_group_count: int,
     **kwargs: Any,
 ) -> jax.Array:
-    """What a convolution multiplies by its kernel, (batch, rows, columns, inputs)."""
+    """What a two-dimensional convolution multiplies by its kernel.
+
+    Args:
+      images: (batch, height, width, channels).
+      kernel: (rows, columns, channels, outputs), of which the shape matters alone.
+      strides: of both axes.
+      padding: ``SAME``, ``VALID`` or (before, behind) of both axes.
+      lhs_dilation: must be 1.
+      rhs_dilation: likewise.
+      feature_group_count: likewise.
+      **kwargs: whatever else ``lax.conv_general_dilated`` takes; unused.
+
+    Returns:
+      (batch, rows, columns, inputs): of each place that the kernel comes to what it
+      covers there, in the order of the kernel's axes.
+
+    Raises:
+      ValueError: the convolution has groups or dilation.
+    """
     del kwargs
     if {*lhs_dilation, *rhs_dilation, feature_group_count} != {1}:
         raise ValueError("A convolution must be without groups and dilation.")

@@ -52,7 +52,11 @@ def _run(
         parser.error(str(error))
     experiment = Experiment(
         "streams",
-        functools.partial(models()[args.model].make, classes=stream.outputs),
+        functools.partial(
+            models()[args.model].make,
+            classes=stream.outputs,
+            shape=stream.definition.shape,
+        ),
         stream.definition.preprocess,
         tasks,
         args.batch_size,
@@ -168,8 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         "--best-in",
         type=pathlib.Path,
         metavar="FOLDER",
-        help="train only each method's setting with the best average accuracy in the"
-        " rows of this folder",
+        help="train only the settings best in its rows",
     )
     return parser
 

@@ -3,6 +3,7 @@
 import argparse
 import collections
 import json
+import math
 import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -183,8 +184,11 @@ def _read(
     Those with the seed of the settings have these; those with another one what most of
     them have that is otherwise alike.
     """
-    compared = study(_stream(settings), settings["epochs"], settings["batch_size"])
-    title = models()[settings["model"]].title
+    stream = _stream(settings)
+    compared = study(stream, settings["epochs"], settings["batch_size"])
+    title = models()[settings["model"]].title.format(
+        inputs=math.prod(stream.definition.shape), outputs=stream.outputs
+    )
     if "loss" in settings:
         title += f", the loss over {settings['loss']} classes"
     compared = compared._replace(title=compared.title + title)

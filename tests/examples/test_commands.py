@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import functools
 import io
 import re
 
@@ -161,7 +160,7 @@ def test_no_traceback_whatever_is_typed(stubs, command, examples):
 def test_a_model_that_cannot_take_the_data_is_named(
     more, monkeypatch, capsys, tmp_path
 ):
-    too_small = Model(functools.partial(MLP, inputs=6), "of six pixels")
+    too_small = Model(lambda rngs, classes, shape: MLP(rngs, classes, (6,)), "small")
     monkeypatch.setitem(models(), "mlp", too_small)
     monkeypatch.setattr(
         "examples.datasets.mnist.load", lambda data_dir, names: {"mnist": whole()}

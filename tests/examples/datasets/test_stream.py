@@ -162,6 +162,40 @@ def test_split_streams(benchmark, scenario, seed):
     ]
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "tasks", "classes"),
+    [("split_cifar100", 10, 100), ("split_cifar10", 5, 10)],
+)
+@pytest.mark.parametrize("scenario", ["class", "domain", "task"])
+def test_split_cifar_has_all_classes_once(benchmark, tasks, classes, scenario):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(classes), 3))
+    # The first pixel says whose image it is.
+    images = np.zeros((len(labels), 32, 32, 3), np.uint8)
+    images[:, 0, 0, 0] = labels
+    split = Split(images, labels.astype(np.int32))
+    of, seen = stream(benchmark, scenario, seed=1), []
+    made = of.of(Task(split, split))
+    assert len(made) == tasks and of.definition.shape == images.shape[1:]
+    for number, task in enumerate(made.values()):
+        assert task.train.labels.dtype == np.int32
+        truth, told = task.train.inputs[:, 0, 0, 0], task.train.labels
+        there = np.unique(truth)
+        assert len(there) == classes // tasks and len(told) == 3 * len(there)
+        if scenario == "domain":
+            # In the order in which the stream has them.
+            group = of.definition.order(1)[len(seen) :][: len(there)]
+            np.testing.assert_array_equal(group[told], truth)
+        else:
+            np.testing.assert_array_equal(told, truth)
+        assert {of.tasks_of_classes[label] for label in there} == {number}
+        seen += there.tolist()
+    assert sorted(seen) == list(range(classes)) and seen != sorted(seen)
+    assert of.outputs == (classes // tasks if scenario == "domain" else classes)
+    assert of.chance == pytest.approx(
+        1 / (classes if scenario == "class" else len(there))
+    )
+
+
 def test_validation_holds_out_of_the_training_set():
     data = whole(100, 40)
     tasks = stream("permuted_mnist", validation=True).of(data)

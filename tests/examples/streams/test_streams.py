@@ -8,7 +8,9 @@ import pytest
 from classp_jax import metrics
 from examples.datasets.stream import benchmarks
 from examples.datasets.tfds import DatasetError
+from examples.models.registry import models
 from examples.runner import rows, side_by_side
+from examples.runner.data import Split, Task
 from examples.runner.plan import as_json, make_optimizer
 from examples.streams import __main__ as streams
 from examples.streams import report, tables
@@ -206,6 +208,42 @@ def test_the_papers_cnn_learns_a_stream(tiny, tmp_path):
     assert "--model cnn" in page
     # Those published are of ten tasks.
     assert "## Published" not in page
+
+
+@pytest.fixture
+def colour(monkeypatch):
+    """CIFAR-100, but of 300 images, each of its class's brightness."""
+
+    def split(n):
+        labels = np.arange(n, dtype=np.int32) % 100
+        images = np.broadcast_to(2 * labels[:, None, None, None], (n, 32, 32, 3))
+        return Split(images.astype(np.uint8), labels)
+
+    load = {"cifar100": Task(split(300), split(100))}
+    monkeypatch.setattr("examples.datasets.cifar.load", lambda name, _: load[name])
+
+
+@pytest.mark.parametrize("model", models())
+@pytest.mark.parametrize("benchmark", ["permuted_mnist", "split_cifar100"])
+def test_every_model_takes_grey_and_colour(
+    tiny, colour, tmp_path, capsys, model, benchmark
+):
+    options = ["--benchmark", benchmark, "--model", model]
+    run(tmp_path, *options, "--methods", "sgd_0.1", "--dry-run")
+    steps = 10 if benchmark == "permuted_mnist" else 4
+    assert f"each 2 epochs in 2 phases, {steps} steps" in capsys.readouterr().out
+
+
+def test_a_page_says_how_many_inputs_and_outputs_a_network_has(colour, tmp_path):
+    options = ["--benchmark", "split_cifar100", "--model", "wide_1000"]
+    run(tmp_path, *options, "--methods", "sgd_0.001")
+    assert (
+        (tmp_path / "table.md")
+        .read_text()
+        .startswith("# Split CIFAR-100, 2 tasks, class-incremental, by 3072-1000-100\n")
+    )
+    (row,) = rows.read(tmp_path / "rows.jsonl")
+    assert row["settings"]["examples"]["task_2"] == {"train": 30, "test": 10}
 
 
 @pytest.mark.parametrize(
