@@ -66,7 +66,7 @@ def of_experiment(
     parser = argparse.ArgumentParser(
         prog=f"python -m examples.{name}",
         usage=USAGE,
-        description=f"{description}. Writes a row of results per method and seed, then"
+        description=f"{description}. Writes a row per method and seed, then"
         " the table. The same command goes on where it stopped.",
         formatter_class=HelpFormatter,
     )

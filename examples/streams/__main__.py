@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=known,
         default=_DEFAULT,
         metavar="NAME",
-        help=", ".join(known),
+        help=", ".join(sorted(known)),
     )
     parser.add_argument(
         "--scenario",
