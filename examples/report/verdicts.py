@@ -54,6 +54,8 @@ PAPER: list[tuple[Study, str, list[tuple[str, str]]]] = [
             ("classp", "classp_adagrad"),
             ("classp", "ewc_paper"),
             ("classp", "adam"),
+            ("classp_second_relative_10", "classp_adagrad"),
+            ("classp_second_relative_10", "classp"),
         ],
     ),
 ]
