@@ -62,7 +62,7 @@ CHECKPOINT = [
                         (Sums(name),),
                     ),
                 )
-                for k in (0.0003, 0.001, 0.003, 0.01, 0.03)
+                for k in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3)
             },
         )
         for name in ("data", "other")

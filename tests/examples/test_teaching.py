@@ -34,7 +34,7 @@ FRAMEWORKS = {
     equinox_mlp: {"equinox"},
     from_adam: set(),
     from_pytorch: {"torch"},
-    your_own_stream: {"flax", "mlxtend", "tensorflow_datasets"},
+    your_own_stream: {"flax", "matplotlib", "mlxtend", "tensorflow_datasets"},
 }
 
 

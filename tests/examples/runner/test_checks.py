@@ -184,7 +184,7 @@ def test_wrong_seeds_are_named(seeds, message, tmp_path):
             "memory must be an integer from 1 on, got 0",
         ),
         (sgd("a", plugins=(Replay(None, 2, 8),)), "The first task has none before it"),
-        (sgd(plugins=(EWC(1.0, "example"),)), "'steps', 'batches', got 'example'"),
+        (sgd(plugins=(EWC(1.0, "example"),)), "'moment', 'batches', got 'example'"),
         (
             sgd(plugins=(EWC(1.0, examples=0),)),
             "examples must be an integer from 1 on, got 0",
