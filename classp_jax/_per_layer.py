@@ -74,9 +74,18 @@ def per_layer(
     def init_layer(params: optax.Params) -> optax.OptState:
         # Over explicit mesh axes vmap wants all that it maps cut alike, counters too.
         tie = jnp.any(jnp.where(False, jax.tree.leaves(params)[0], 0))
-        return jax.tree.map(
-            lambda x: x if jnp.ndim(x) else jnp.where(tie, x, x), inner.init(params)
-        )
+
+        def tied(x: jax.Array) -> jax.Array:
+            if jnp.ndim(x):
+                return x
+            if _is_key(x):  # JAX 0.5 selects numbers only here.
+                data, impl = jax.random.key_data(x), jax.random.key_impl(x)
+                data = jnp.where(tie, data, data)
+                key: jax.Array = jax.random.wrap_key_data(data, impl=impl)
+                return key
+            return jnp.where(tie, x, x)
+
+        return jax.tree.map(tied, inner.init(params))
 
     def update_fn(
         updates: optax.Updates,
@@ -96,8 +105,12 @@ def per_layer(
 
 def _own_key(x: jax.Array) -> jax.Array:
     """What a layer's number makes of its random key; other arrays as they are."""
-    if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if not _is_key(x):
         return x
     layers = _placement.cut_like(x, jnp.arange(len(x)))
     own: jax.Array = jax.vmap(jax.random.fold_in)(x, layers)
     return own
+
+
+def _is_key(x: jax.Array) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key)

@@ -89,7 +89,9 @@ def compiled():
 def test_bytes_a_weight_and_one_program(name):
     params = {"w": jnp.ones((100, 100))}
     _, opt_state = trained(MAKE[name](), params)
-    kept = sum(x.nbytes for x in jax.tree.leaves(opt_state))
+    # But for a key, which has no bytes in the lowest version.
+    arrays = [x for x in jax.tree.leaves(opt_state) if x.size == 10_000]
+    kept = sum(x.nbytes for x in arrays)
     assert kept / 1e4 == pytest.approx(BYTES[name], abs=0.01)
 
 
@@ -314,7 +316,20 @@ def test_per_layer_mofo_is_that_of_each_layer():
         np.testing.assert_allclose(updates["w"][i], expected["w"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("axis_type", [None, AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(
+    "axis_type",
+    [
+        None,
+        AxisType.Auto,
+        pytest.param(
+            AxisType.Explicit,
+            marks=pytest.mark.skipif(
+                not hasattr(jax, "shard_map"),
+                reason="the lowest JAX can't map over an axis that is cut",
+            ),
+        ),
+    ],
+)
 @pytest.mark.parametrize("name", ["bgd", "upgd"])
 def test_per_layer_has_noise_of_each_layer(name, axis_type):
     layers = {"w": jnp.zeros((8, 6))}
