@@ -106,21 +106,19 @@ class EWC(QuadraticPenalty):
         so_far: list[baselines.EwcPenaltyState],
     ) -> tuple[optax.Params, optax.Params]:
         """Fisher and anchor with those of what has been learned since they were."""
+        anchor = state.params
         if self.fisher == "steps":
             fisher = _of_steps(context.before)
-            anchor = jax.tree.map(jnp.copy, state.params)
         elif self.fisher == "moment":
             fisher = interop.estimate_grad_sum(
                 context.before.opt_state, state.params, power=2, steps=1
             )
-            anchor = jax.tree.map(jnp.copy, state.params)
         elif self.fisher == "batches":
             fisher, anchor = _of_batches(context)
         else:
             fisher = context.compute_once(
                 (self.key, self.examples), lambda: self._of_examples(context, state)
             )
-            anchor = jax.tree.map(jnp.copy, state.params)
             for before in so_far:
                 fisher, anchor = self._with_those_before(before, fisher, anchor)
         return fisher, anchor

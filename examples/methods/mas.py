@@ -63,7 +63,7 @@ class MAS(QuadraticPenalty):
         before = states_of(context.before.opt_state, baselines.EwcPenaltyState)
         for so_far in before:
             importance = jax.tree.map(jnp.add, so_far.fisher, importance)
-        return with_penalty_of(state, importance, jax.tree.map(jnp.copy, state.params))
+        return with_penalty_of(state, importance, state.params)
 
 
 @functools.partial(jax.jit, static_argnames=("classifier", "batch_size"))

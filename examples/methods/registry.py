@@ -196,7 +196,7 @@ def with_penalty(
 
 
 def further(of: list[Sweep]) -> list[Sweep]:
-    """Sweeps that ``all`` leaves out: they have rows on the long streams alone."""
+    """Sweeps that ``all`` leaves out: they have no rows yet."""
     return [sweep._replace(group="further") for sweep in of]
 
 

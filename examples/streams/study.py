@@ -16,8 +16,8 @@ def study(stream: Stream, epochs: int, batch_size: int) -> Study:
     Returns:
       The study; a group a method, with its values of the setting, ``all``, but for the
       sums in fewer bits, ``stored``, the numbers of directions, ``rank``, the sums that
-      forget, ``memory``, what follows a clock, ``clock``, and the baselines that are
-      compared on long streams alone, ``further``.
+      forget, ``memory``, what follows a clock, ``clock``, and the baselines without
+      rows so far, ``further``.
     """
     tasks = {f"task_{i}": f"Task {i}" for i in range(1, stream.tasks + 1)}
     sequence = TaskSequence(tuple(tasks), epochs, batch_size)
