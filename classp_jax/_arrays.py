@@ -36,6 +36,11 @@ def select(mask: jax.Array, x: jax.Array, otherwise: jax.typing.ArrayLike) -> ja
     return jax.lax.select(mask, x, jnp.full_like(x, otherwise))
 
 
+def is_key(x: jax.typing.ArrayLike) -> bool:
+    """Whether an array is of keys that :func:`jax.random.key` makes."""
+    return jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key)
+
+
 def forget(x: jax.Array, memory: Any) -> jax.Array:
     """What a step leaves of a sum: ``(1 - 1 / memory) x``; all of it if that is None.
 

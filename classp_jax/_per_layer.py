@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from classp_jax import _hyperparameters, _placement
+from classp_jax._arrays import is_key
 
 
 def per_layer(
@@ -78,7 +79,7 @@ def per_layer(
         def tied(x: jax.Array) -> jax.Array:
             if jnp.ndim(x):
                 return x
-            if _is_key(x):  # JAX 0.5 selects numbers only here.
+            if is_key(x):  # JAX 0.5 selects numbers only here.
                 data, impl = jax.random.key_data(x), jax.random.key_impl(x)
                 data = jnp.where(tie, data, data)
                 key: jax.Array = jax.random.wrap_key_data(data, impl=impl)
@@ -105,12 +106,8 @@ def per_layer(
 
 def _own_key(x: jax.Array) -> jax.Array:
     """What a layer's number makes of its random key; other arrays as they are."""
-    if not _is_key(x):
+    if not is_key(x):
         return x
     layers = _placement.cut_like(x, jnp.arange(len(x)))
     own: jax.Array = jax.vmap(jax.random.fold_in)(x, layers)
     return own
-
-
-def _is_key(x: jax.Array) -> bool:
-    return jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key)

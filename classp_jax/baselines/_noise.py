@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from classp_jax import _placement
-from classp_jax._arrays import at_least_float32
+from classp_jax._arrays import at_least_float32, is_key
 
 
 def check_key(name: str, key: Any) -> None:
@@ -18,7 +18,7 @@ def check_key(name: str, key: Any) -> None:
     is_seed = isinstance(key, Integral) and not isinstance(key, bool)
     if isinstance(key, jax.Array) and key.ndim == 0:
         of = key.dtype
-        is_seed = jnp.issubdtype(of, jnp.integer) or _is_key(key)  # Injected, or a key.
+        is_seed = jnp.issubdtype(of, jnp.integer) or is_key(key)  # Injected, or a key.
     if not is_seed:
         raise TypeError(
             f"{name} must be an integer or a key that jax.random.key makes, got"
@@ -31,7 +31,7 @@ def initial_key(params: optax.Params, key: jax.Array | int) -> jax.Array:
 
     A copy, as a step that donates the state would delete the user's.
     """
-    of = key if isinstance(key, jax.Array) and _is_key(key) else jax.random.key(key)
+    of = key if isinstance(key, jax.Array) and is_key(key) else jax.random.key(key)
     placed: jax.Array = _placement.replicated_over_mesh_of(params, of.copy())
     return placed
 
@@ -45,7 +45,3 @@ def normal_like(key: jax.Array, tree: Any) -> Any:
         for k, x in zip(keys, leaves, strict=False)
     ]
     return jax.tree.unflatten(structure, noise)
-
-
-def _is_key(key: jax.Array) -> bool:
-    return jnp.issubdtype(key.dtype, jax.dtypes.prng_key)

@@ -121,8 +121,7 @@ def estimate_grad_sum(
     if steps is not None:
         _hyperparameters.check_power("steps", steps)
         steps = float(steps)
-    if not 0 <= b2 < 1:
-        raise ValueError(f"b2 must be at least 0 and below 1, got {b2}.")
+    _hyperparameters.check_below_1("b2", b2)
     shapes = {path: jnp.shape(p) for path, p in _paths.by_path(params).items()}
 
     def of_state(state: Any) -> dict[str, _Array]:
