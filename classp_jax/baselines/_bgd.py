@@ -9,7 +9,12 @@ import optax
 from classp_jax import _hyperparameters, _paths, _placement, _states
 from classp_jax._arrays import in_dtype_of, refuse_complex
 from classp_jax.baselines import _noise
-from classp_jax.baselines._penalty import refuse_integers, shaped_like, wide_zeros
+from classp_jax.baselines._penalty import (
+    needed,
+    refuse_integers,
+    shaped_like,
+    wide_zeros,
+)
 
 
 class BgdState(NamedTuple):
@@ -140,10 +145,7 @@ def bgd(
         **extra_args: Any,
     ) -> tuple[optax.Updates, BgdState]:
         del extra_args
-        if params is None:
-            raise ValueError(
-                "bgd requires the current parameters: pass params to update."
-            )
+        params = needed("bgd", params)
         refuse_complex(updates)
         refuse_integers("gradient", updates)
         eta = _hyperparameters.at_step("learning_rate", learning_rate, state.count)

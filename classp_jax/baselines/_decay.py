@@ -9,7 +9,7 @@ import optax
 from classp_jax import _hyperparameters
 from classp_jax._arrays import at_least_float32, refuse_complex
 from classp_jax._classp import chain_in_float32
-from classp_jax.baselines._penalty import refuse_integers
+from classp_jax.baselines._penalty import needed, refuse_integers
 
 
 def with_weight_decay(
@@ -29,10 +29,7 @@ def with_weight_decay(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
-        if params is None:
-            raise ValueError(
-                f"{name} requires the current parameters: pass params to update."
-            )
+        params = needed(name, params)
         refuse_complex(updates)
         refuse_integers("gradient", updates)  # Before they are floating.
         updates, state = chained.update(updates, state, widened(params), **extra_args)

@@ -10,6 +10,7 @@ from classp_jax._arrays import refuse_complex
 from classp_jax.baselines._penalty import (
     EwcPenaltyState,
     check_not_negative,
+    needed,
     penalized,
     penalty_state,
     replaced,
@@ -127,10 +128,7 @@ def ewc_penalty(
         **extra_args: Any,
     ) -> tuple[optax.Updates, EwcPenaltyState]:
         del extra_args
-        if params is None:
-            raise ValueError(
-                "ewc_penalty requires the current parameters: pass params to update."
-            )
+        params = needed("ewc_penalty", params)
         return penalized(updates, state, params, strength, learning_rate)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -177,6 +177,15 @@ def refuse_integers(what: str, tree: Any) -> None:
             )
 
 
+def needed(name: str, params: optax.Params | None) -> optax.Params:
+    """The parameters; raises a ``ValueError`` where ``update`` was given none."""
+    if params is None:
+        raise ValueError(
+            f"{name} requires the current parameters: pass params to update."
+        )
+    return params
+
+
 def shaped_like(params: optax.Params, name: str, tree: optax.Params) -> Any:
     """A tree's leaves in the parameters' structure, less what a mask leaves out.
 

@@ -12,6 +12,7 @@ from classp_jax._arrays import at_least_float32, refuse_complex
 from classp_jax._powers import divide
 from classp_jax.baselines._penalty import (
     EwcPenaltyState,
+    needed,
     penalized,
     penalty_state,
     shaped_like,
@@ -115,11 +116,7 @@ def synaptic_intelligence(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, SynapticIntelligenceState]:
-        if params is None:
-            raise ValueError(
-                "synaptic_intelligence requires the current parameters: pass params to"
-                " update."
-            )
+        params = needed("synaptic_intelligence", params)
         grads = updates
         updates, penalty = penalized(
             grads, state.penalty, params, strength, learning_rate
