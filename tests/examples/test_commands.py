@@ -39,7 +39,7 @@ OPTIONS = {
     vision: f"{SHARED} --distributed --evaluate-with-dropout",
     sentiment: f"{SHARED} --phrasebank --tokenizer --label-map",
     streams: f"{SHARED} --benchmark --scenario --tasks --epochs --model --stream-seed"
-    " --validation --best-in",
+    " --validation --from-disk --best-in",
     vision_report: "--evaluate-with-dropout",
     streams_report: "--evaluate-with-dropout",
     sentiment_report: "--evaluate-with-dropout",
@@ -112,9 +112,10 @@ def stubs(monkeypatch, tmp_path):
     for command in (vision, sentiment):
         monkeypatch.setattr(command, "load", load)
         monkeypatch.setattr(command.report, "write", nothing)
-    monkeypatch.setattr(
-        "examples.datasets.mnist.load", lambda data_dir, names: load(data_dir)
-    )
+    for of_mnist in ("load", "load_stored"):
+        monkeypatch.setattr(
+            f"examples.datasets.mnist.{of_mnist}", lambda folder, names: load(folder)
+        )
     monkeypatch.setattr(streams.report, "write", nothing)
     monkeypatch.setattr(cli, "Runner", Runner)
     monkeypatch.setattr(vision, "save_samples", nothing)
