@@ -161,7 +161,9 @@ def accuracy_in_parts(
     parts = []
     for start in starts:
         part = slice(start, start + _PART)
-        examples = inputs[part], labels[part]
+        examples = sharding.place(
+            (inputs[part], labels[part]), classifier.preprocess.mesh, shard=False
+        )
         of = accuracy(
             classifier, params, *examples, dropout_key, start // _batch_size()
         )

@@ -57,7 +57,7 @@ def make(
         data: Split = jax.tree.map(lambda *parts: jnp.concatenate(parts), *splits)
         return OnDevices(data)
     labels = np.concatenate([np.asarray(of.labels) for of in splits])
-    return OnDisk(Split(concatenated([of.inputs for of in splits]), labels), mesh)
+    return OnDisk(concatenated([of.inputs for of in splits]), labels, mesh)
 
 
 class OnDevices(NamedTuple):
@@ -95,12 +95,19 @@ class OnDisk(NamedTuple):
     among devices each process reads what its own devices need.
 
     Attributes:
-      data: all tasks' examples to train on, stored inputs and the labels in memory.
+      inputs: of all tasks' examples to train on.
+      labels: theirs, in memory.
       mesh: the devices.
     """
 
-    data: Split
+    inputs: Stored
+    labels: np.ndarray
     mesh: jax.sharding.Mesh | None
+
+    @property
+    def data(self) -> Split:
+        """As :class:`Source` says; what is indexed is put on every device."""
+        return Split(self.inputs.map(self._everywhere), self._everywhere(self.labels))
 
     @contextlib.contextmanager
     def training(self, blocks: list[np.ndarray]) -> Iterator[Train]:
@@ -122,7 +129,7 @@ class OnDisk(NamedTuple):
         """As :class:`Source` says; every process reads all of them."""
         which = np.where(batch < 0, batch[:, :1], batch).ravel()
         places = np.arange(batch.size, dtype=batch.dtype).reshape(batch.shape)
-        data = Split(self.data.inputs[which], self.data.labels[which])
+        data = self._everywhere(Split(self.inputs[which], self.labels[which]))
         return data, np.where(batch < 0, batch, places)
 
     def _train(
@@ -147,10 +154,10 @@ class OnDisk(NamedTuple):
         """A step's batch of each seed, (seeds, batch); of the inputs this process's."""
         which = np.where(batch < 0, batch[:, :1], batch)
         mine = which[:, sharding.columns_here(batch.shape[1], self.mesh)]
-        inputs = self.data.inputs[mine.ravel()]
+        inputs = self.inputs[mine.ravel()]
         return Batches(
             inputs.reshape(*mine.shape, *inputs.shape[1:]),
-            np.asarray(self.data.labels)[which],
+            self.labels[which],
             batch >= 0,
         )
 
@@ -163,6 +170,9 @@ class OnDisk(NamedTuple):
         for i, of_step in enumerate(read):
             for whole, x in zip(together, of_step, strict=True):
                 whole[:, i] = x
-        batch = first.labels.shape[1]
-        inputs = sharding.place_columns(together.inputs, batch, self.mesh)
-        return together._replace(inputs=inputs)
+        inputs, *others = together
+        inputs = sharding.place_columns(inputs, first.labels.shape[1], self.mesh)
+        return Batches(inputs, *self._everywhere(others))
+
+    def _everywhere(self, tree: Any) -> Any:
+        return sharding.place(tree, self.mesh, shard=False)
