@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from benchmarks import accumulation, compiled, optimizers, train_step, update
+from benchmarks import (
+    accumulation,
+    compiled,
+    input_pipeline,
+    optimizers,
+    train_step,
+    update,
+)
 from classp_jax.verify import __main__ as verify
 from classp_jax.verify._torch_optimizer import InputError
 from examples.datasets.tfds import DatasetError
@@ -190,7 +197,10 @@ def printed(command, option, capsys):
 
 @pytest.mark.parametrize(
     "command",
-    [*OPTIONS, regret, index, update, train_step, optimizers, accumulation, compiled],
+    [
+        *(*OPTIONS, regret, index, update, train_step, optimizers, accumulation),
+        *(compiled, input_pipeline),
+    ],
     ids=lambda command: command.__name__,
 )
 def test_help_fits_on_a_screen_and_names_every_option(command, capsys, monkeypatch):
