@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from examples.datasets.images import as_png, read_images
+from examples.datasets.images import as_png, read_images, stored_images
 from examples.datasets.tfds import import_tfds, prepare
-from examples.runner.data import Split, Task
+from examples.runner.data import Task
 
 SHAPE = (32, 32, 3)
 CLASSES = {"cifar10": 10, "cifar100": 100}
@@ -33,11 +33,17 @@ def load(name: str, data_dir: pathlib.Path | None = None) -> Task:
       DatasetError: the data set is damaged, or missing and can't be downloaded.
     """
     folder = prepare(f"{name}/{_VERSION}", data_dir, _builder_class(name))
-    return Task(*(_read(folder, split, name) for split in Task._fields))
+    return Task(
+        *(read_images(folder, split, SHAPE, CLASSES[name]) for split in Task._fields)
+    )
 
 
-def _read(folder: pathlib.Path, split: str, name: str) -> Split:
-    return read_images(folder, split, SHAPE, CLASSES[name])
+def load_stored(name: str, data_dir: pathlib.Path | None = None) -> Task:
+    """As :func:`load`, but the images stay on the disk until they're asked for."""
+    folder = prepare(f"{name}/{_VERSION}", data_dir, _builder_class(name))
+    return Task(
+        *(stored_images(folder, split, SHAPE, CLASSES[name]) for split in Task._fields)
+    )
 
 
 def _builder_class(name: str) -> type:

@@ -2,14 +2,22 @@
 
 import io
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from examples.datasets.tfds import check_label, read, record
+from examples.datasets.tfds import (
+    Records,
+    check_label,
+    import_extra,
+    read,
+    record,
+)
 from examples.runner.data import Split
+from examples.runner.stored import Stored
 
 
 def read_images(
@@ -32,16 +40,60 @@ def read_images(
     images, labels = [], []
     for number, example in enumerate(read(folder, split)):
         with record(folder, split, number):
-            with Image.open(io.BytesIO(example["image"])) as image:
-                pixels = np.asarray(image)
-            # Of one channel Pillow makes no axis.
-            expected = shape if shape[2] > 1 else shape[:2]
-            if pixels.shape != expected or pixels.dtype != np.uint8:
-                raise ValueError(f"image of {pixels.dtype} {pixels.shape}")
+            images.append(_pixels(example, shape))
             check_label(example["label"], classes)
-        images.append(pixels.reshape(shape))
         labels.append(example["label"])
     return Split(np.stack(images), np.array(labels, np.int32))
+
+
+def stored_images(
+    folder: pathlib.Path, split: str, shape: tuple[int, int, int], classes: int
+) -> Split:
+    """The same split, with images that are read and decoded when they're asked for.
+
+    The labels are read at once, in a pass over the records that decodes no image.
+
+    Args:
+      folder: as for :func:`read_images`.
+      split: likewise.
+      shape: likewise.
+      classes: likewise.
+
+    Returns:
+      Stored images in TFDS's order, (n, height, width, channels), uint8.
+
+    Raises:
+      DatasetError: the folder is damaged, a label is another, or Grain isn't installed;
+        where images are read, one is damaged or another.
+    """
+    import_extra("grain")  # Before anything takes long.
+    labels = []
+    for number, example in enumerate(read(folder, split)):
+        with record(folder, split, number):
+            check_label(example["label"], classes)
+        labels.append(example["label"])
+    records = Records(folder, split)
+
+    def read_some(which: np.ndarray) -> np.ndarray:
+        images = np.empty((len(which), *shape), np.uint8)
+        # Of no record array_record makes an error.
+        found = records.read(which.tolist()) if len(which) else []
+        for image, number, example in zip(images, which, found, strict=True):
+            with record(folder, split, number):
+                image[:] = _pixels(example, shape)
+        return images
+
+    return Split(Stored(read_some, len(labels), shape), np.array(labels, np.int32))
+
+
+def _pixels(example: dict[str, Any], shape: tuple[int, int, int]) -> np.ndarray:
+    with Image.open(io.BytesIO(example["image"])) as image:
+        pixels = np.asarray(image)
+    # Of one channel Pillow makes no axis.
+    expected = shape if shape[2] > 1 else shape[:2]
+    if pixels.shape != expected or pixels.dtype != np.uint8:
+        raise ValueError(f"image of {pixels.dtype} {pixels.shape}")
+    return pixels.reshape(shape)
 
 
 def as_png(pixels: np.ndarray) -> io.BytesIO:

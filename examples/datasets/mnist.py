@@ -4,14 +4,14 @@ import gzip
 import math
 import pathlib
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from examples.datasets.images import as_png, read_images
+from examples.datasets.images import as_png, read_images, stored_images
 from examples.datasets.tfds import import_tfds, prepare
 from examples.runner.data import Split, Task
 
@@ -39,18 +39,37 @@ def load(
     Raises:
       DatasetError: a data set is damaged, or missing and can't be downloaded.
     """
+    return _load(data_dir, names, _read)
+
+
+def load_stored(
+    data_dir: pathlib.Path | None = None, names: Sequence[str] = _NAMES
+) -> dict[str, Task]:
+    """As :func:`load`, but the images stay on the disk until they're asked for."""
+    return _load(data_dir, names, _read_stored)
+
+
+def _load(
+    data_dir: pathlib.Path | None,
+    names: Sequence[str],
+    of_split: Callable[[pathlib.Path, str], Split],
+) -> dict[str, Task]:
     folders = {
         name: prepare(f"{name}/{_VERSION}", data_dir, _builder_class(name))
         for name in names
     }
     return {
-        name: Task(*(_read(folder, split) for split in Task._fields))
+        name: Task(*(of_split(folder, split) for split in Task._fields))
         for name, folder in folders.items()
     }
 
 
 def _read(folder: pathlib.Path, split: str) -> Split:
     return read_images(folder, split, (SIDE, SIDE, 1), CLASSES)
+
+
+def _read_stored(folder: pathlib.Path, split: str) -> Split:
+    return stored_images(folder, split, (SIDE, SIDE, 1), CLASSES)
 
 
 def _builder_class(name: str) -> type:

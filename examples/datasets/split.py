@@ -9,6 +9,7 @@ import numpy as np
 
 from examples.datasets.stream import Benchmark, Part, Published
 from examples.runner.data import Split, Task
+from examples.runner.stored import take
 
 
 def split_benchmark(
@@ -20,6 +21,7 @@ def split_benchmark(
     classes: int = 10,
     shape: tuple[int, ...] = (28, 28, 1),
     published: tuple[Published, ...] = (),
+    load_stored: Callable[[pathlib.Path | None], Task] | None = None,
 ) -> Benchmark:
     """A stream that cuts a data set into tasks with as many classes each.
 
@@ -34,6 +36,7 @@ def split_benchmark(
       classes: of the data set, a multiple of the tasks.
       shape: of an image.
       published: likewise.
+      load_stored: likewise.
 
     Returns:
       The stream.
@@ -57,6 +60,7 @@ def split_benchmark(
         of_task,
         published,
         shape,
+        load_stored,
     )
 
 
@@ -72,7 +76,7 @@ def _of(group: np.ndarray, scenario: str) -> Part:
     def part(split: Split) -> Split:
         labels = np.asarray(split.labels)
         members = np.flatnonzero(np.isin(labels, group))
-        inputs, labels = np.asarray(split.inputs)[members], labels[members]
+        inputs, labels = take(split.inputs, members), labels[members]
         if scenario == "domain":
             labels = (labels[:, None] == group).argmax(1).astype(np.int32)
         return Split(inputs, labels)

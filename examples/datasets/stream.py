@@ -10,6 +10,7 @@ import numpy as np
 
 from examples.runner.data import Split, Task
 from examples.runner.discovery import values
+from examples.runner.stored import take
 
 _HELD_OUT = 10  # Of the training set one in so many, to choose settings on.
 SCENARIOS = ("domain", "class", "task")
@@ -54,6 +55,8 @@ class Benchmark(NamedTuple):
       published: by https://github.com/ContinualAI/continual-learning-baselines, in its
         README.
       shape: of an image: height, width, channels.
+      load_stored: as ``load``, but with images that are read in training; None if they
+        are always in memory.
     """
 
     title: str
@@ -67,6 +70,7 @@ class Benchmark(NamedTuple):
     classes_a_task: int = 10
     published: tuple[Published, ...] = ()
     shape: tuple[int, ...] = (28, 28, 1)
+    load_stored: Callable[[pathlib.Path | None], Task] | None = None
 
 
 @functools.cache
@@ -129,19 +133,29 @@ class Stream(NamedTuple):
         of = self.definition
         return 1 / (of.classes_a_task if self.scenario == "task" else self.outputs)
 
-    def load(self, data_dir: pathlib.Path | None = None) -> dict[str, Task]:
+    def load(
+        self, data_dir: pathlib.Path | None = None, *, stored: bool = False
+    ) -> dict[str, Task]:
         """Reads the data set and makes the tasks, ``task_1`` and so on.
 
         Args:
           data_dir: the folder of data sets; None for the default one.
+          stored: whether the images stay on the disk until they're needed.
 
         Returns:
           The tasks by their names.
 
         Raises:
           DatasetError: the data set is damaged, or missing and can't be downloaded.
+          ValueError: its images are always in memory.
         """
-        return self.of(self.definition.load(data_dir))
+        load = self.definition.load_stored if stored else self.definition.load
+        if load is None:
+            able = ", ".join(n for n, of in benchmarks().items() if of.load_stored)
+            raise ValueError(
+                f"{self.benchmark} is always in memory; from the disk are {able}"
+            )
+        return self.of(load(data_dir))
 
     def of(self, whole: Task) -> dict[str, Task]:
         """Makes the tasks of a whole data set, as :meth:`load` returns them."""
@@ -149,8 +163,8 @@ class Stream(NamedTuple):
             inputs, labels = whole.train
             count = len(labels) - len(labels) // _HELD_OUT
             whole = Task(
-                Split(inputs[:count], labels[:count]),
-                Split(inputs[count:], labels[count:]),
+                Split(take(inputs, slice(count)), labels[:count]),
+                Split(take(inputs, slice(count, None)), labels[count:]),
             )
         assert whole.test is not None
         parts = self.definition.parts(self.seed, self.scenario, self.tasks)

@@ -1,11 +1,12 @@
 """Data sets of TensorFlow Datasets (TFDS), prepared and read without TensorFlow."""
 
 import contextlib
+import importlib
 import json
 import pathlib
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -19,19 +20,22 @@ class DatasetError(Exception):
 
 
 def import_tfds() -> ModuleType:
-    """``tensorflow_datasets``, which only the experiments need and takes a second.
+    """``tensorflow_datasets``, as :func:`import_extra` does."""
+    return import_extra("tensorflow_datasets")
+
+
+def import_extra(name: str) -> ModuleType:
+    """A package that only the experiments need and that takes a second.
 
     Raises:
       DatasetError: it isn't installed.
     """
     try:
-        import tensorflow_datasets
+        return importlib.import_module(name)
     except ImportError as error:
         raise DatasetError(
             f"{error}; the experiments need pip install '.[experiments]'"
         ) from error
-    tfds: ModuleType = tensorflow_datasets
-    return tfds
 
 
 def prepare(
@@ -138,40 +142,72 @@ def read(folder: pathlib.Path, split: str) -> Iterator[dict[str, Any]]:
     Raises:
       DatasetError: the folder is damaged or in a format that needs TensorFlow.
     """
-    tfds = import_tfds()
-    where = "its metadata"
-    try:
-        _check_features(folder / "features.json")
-        builder = tfds.builder_from_directory(folder)
-        source = builder.as_data_source(
-            split,
-            decoders={
-                key: tfds.decode.SkipDecoding()
-                for key, feature in builder.info.features.items()
-                if isinstance(feature, tfds.features.Image)
-            },
-        )
-        where = split
-        _check_sizes(builder.info.splits[split])
-        with tqdm(
-            total=len(source),
-            desc=f"Reading {builder.info.name}, {split}",
-            unit="example",
-            disable=None,
-        ) as bar:
-            for start in range(0, len(source), _CHUNK):
-                chunk = range(start, min(start + _CHUNK, len(source)))
-                where = f"{split}, records {chunk[0]} to {chunk[-1]}"
-                yield from source.__getitems__(chunk)
-                bar.update(len(chunk))
-    except NotImplementedError as error:
-        raise DatasetError(
-            f"{folder} is in {builder.info.file_format.value} format, which TensorFlow"
-            " alone reads; name another folder of data sets, and it will be made there"
-            " as array_record."
-        ) from error
-    except Exception as error:  # TFDS passes on what any of its libraries raises.
-        raise _damaged(folder, where, error) from error
+    records = Records(folder, split)
+    with tqdm(
+        total=len(records),
+        desc=f"Reading {records.name}, {split}",
+        unit="example",
+        disable=None,
+    ) as bar:
+        for start in range(0, len(records), _CHUNK):
+            chunk = range(start, min(start + _CHUNK, len(records)))
+            yield from records.read(chunk)
+            bar.update(len(chunk))
+
+
+class Records:
+    """The examples of a split, read by their numbers, by several threads at once.
+
+    Args:
+      folder: of a prepared data set, as :func:`prepare` returns it.
+      split: ``train`` or ``test``.
+
+    Raises:
+      DatasetError: the folder is damaged or in a format that needs TensorFlow.
+    """
+
+    def __init__(self, folder: pathlib.Path, split: str):
+        tfds = import_tfds()
+        self._folder, self._split = folder, split
+        where = "its metadata"
+        try:
+            _check_features(folder / "features.json")
+            builder = tfds.builder_from_directory(folder)
+            self._source = builder.as_data_source(
+                split,
+                decoders={
+                    key: tfds.decode.SkipDecoding()
+                    for key, feature in builder.info.features.items()
+                    if isinstance(feature, tfds.features.Image)
+                },
+            )
+            self.name: str = builder.info.name
+            where = split
+            _check_sizes(builder.info.splits[split])
+        except NotImplementedError as error:
+            raise DatasetError(
+                f"{folder} is in {builder.info.file_format.value} format, which"
+                " TensorFlow alone reads; name another folder of data sets, and it will"
+                " be made there as array_record."
+            ) from error
+        except Exception as error:  # TFDS passes on what any of its libraries raises.
+            raise _damaged(folder, where, error) from error
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """Examples as :func:`read` yields them, of some records, at least one.
+
+        Raises:
+          DatasetError: one is damaged.
+        """
+        try:
+            found: list[dict[str, Any]] = self._source.__getitems__(numbers)
+        except Exception as error:  # TFDS passes on what any of its libraries raises.
+            where = f"{self._split}, records {min(numbers)} to {max(numbers)}"
+            raise _damaged(self._folder, where, error) from error
+        return found
 
 
 @contextlib.contextmanager

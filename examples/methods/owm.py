@@ -16,9 +16,11 @@ from examples.runner.evaluation import Classifier, Params
 from examples.runner.layers import Layer
 from examples.runner.plan import Family, Phase
 from examples.runner.plugin import Boundary
+from examples.runner.stored import Stored
 from examples.runner.trainer import TrainState
 
 FAMILY = Family("OWM", "#8c510a")
+_AT_ONCE = 10  # Batches of stored examples in memory.
 _REGULARIZERS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 
 
@@ -54,13 +56,23 @@ class OWM(Projection):
         """The mean input of each whole batch, of a convolution at each place."""
         batch = min(self.batch, len(examples))
         whole = len(examples) // batch * batch
-        means: OrderedDict[Layer, jax.Array] = _batch_means(
-            context.trainer.classifier,
-            state.params,
-            context.data.inputs,
-            examples[:whole].reshape(-1, batch),
+        batches = examples[:whole].reshape(-1, batch)
+        inputs, of = context.data.inputs, context.trainer.classifier
+        if not isinstance(inputs, Stored):
+            means: OrderedDict[Layer, jax.Array] = _means(
+                of, state.params, inputs, batches
+            )
+            return means
+        parts = []
+        for start in range(0, len(batches), _AT_ONCE):
+            part = batches[start : start + _AT_ONCE]
+            places = np.arange(part.size).reshape(part.shape)
+            read = inputs[part.ravel()]
+            parts.append(_means(of, state.params, read, places))
+        return OrderedDict(
+            (layer, jnp.concatenate([part[layer] for part in parts]))
+            for layer in parts[0]
         )
-        return means
 
     def renewed(self, matrix: np.ndarray, rows: np.ndarray, number: int) -> np.ndarray:
         """All steps of the recursion at once, by the matrix inversion lemma."""
@@ -72,7 +84,7 @@ class OWM(Projection):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _batch_means(
+def _means(
     classifier: Classifier, params: Params, inputs: jax.Array, batches: jax.Array
 ) -> OrderedDict[Layer, jax.Array]:
     def of_batch(batch: jax.Array) -> OrderedDict[Layer, jax.Array]:

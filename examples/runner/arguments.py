@@ -145,8 +145,7 @@ def of_experiment(
         "--distributed",
         nargs="*",
         metavar="X",
-        help="join other processes: HOST:PORT of the first, COUNT and ID; nothing on a"
-        " TPU slice or under Slurm",
+        help="join others: HOST:PORT COUNT ID; Slurm, TPUs: none",
     )
     parser.add_argument(
         "--evaluate-with-dropout",

@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 
 from examples.runner.data import Experiment
+from examples.runner.stored import Stored
 from examples.runner.trainer import Trainer
 
 _SPLITS = ("train", "test")
@@ -119,7 +120,9 @@ def check_tasks(
 
 
 def _check_split(where: str, inputs: Any, labels: Any) -> None:
-    for what, array in (("inputs", inputs), ("labels", labels)):
+    stored = isinstance(inputs, Stored)
+    arrays = {"labels": labels} if stored else {"inputs": inputs, "labels": labels}
+    for what, array in arrays.items():
         if not isinstance(array, np.ndarray | jax.Array):
             raise TypeError(
                 f"{where}: {what} must be a NumPy or JAX array, got"
@@ -146,7 +149,13 @@ def _check_split(where: str, inputs: Any, labels: Any) -> None:
         )
     if not len(labels):
         raise ValueError(f"{where}: there must be an example at least, got none.")
-    _check_values(where, np.asarray(inputs))
+    if not stored:
+        _check_values(where, np.asarray(inputs))
+    elif inputs.dtype.kind not in "iu" or inputs.dtype.itemsize > 4:
+        raise ValueError(
+            f"{where}: stored inputs must be integers of 32 bits at most, as no others"
+            f" are known to be finite before they're read, got {inputs.dtype}."
+        )
 
 
 def _check_values(where: str, inputs: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import jax
 
+from examples.datasets.tfds import DatasetError
 from examples.runner import arguments, rows, sharding
 from examples.runner.checkpoints import CheckpointError, Saving
 from examples.runner.data import Experiment
@@ -47,7 +48,7 @@ def saving(args: argparse.Namespace) -> Saving:
 def until_stopped(
     parser: argparse.ArgumentParser, argv: list[str] | None, again: str = "go on"
 ) -> Iterator[Sigterm]:
-    """Ends a command in a line: at a signal, or where a file can't be used or written.
+    """Ends a command in a line: at a signal, or where a file can't be read or written.
 
     SIGTERM and Ctrl-C end it with exit code 0, a second Ctrl-C with 130.
 
@@ -69,7 +70,7 @@ def until_stopped(
             AT_ONCE if stop.at_once else 0,
             f"Stopped{once} by {stop}; to {again}: {command.strip()}\n",
         )
-    except (CheckpointError, OSError) as error:
+    except (CheckpointError, DatasetError, OSError) as error:
         parser.exit(1, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
 
 

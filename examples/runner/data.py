@@ -7,6 +7,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from examples.runner.stored import Stored
+
 Array = jax.Array | np.ndarray[Any, Any]
 
 
@@ -14,11 +16,12 @@ class Split(NamedTuple):
     """Examples and their classes.
 
     Attributes:
-      inputs: (n, ...), as the experiment's ``preprocess`` takes them.
+      inputs: (n, ...), as the experiment's ``preprocess`` takes them; or stored ones,
+        which are read in training.
       labels: (n,), int32.
     """
 
-    inputs: Array
+    inputs: Array | Stored
     labels: Array
 
 

@@ -10,11 +10,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from examples.runner import layers, sharding
+from examples.runner.data import Array
+from examples.runner.stored import Stored
 
 # A model's parameters by their paths.
 Params = nnx.State[str | int, Any]
 # Examples evaluated at once: what fits a CPU's cache; elsewhere few steps are better.
 _ON_CPU, _ON_ACCELERATORS = 50, 1000
+_PART = 1000  # Of stored examples in memory at once; a multiple of both.
 
 
 class Accuracy(NamedTuple):
@@ -100,6 +103,7 @@ def accuracy(
     inputs: jax.Array,
     labels: jax.Array,
     dropout_key: jax.Array | None,
+    first: jax.typing.ArrayLike = 0,
 ) -> Accuracy:
     """The share of inputs classified correctly.
 
@@ -109,6 +113,7 @@ def accuracy(
       inputs: (n, ...).
       labels: (n,), integer.
       dropout_key: to evaluate with dropout left on as well.
+      first: how many batches were evaluated before these, of which dropout draws anew.
 
     Returns:
       The accuracies.
@@ -123,7 +128,7 @@ def accuracy(
         return jnp.stack([jnp.sum(jnp.argmax(x, -1) == labels) for x in logits])
 
     # In batches, so that a whole data set fits; what is left over makes the last one.
-    size = _ON_CPU if jax.default_backend() == "cpu" else _ON_ACCELERATORS
+    size = _batch_size()
     batches = len(labels) // size
     whole = batches * size
     counts = jnp.zeros([], jnp.int32)
@@ -131,9 +136,43 @@ def accuracy(
         split = [
             x[:whole].reshape(batches, size, *x.shape[1:]) for x in (inputs, labels)
         ]
-        parts = jax.lax.map(lambda x: correct(*x), (*split, jnp.arange(batches)))
+        parts = jax.lax.map(
+            lambda x: correct(*x), (*split, first + jnp.arange(batches))
+        )
         counts += parts.sum(0)
     if whole < len(labels):
-        counts += correct(inputs[whole:], labels[whole:], batches)
+        counts += correct(inputs[whole:], labels[whole:], first + batches)
     shares = counts / len(labels)
     return Accuracy(shares[0], shares[1] if dropout_key is not None else None)
+
+
+def accuracy_in_parts(
+    classifier: Classifier,
+    params: Params,
+    inputs: Array | Stored,
+    labels: Array,
+    dropout_key: jax.Array | None,
+) -> Accuracy:
+    """As :func:`accuracy`, of which stored inputs are read a thousand at a time."""
+    if not isinstance(inputs, Stored):
+        whole: Accuracy = accuracy(classifier, params, inputs, labels, dropout_key)
+        return whole
+    starts = range(0, len(inputs), _PART)
+    parts = []
+    for start in starts:
+        part = slice(start, start + _PART)
+        examples = sharding.place(
+            (inputs[part], labels[part]), classifier.preprocess.mesh, shard=False
+        )
+        of = accuracy(
+            classifier, params, *examples, dropout_key, start // _batch_size()
+        )
+        # The counts, whole numbers that float32 holds, as of all at once.
+        count = len(examples[1])
+        parts.append(jax.tree.map(lambda x, n=count: jnp.round(x * n), of))
+    shares: Accuracy = jax.tree.map(lambda *of: sum(of) / len(inputs), *parts)
+    return shares
+
+
+def _batch_size() -> int:
+    return _ON_CPU if jax.default_backend() == "cpu" else _ON_ACCELERATORS

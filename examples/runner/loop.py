@@ -14,6 +14,7 @@ from examples.runner.checkpoints import Trail
 from examples.runner.data import Split
 from examples.runner.plan import Phase
 from examples.runner.plugin import measured
+from examples.runner.sources import Source, Train
 from examples.runner.stopping import Sigterm
 from examples.runner.trainer import Trainer, TrainState
 
@@ -38,14 +39,14 @@ class Loop(NamedTuple):
     """What the phases of an experiment have in common.
 
     Attributes:
-      data: all tasks' examples to train on.
+      source: of all tasks' examples to train on.
       curve: of each task, the examples on which accuracy is measured along training.
       measurements: along each phase of a given length.
       sigterm: the signal at which to save and stop.
       measure_density: whether it is measured, too, how many weights a step moves.
     """
 
-    data: Split
+    source: Source
     curve: dict[str, Split]
     measurements: int
     sigterm: Sigterm
@@ -86,11 +87,13 @@ class Loop(NamedTuple):
             run.go_on(*saved)
         else:
             run.states = side_by_side.stacked(begin())
+        blocks = blocks[run.at.block :]
         with (
             self.sigterm.deferred(),
+            self.source.training([block for _, block in blocks]) as run.train_on,
             _progress_bar(title, total, run.at.step) as run.bar,
         ):
-            for epoch, block in blocks[run.at.block :]:
+            for epoch, block in blocks:
                 if run.all_ended or self.sigterm.received:
                     break
                 if run.measurement_is_due(epoch, block):
@@ -121,6 +124,7 @@ class _Run:
     """Seeds on their way through a phase; ``ends`` are the states of those there."""
 
     states: TrainState
+    train_on: Train
     bar: "tqdm[Any]"
 
     def __init__(
@@ -179,8 +183,9 @@ class _Run:
             points.append({"step": self.at.step, "accuracy": accuracy})
             self.bar.set_postfix(_in_words(accuracy))
         if following is not None and self._loop.measure_density:
+            data, following = self._loop.source.examples(following)
             density = side_by_side.each_seed(
-                lambda x: self._trainer.update_density(x[0], *self._loop.data, x[1]),
+                lambda x: self._trainer.update_density(x[0], *data, x[1]),
                 (self.states, following),
             )
             points[-1]["density"] = np.asarray(density).tolist()
@@ -188,17 +193,12 @@ class _Run:
     def train(self, block: np.ndarray) -> np.ndarray:
         """Trains on a block; gives each seed's loss before its last step."""
         start, steps = time.perf_counter(), block.shape[1]
-        # One shape, and so one program, for all lengths.
-        padded = np.pad(block, ((0, 0), (0, batches.BLOCK - steps), (0, 0)))
-        self.states, losses = side_by_side.train_steps(
-            self._trainer, self.states, self._loop.data, padded, steps
-        )
-        last = np.asarray(losses)[:, steps - 1].astype(float)
+        self.states, last = self.train_on(self._trainer, self.states, block)
         self.at.seconds += time.perf_counter() - start
         self.at.block += 1
         self.at.step += steps
         self.bar.update(steps)
-        return last
+        return last.astype(float)
 
     def end_finished_seeds(self, epoch: int, losses: np.ndarray) -> None:
         for plugin in self._phase.plugins:

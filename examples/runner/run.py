@@ -5,20 +5,20 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from examples.runner import batches, results, rows, sharding
+from examples.runner import batches, results, rows, sharding, sources
 from examples.runner.carry_over import carry_over
 from examples.runner.checkpoints import Saving
 from examples.runner.checks import check_experiment, check_positive_int, check_seeds
-from examples.runner.data import Experiment, Split
+from examples.runner.data import Experiment, Split, Task
 from examples.runner.loop import Loop
 from examples.runner.method_checks import check_method, check_transitions
 from examples.runner.phase_ends import Outcome, PhaseEnds
 from examples.runner.plan import Method, Phase, as_json
 from examples.runner.plugin import Boundary, measured
 from examples.runner.stopping import Sigterm
+from examples.runner.stored import Stored
 from examples.runner.trainer import TrainState
 from examples.runner.trainers import Trainers
 
@@ -58,23 +58,22 @@ class Runner:
         check_experiment(experiment)
         # One by one: as a pytree, a dictionary would lose its order.
         tasks = {
-            name: sharding.place(task, mesh, shard=False)
+            name: Task(
+                _placed(task.train, mesh), task.test and _placed(task.test, mesh)
+            )
             for name, task in experiment.tasks.items()
         }
-        # All tasks behind one another, so that a batch may hold several.
-        data: Split = jax.tree.map(
-            lambda *parts: jnp.concatenate(parts), *(t.train for t in tasks.values())
-        )
+        source = sources.make((task.train for task in tasks.values()), mesh)
         split, count = experiment.curve
         curve = {
-            name: Split(*(x[:count] for x in getattr(task, split)))
+            name: _placed(Split(*(x[:count] for x in getattr(task, split))), mesh)
             for name, task in tasks.items()
         }
         self._experiment = experiment._replace(tasks=tasks)
         self._examples = batches.of_tasks(
             {name: len(task.train.labels) for name, task in tasks.items()}
         )
-        self._loop = Loop(data, curve, experiment.measurements, sigterm or Sigterm())
+        self._loop = Loop(source, curve, experiment.measurements, sigterm or Sigterm())
         self._trainers = Trainers(self._experiment, mesh)
         self._vmap_seeds = vmap_seeds
         self._mesh = mesh
@@ -253,11 +252,19 @@ class Runner:
             before,
             seed,
             self._examples,
-            self._loop.data,
+            self._loop.source.data,
             self._trainers.of(phase),
             train,
             compute_once,
         )
+
+
+def _placed(split: Split, mesh: jax.sharding.Mesh | None) -> Split:
+    """Examples on the devices, unless they're stored."""
+    if isinstance(split.inputs, Stored):
+        return split
+    placed: Split = sharding.place(split, mesh, shard=False)
+    return placed
 
 
 def _ended(phase: Phase, state: TrainState) -> TrainState:

@@ -101,6 +101,49 @@ def shard_batch(batch: jax.Array, mesh: Mesh | None) -> jax.Array:
     return cut
 
 
+def columns_here(batch: int, mesh: Mesh | None) -> np.ndarray:
+    """Which of a batch's examples the devices of this process need.
+
+    Args:
+      batch: how many the batch has.
+      mesh: the devices.
+
+    Returns:
+      Those that lie on them where it's cut along ``data``; all where it can't be cut
+      evenly, or there is no mesh.
+    """
+    if mesh is None:
+        return np.arange(batch)
+    cut = NamedSharding(mesh, PartitionSpec(*_cut_evenly(batch, mesh)))
+    indices = cut.addressable_devices_indices_map((batch,)).values()
+    return np.unique(np.concatenate([np.arange(batch)[of] for of in indices if of]))
+
+
+def place_columns(inputs: np.ndarray, batch: int, mesh: Mesh | None) -> jax.Array:
+    """Puts what each process has read onto its devices, as one array of all.
+
+    Args:
+      inputs: (seeds, steps, columns, ...), of those that :func:`columns_here` names.
+      batch: how many a batch has.
+      mesh: the devices.
+
+    Returns:
+      The inputs, (seeds, steps, batch, ...), cut along ``data``.
+    """
+    if mesh is None:
+        return jnp.asarray(inputs)
+    spec = PartitionSpec(None, None, *_cut_evenly(batch, mesh))
+    shape = (*inputs.shape[:2], batch, *inputs.shape[3:])
+    placed: jax.Array = jax.make_array_from_process_local_data(
+        NamedSharding(mesh, spec), inputs, shape
+    )
+    return placed
+
+
+def _cut_evenly(batch: int, mesh: Mesh) -> list[str]:
+    return ["data"] if batch % mesh.shape["data"] == 0 else []
+
+
 def to_host(tree: Any) -> Any:
     """Arrays as NumPy's, whole, in every process; random keys as their integers."""
 

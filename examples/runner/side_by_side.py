@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from examples.runner.data import Split
+from examples.runner.stored import Batches
 from examples.runner.trainer import Trainer, TrainState
 
 
@@ -34,6 +35,27 @@ def train_steps(
     """
     trained: tuple[TrainState, jax.Array] = each_seed(
         lambda x: trainer.train_steps(x[0], *data, x[1], steps), (states, batches)
+    )
+    return trained
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def train_read(
+    trainer: Trainer, states: TrainState, read: Batches, steps: int
+) -> tuple[TrainState, jax.Array]:
+    """:meth:`Trainer.train_read` of each seed, without a copy of their states.
+
+    Args:
+      trainer: the trainer.
+      states: of the seeds, along the first axis; their buffers are donated.
+      read: batches of each seed, likewise.
+      steps: on how many of the batches.
+
+    Returns:
+      The states, and the losses, (seeds, most).
+    """
+    trained: tuple[TrainState, jax.Array] = each_seed(
+        lambda x: trainer.train_read(*x, steps), (states, read)
     )
     return trained
 

@@ -18,6 +18,7 @@ from examples.runner.data import Array
 from examples.runner.evaluation import Accuracy, Classifier, Params, Preprocess
 from examples.runner.layers import Layer
 from examples.runner.losses import mask_absent
+from examples.runner.stored import Batches, Stored
 
 
 class TrainState(NamedTuple):
@@ -139,19 +140,33 @@ class Trainer:
           The state after the steps and the loss before each of them, (most,), with
           zeros behind the last.
         """
+        return self._each_step(
+            lambda state, i: self.train_step(state, inputs, labels, batches[i]),
+            state,
+            len(batches),
+            len(batches) if steps is None else steps,
+        )
 
-        def step(
-            i: jax.Array, so_far: tuple[TrainState, jax.Array]
-        ) -> tuple[TrainState, jax.Array]:
-            state, losses = so_far
-            state, loss = self.train_step(state, inputs, labels, batches[i])
-            return state, losses.at[i].set(loss)
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def train_read(
+        self, state: TrainState, read: Batches, steps: jax.typing.ArrayLike
+    ) -> tuple[TrainState, jax.Array]:
+        """As :meth:`train_steps`, on batches that were read from where they're stored.
 
-        most = len(batches)
-        steps = most if steps is None else steps
-        losses = jnp.zeros(most, jnp.float32)
-        state, losses = jax.lax.fori_loop(0, steps, step, (state, losses))
-        return sharding.constrain(state, self._mesh), losses
+        Args:
+          state: the state before the steps; its buffers are donated.
+          read: the batches.
+          steps: on how many of them, the first ones.
+
+        Returns:
+          As :meth:`train_steps`.
+        """
+        return self._each_step(
+            lambda state, i: self._step(state, jax.tree.map(lambda x: x[i], read)),
+            state,
+            len(read.labels),
+            steps,
+        )
 
     def train_step(
         self, state: TrainState, inputs: jax.Array, labels: jax.Array, batch: jax.Array
@@ -168,17 +183,14 @@ class Trainer:
         Returns:
           The state after the step and the loss before it.
         """
-        loss, updates, opt_state = self._update(state, inputs, labels, batch)
-        params = optax.apply_updates(state.params, updates)
-        params, opt_state = sharding.constrain((params, opt_state), self._mesh)
-        return TrainState(params, opt_state, state.dropout_key, state.step + 1), loss
+        return self._step(state, self._gathered(inputs, labels, batch))
 
     @functools.partial(jax.jit, static_argnums=0)
     def update_density(
         self, state: TrainState, inputs: jax.Array, labels: jax.Array, batch: jax.Array
     ) -> jax.Array:
         """The share of weights that :meth:`train_step` would move, 0 to 1."""
-        _, updates, _ = self._update(state, inputs, labels, batch)
+        _, updates, _ = self._update(state, self._gathered(inputs, labels, batch))
         return update_density(updates)
 
     def example_loss(
@@ -191,7 +203,7 @@ class Trainer:
     def accuracy(
         self,
         params: Params,
-        inputs: Array,
+        inputs: Array | Stored,
         labels: Array,
         dropout_key: jax.Array | None = None,
     ) -> Accuracy:
@@ -208,10 +220,9 @@ class Trainer:
           The accuracies.
         """
         # No method of one trainer: all those of one model share the compilation.
-        of: Accuracy = evaluation.accuracy(
+        return evaluation.accuracy_in_parts(
             self.classifier, params, inputs, labels, dropout_key
         )
-        return of
 
     def _loss(
         self,
@@ -230,30 +241,56 @@ class Trainer:
         )
         return (losses * weights).sum()
 
-    def _update(
-        self, state: TrainState, inputs: jax.Array, labels: jax.Array, batch: jax.Array
-    ) -> tuple[jax.Array, optax.Updates, optax.OptState]:
-        key = jax.random.fold_in(state.dropout_key, state.step)
+    def _each_step(
+        self,
+        step: Callable[[TrainState, jax.Array], tuple[TrainState, jax.Array]],
+        state: TrainState,
+        most: int,
+        steps: jax.typing.ArrayLike,
+    ) -> tuple[TrainState, jax.Array]:
+        def one(i: jax.Array, so_far: Any) -> Any:
+            state, losses = so_far
+            state, loss = step(state, i)
+            return state, losses.at[i].set(loss)
+
+        losses = jnp.zeros(most, jnp.float32)
+        state, losses = jax.lax.fori_loop(0, steps, one, (state, losses))
+        return sharding.constrain(state, self._mesh), losses
+
+    def _gathered(
+        self, inputs: jax.Array, labels: jax.Array, batch: jax.Array
+    ) -> Batches:
         present = batch >= 0
-        weights = present.astype(jnp.float32) / present.sum()
         batch = jnp.where(present, batch, batch[0])  # Nothing of another task's.
         # Not cut like the inputs, so that no device asks the others for any of these.
-        batch, weights = sharding.constrain((batch, weights), self._mesh)
-        examples = inputs[batch], labels[batch]
+        batch = sharding.constrain(batch, self._mesh)
+        return Batches(inputs[batch], labels[batch], present)
+
+    def _step(self, state: TrainState, batch: Batches) -> tuple[TrainState, jax.Array]:
+        loss, updates, opt_state = self._update(state, batch)
+        params = optax.apply_updates(state.params, updates)
+        params, opt_state = sharding.constrain((params, opt_state), self._mesh)
+        return TrainState(params, opt_state, state.dropout_key, state.step + 1), loss
+
+    def _update(
+        self, state: TrainState, batch: Batches
+    ) -> tuple[jax.Array, optax.Updates, optax.OptState]:
+        key = jax.random.fold_in(state.dropout_key, state.step)
+        inputs, labels, present = batch
+        weights = present.astype(jnp.float32) / present.sum()
+        weights = sharding.constrain(weights, self._mesh)  # As the batch.
 
         def loss_of(params: Params) -> jax.Array:
-            return self._loss(params, *examples, weights, key)
+            return self._loss(params, inputs, labels, weights, key)
 
         def layer_inputs() -> OrderedDict[Layer, jax.Array]:
-            return self.classifier.layer_inputs(state.params, examples[0], key)
+            return self.classifier.layer_inputs(state.params, inputs, key)
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
         # Line searches refuse what isn't theirs; others ignore it, at no cost.
         extra_args = dict(value=loss, grad=grads, value_fn=loss_of)
         if self._takes_examples:
-            extra_args = dict(
-                layer_inputs=layer_inputs, labels=examples[1], present=present
-            )
+            extra_args = dict(layer_inputs=layer_inputs, labels=labels, present=present)
         return loss, *self._optimizer.update(
             grads, state.opt_state, state.params, **extra_args
         )

@@ -47,7 +47,7 @@ def _run(
         methods = cli.chosen(compared, args.methods)
         if args.best_in:
             methods = _best(compared, methods, args.best_in)
-        tasks = stream.load(args.data_dir)
+        tasks = stream.load(args.data_dir, stored=args.from_disk)
     except (DatasetError, OSError, ValueError) as error:
         parser.error(str(error))
     experiment = Experiment(
@@ -167,6 +167,11 @@ def _parser() -> argparse.ArgumentParser:
         "--validation",
         action="store_true",
         help="measure on a tenth of the training set, held out",
+    )
+    parser.add_argument(
+        "--from-disk",
+        action="store_true",
+        help="read images during training, as more than fit memory",
     )
     parser.add_argument(
         "--best-in",

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from benchmarks import accumulation, compiled, optimizers, train_step, update
+from benchmarks import (
+    accumulation,
+    compiled,
+    input_pipeline,
+    optimizers,
+    train_step,
+    update,
+)
 from classp_jax.verify import __main__ as verify
 from classp_jax.verify._torch_optimizer import InputError
 from examples.datasets.tfds import DatasetError
@@ -39,7 +46,7 @@ OPTIONS = {
     vision: f"{SHARED} --distributed --evaluate-with-dropout",
     sentiment: f"{SHARED} --phrasebank --tokenizer --label-map",
     streams: f"{SHARED} --benchmark --scenario --tasks --epochs --model --stream-seed"
-    " --validation --best-in",
+    " --validation --from-disk --best-in",
     vision_report: "--evaluate-with-dropout",
     streams_report: "--evaluate-with-dropout",
     sentiment_report: "--evaluate-with-dropout",
@@ -112,9 +119,10 @@ def stubs(monkeypatch, tmp_path):
     for command in (vision, sentiment):
         monkeypatch.setattr(command, "load", load)
         monkeypatch.setattr(command.report, "write", nothing)
-    monkeypatch.setattr(
-        "examples.datasets.mnist.load", lambda data_dir, names: load(data_dir)
-    )
+    for of_mnist in ("load", "load_stored"):
+        monkeypatch.setattr(
+            f"examples.datasets.mnist.{of_mnist}", lambda folder, names: load(folder)
+        )
     monkeypatch.setattr(streams.report, "write", nothing)
     monkeypatch.setattr(cli, "Runner", Runner)
     monkeypatch.setattr(vision, "save_samples", nothing)
@@ -189,7 +197,10 @@ def printed(command, option, capsys):
 
 @pytest.mark.parametrize(
     "command",
-    [*OPTIONS, regret, index, update, train_step, optimizers, accumulation, compiled],
+    [
+        *(*OPTIONS, regret, index, update, train_step, optimizers, accumulation),
+        *(compiled, input_pipeline),
+    ],
     ids=lambda command: command.__name__,
 )
 def test_help_fits_on_a_screen_and_names_every_option(command, capsys, monkeypatch):

@@ -35,8 +35,9 @@ def _of_all_vendors(folder: pathlib.Path | None) -> Task:
 
     def examples(split: Split | None) -> Split:
         assert split is not None
-        symbols, count, *shape = split.inputs.shape
-        pictures = split.inputs.reshape(symbols * count, *shape)
+        inputs = np.asarray(split.inputs)
+        symbols, count, *shape = inputs.shape
+        pictures = inputs.reshape(symbols * count, *shape)
         return Split(pictures, np.repeat(split.labels, count))
 
     return Task(*map(examples, _load(folder)))

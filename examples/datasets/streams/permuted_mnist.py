@@ -7,6 +7,7 @@ import numpy as np
 from examples.datasets import digits, mnist
 from examples.datasets.stream import Benchmark, Part, Published
 from examples.runner.data import Split, Task
+from examples.runner.stored import apply, take
 
 # Of the long stream: 313 steps of 64 a task; more to measure on would take longer than
 # to learn.
@@ -23,16 +24,19 @@ def permutations(seed: int, scenario: str, tasks: int) -> list[Part]:
 def permuted(source: np.ndarray) -> Part:
     """A part that has all images, their pixels from other places."""
 
-    def part(split: Split) -> Split:
-        images = np.asarray(split.inputs)
+    def permute(images: np.ndarray) -> np.ndarray:
         flat = images.reshape(len(images), -1)
-        return Split(flat[:, source].reshape(images.shape), split.labels)
+        return flat[:, source].reshape(images.shape)
 
-    return part
+    return lambda split: Split(apply(permute, split.inputs), split.labels)
 
 
 def _load(folder: pathlib.Path | None) -> Task:
     return mnist.load(folder, ["mnist"])["mnist"]
+
+
+def _load_stored(folder: pathlib.Path | None) -> Task:
+    return mnist.load_stored(folder, ["mnist"])["mnist"]
 
 
 def _first(whole: Task) -> Task:
@@ -40,8 +44,8 @@ def _first(whole: Task) -> Task:
     train, test = whole
     assert test is not None
     return Task(
-        Split(train.inputs[:_TRAINED], train.labels[:_TRAINED]),
-        Split(test.inputs[:_MEASURED], test.labels[:_MEASURED]),
+        Split(take(train.inputs, slice(_TRAINED)), train.labels[:_TRAINED]),
+        Split(take(test.inputs, slice(_MEASURED)), test.labels[:_MEASURED]),
     )
 
 
@@ -60,6 +64,7 @@ BENCHMARKS = {
             Published("domain", "A-GEM", 81, 81, online=True),
             Published("domain", "GEM", 80, 83, online=True),
         ),
+        load_stored=_load_stored,
     ),
     # Whether the last of many tasks are still learned.
     "permuted_mnist_long": Benchmark(
@@ -69,6 +74,7 @@ BENCHMARKS = {
         60,
         ("domain",),
         permutations,
+        load_stored=lambda folder: _first(_load_stored(folder)),
     ),
     # Of the demo: nothing is downloaded.
     "permuted_digits": Benchmark(

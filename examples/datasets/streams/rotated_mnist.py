@@ -6,6 +6,7 @@ from PIL import Image
 from examples.datasets import mnist
 from examples.datasets.stream import Benchmark, Part
 from examples.runner.data import Split
+from examples.runner.stored import apply
 
 
 def rotations(seed: int, scenario: str, tasks: int) -> list[Part]:
@@ -24,13 +25,12 @@ def rotated(angle: int) -> Part:
     )
     source = np.asarray(turned).ravel()
 
-    def part(split: Split) -> Split:
-        images = np.asarray(split.inputs)
+    def turn(images: np.ndarray) -> np.ndarray:
         flat = images.reshape(len(images), -1)
         moved = np.where(source < 0, np.uint8(0), flat[:, source])
-        return Split(moved.reshape(images.shape), split.labels)
+        return moved.reshape(images.shape)
 
-    return part
+    return lambda split: Split(apply(turn, split.inputs), split.labels)
 
 
 BENCHMARKS = {
@@ -41,5 +41,6 @@ BENCHMARKS = {
         10,
         ("domain",),
         rotations,
+        load_stored=lambda folder: mnist.load_stored(folder, ["mnist"])["mnist"],
     )
 }

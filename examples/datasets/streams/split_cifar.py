@@ -13,6 +13,7 @@ def _benchmark(title: str, name: str, tasks: int) -> Benchmark:
         tasks,
         classes=cifar.CLASSES[name],
         shape=cifar.SHAPE,
+        load_stored=lambda folder: cifar.load_stored(name, folder),
     )
 
 

@@ -14,6 +14,7 @@ def _benchmark(
         mnist.normalise,
         tasks=5,
         published=published,
+        load_stored=lambda folder: mnist.load_stored(folder, [name])[name],
     )
 
 

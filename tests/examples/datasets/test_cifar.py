@@ -92,6 +92,14 @@ def test_it_prepares_and_reads_what_is_published(published, prepared, name):
         assert not np.array_equal(split.inputs, images)
 
 
+@pytest.mark.parametrize("name", SIZES)
+def test_it_is_read_when_needed_as_it_is_at_once(prepared, name):
+    data_dir, task = prepared[name]
+    for stored, split in zip(cifar.load_stored(name, data_dir), task, strict=True):
+        np.testing.assert_array_equal(stored.inputs[:], split.inputs)
+        np.testing.assert_array_equal(stored.labels, split.labels)
+
+
 def pairs(images, labels):
     return sorted((i.tobytes(), int(n)) for i, n in zip(images, labels, strict=True))
 

@@ -205,8 +205,9 @@ def test_flipped_bits_and_cuts_never_make_other_data(
     assert refused > faults / 3
 
 
-def prepare(data_dir, examples, classes=10):
-    """MNIST's folder with certain encoded images and labels to train on."""
+def prepare(data_dir, examples, held_out=(), classes=10):
+    """MNIST's folder with certain encoded images and labels to train and test on."""
+    splits = {"train": examples} | ({"test": held_out} if held_out else {})
     tfds_builder = mnist_data._builder_class("mnist")
 
     class Builder(tfds_builder, skip_registration=True):
@@ -222,9 +223,9 @@ def prepare(data_dir, examples, classes=10):
             )
 
         def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples()}
+            return {split: self._generate_examples(of) for split, of in splits.items()}
 
-        def _generate_examples(self):
+        def _generate_examples(self, examples):
             for key, (image, label) in enumerate(examples):
                 yield key, {"image": io.BytesIO(image), "label": label}
 

@@ -1,7 +1,8 @@
 """A small experiment on eight devices, of several processes.
 
 ``python -m tests.examples.runner.several_devices FOLDER MESH HOST:PORT COUNT ID``
-writes rows, checkpoints and the final weights into a folder.
+writes rows, checkpoints and the final weights into a folder. ``disk`` behind it reads
+the examples in training, and prints how many at once.
 """
 
 import argparse
@@ -17,9 +18,10 @@ import numpy as np
 import examples.methods.gram  # noqa: F401  Which registers it.
 from examples.methods.ewc import EWC
 from examples.runner import cli, sharding
-from examples.runner.data import Experiment, Task
+from examples.runner.data import Experiment, Split, Task
 from examples.runner.plan import Method, Phase
 from examples.runner.run import Runner
+from examples.runner.stored import Stored
 from examples.runner.trainer import Trainer
 from tests.examples.helpers import random_split
 from tests.helpers import Network
@@ -46,15 +48,32 @@ def experiment():
     return Experiment("tiny", Network, lambda x: x / 255 - 0.5, tasks, 20)
 
 
-def train(folder, mesh, seeds=(0, 1), vmap_seeds=1):
-    """Rows of all methods, in the folder; the state that the first seed ends with."""
-    runner = Runner(experiment(), folder, vmap_seeds, mesh=mesh)
+def from_disk():
+    """The same experiment; a list of how many examples were read at once."""
+    counts = []
+
+    def stored(split):
+        def read(which):
+            counts.append(len(which))
+            return split.inputs[which]
+
+        return Split(Stored(read, 44, (6,)), split.labels)
+
+    of = experiment()
+    tasks = {name: Task(stored(x.train), x.test) for name, x in of.tasks.items()}
+    return of._replace(tasks=tasks), counts
+
+
+def train(folder, mesh, seeds=(0, 1), vmap_seeds=1, of=None, methods=METHODS):
+    """Rows of methods, in the folder; the state that the first seed ends with."""
+    runner = Runner(of or experiment(), folder, vmap_seeds, mesh=mesh)
     # It takes a second program of each trainer's step; one method's are enough.
     stub = mock.patch.object(Trainer, "update_density", lambda *_: np.float32(0.5))
     states = {}
-    for name, phases in METHODS.items():
+    for name in methods:
+        phases = METHODS[name]
         method = Method(name, phases, ("train", "test"))
-        with contextlib.nullcontext() if name == "classp" else stub:
+        with contextlib.nullcontext() if name == "classp" and not of else stub:
             runner.run(name, method, seeds)
         outcome, *_ = runner.train(phases, seeds[:vmap_seeds])  # As compiled.
         states[name] = outcome.state
@@ -62,18 +81,23 @@ def train(folder, mesh, seeds=(0, 1), vmap_seeds=1):
 
 
 def main():
-    folder, mesh, *processes = sys.argv[1:]
+    folder, mesh, *processes = sys.argv[1:6]
     jax.config.update("jax_num_cpu_devices", DEVICES // int(processes[1]))
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     axes = [sharding.axis(text) for text in mesh.split(",")]
     args = argparse.Namespace(mesh=axes, distributed=processes)
     sharding.LARGE = 1  # So that the small network's weights are cut too.
-    states = train(pathlib.Path(folder), cli.devices(args))
+    folder, mesh, counts = pathlib.Path(folder), cli.devices(args), []
+    if sys.argv[6:] == ["disk"]:
+        of, counts = from_disk()
+        states = train(folder, mesh, of=of, methods=["classp", "ewc"])
+    else:
+        states = train(folder, mesh)
     weights = sharding.to_host({name: state.params for name, state in states.items()})
     if sharding.is_first_process():
         leaves = jax.tree.leaves(weights)
         np.savez(f"{folder}/weights.npz", **{str(i): x for i, x in enumerate(leaves)})
-    print(json.dumps([jax.process_count(), jax.device_count()]))
+    print(json.dumps([jax.process_count(), jax.device_count(), sorted({*counts})]))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from examples.runner import rows, sharding
 from examples.runner.trainer import Trainer
 from examples.vision.__main__ import main
 from tests.examples.helpers import random_split
-from tests.examples.runner.several_devices import METHODS, train
+from tests.examples.runner.several_devices import METHODS, from_disk, train
 from tests.helpers import Network
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -80,17 +80,16 @@ def test_a_mesh_trains_as_one_device_does(
     assert kernel.addressable_shards[0].data.shape == (6, cut)
 
 
-@pytest.mark.parametrize(
-    "text", ["data=8", pytest.param("model=8", marks=pytest.mark.slow)]
-)
-def test_two_processes_train_as_one_device_does(on_one_device, text, tmp_path):
+def two_processes(*arguments):
+    """Starts two on a folder and a mesh; the last line and the errors of each."""
+    folder, text, *more = map(str, arguments)
     command = [sys.executable, "-m", "tests.examples.runner.several_devices"]
     with contextlib.closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     processes = [
         subprocess.Popen(
-            [*command, str(tmp_path), text, address, "2", str(i)],
+            [*command, folder, text, address, "2", str(i), *more],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -101,18 +100,55 @@ def test_two_processes_train_as_one_device_does(on_one_device, text, tmp_path):
     ends = [process.communicate(timeout=300) for process in processes]
     for process, (_, err) in zip(processes, ends, strict=True):
         assert process.returncode == 0, err
-    assert [out.split("\n")[-2] for out, _ in ends] == ["[2, 8]", "[2, 8]"]
+    return [(out.split("\n")[-2], err) for out, err in ends]
+
+
+@pytest.mark.parametrize(
+    "text", ["data=8", pytest.param("model=8", marks=pytest.mark.slow)]
+)
+def test_two_processes_train_as_one_device_does(on_one_device, text, tmp_path):
+    ends = two_processes(tmp_path, text)
+    assert [out for out, _ in ends] == ["[2, 8, []]", "[2, 8, []]"]
     params, folder = on_one_device
-    expected = jax.tree.leaves(dict(zip(METHODS, params, strict=True)))
-    with np.load(tmp_path / "weights.npz") as got:
-        assert len(got.files) == len(expected) > 0
-        for i, x in enumerate(expected):
-            np.testing.assert_allclose(got[str(i)], x, rtol=1e-5, atol=1e-6)
+    assert_same_weights(tmp_path, dict(zip(METHODS, params, strict=True)))
     assert accuracies(tmp_path) == accuracies(folder)
     assert (
         len(rows.read(tmp_path / "rows.jsonl")) == 6
     )  # Each once, not once a process.
     assert ends[1][1].count("step/s") == 0  # One progress bar.
+
+
+def test_each_of_two_processes_reads_its_part_of_a_batch(on_one_device, tmp_path):
+    ends = two_processes(tmp_path, "data=4,model=2", "disk")
+    # Of the 20 in a batch, of those that EWC and accuracy take.
+    assert [out for out, _ in ends] == 2 * ["[2, 8, [10, 20, 44]]"]
+    params, folder = on_one_device
+    of = dict(zip(METHODS, params, strict=True))
+    assert_same_weights(tmp_path, {name: of[name] for name in ("classp", "ewc")})
+    read = accuracies(tmp_path)
+    assert len(read) == 4
+    assert read == {key: accuracies(folder)[key] for key in read}
+
+
+@pytest.mark.parametrize(
+    ("text", "at_once"),
+    # Of 20 eight devices have no even share.
+    [("data=4,model=2", 40), pytest.param("data=8", 40, marks=pytest.mark.slow)],
+)
+def test_a_mesh_trains_on_what_it_reads(on_one_device, text, at_once, tmp_path):
+    experiment, counts = from_disk()
+    train(tmp_path, make_mesh(text), (0, 1), 2, experiment, ["classp"])
+    assert max(counts) == 44 and at_once in counts  # Of two seeds.
+    read = accuracies(tmp_path)
+    assert read == {key: accuracies(on_one_device[1])[key] for key in read}
+
+
+def assert_same_weights(folder, expected):
+    expected = jax.tree.leaves(expected)
+    with np.load(folder / "weights.npz") as got:
+        assert len(got.files) == len(expected) > 0
+        for i, x in enumerate(expected):
+            np.testing.assert_allclose(got[str(i)], x, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
