@@ -29,8 +29,8 @@ class Sums(Plugin):
       source: ``"moment"``, Adam's second moment, for sums per weight; or a pass at the
         final weights, over ``"data"``, examples of that phase with their labels;
         ``"unlabelled"``, the same with labels drawn from the model; ``"other"``, digits
-        of another data set with such labels; ``"noise"``, pixels drawn uniformly with
-        such labels.
+        of another data set with such labels, where the inputs are MNIST's;
+        ``"noise"``, pixels or other bytes drawn uniformly with such labels.
       examples: how many a pass takes.
       passes: how many passes; a sum per weight is multiplied, as no weight moves.
     """
@@ -96,12 +96,18 @@ class Sums(Plugin):
     def _examples(self, context: Boundary) -> Split:
         rng = np.random.default_rng([context.seed, _SEPARATE])
         if self.source == "other":
-            return digits.load_other(self.examples)
+            other, own = digits.load_other(self.examples), context.data.inputs
+            if own.shape[1:] != other.inputs.shape[1:]:
+                raise ValueError(
+                    "The examples of sums' source 'other' are digits, (28, 28, 1), not"
+                    f" {own.dtype} of shape {own.shape[1:]}."
+                )
+            return other
         tasks = [context.examples[task] for task in context.earlier[-1].epochs]
         which = rng.choice(np.concatenate(tasks), self.examples, replace=False)
         examples: Split = jax.tree.map(lambda x: x[which], context.data)
         if self.source == "noise":
             shape = np.shape(examples.inputs)
-            pixels = rng.integers(0, 256, shape, dtype=np.uint8)
-            return Split(pixels, examples.labels)
+            drawn = rng.integers(0, 256, shape, dtype=np.uint8)
+            return Split(drawn, examples.labels)
         return examples

@@ -1,4 +1,4 @@
-"""A model as a function of its parameters, and how much of a data set it gets right."""
+"""A model as a function of its parameters, and how well it does on a data set."""
 
 import functools
 from collections import OrderedDict
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 from examples.runner import layers, sharding
@@ -17,8 +18,30 @@ Params = nnx.State[str | int, Any]
 _ON_CPU, _ON_ACCELERATORS = 50, 1000
 
 
-class Accuracy(NamedTuple):
-    """The share of inputs classified correctly, 0 to 1.
+def _is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return jnp.argmax(logits, -1) == labels
+
+
+def _bits(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    nats: jax.Array = optax.softmax_cross_entropy_with_integer_labels(
+        logits.astype(jnp.float32), labels
+    )
+    return nats / jnp.log(2.0)
+
+
+MEASURES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "accuracy": _is_correct,
+    "bits": _bits,
+}
+"""What is measured, the mean over all labels, by what the rows call it.
+
+``accuracy`` is the share classified correctly, 0 to 1, and ``bits`` the cross-entropy
+in bits a label. Each is computed from logits, (..., classes), and labels, (...).
+"""
+
+
+class Evaluation(NamedTuple):
+    """What a model reaches on some data, in the experiment's measure.
 
     Attributes:
       dropout_off: as a model is usually evaluated.
@@ -55,16 +78,21 @@ class Classifier(NamedTuple):
       graphdef: of the NNX module.
       preprocess: what happens to a batch's inputs first.
       heads: of each class the head that it belongs to; None if all are of one.
+      measure: what is measured, of :data:`MEASURES`.
     """
 
     graphdef: Any
     preprocess: Preprocess
     heads: tuple[int, ...] | None
+    measure: str = "accuracy"
 
     def logits(
         self, params: Params, inputs: jax.Array, dropout_key: jax.Array | None
     ) -> jax.Array:
-        """What the model makes of inputs, (n, classes); with a key dropout is on."""
+        """What the model makes of inputs, (n, ..., classes); dropout is on with a key.
+
+        Between n and classes are the positions, where labels have some.
+        """
         model = nnx.merge(self.graphdef, params)
         logits: jax.Array = model(
             self.preprocess(inputs), dropout_rngs=_dropout_rngs(dropout_key)
@@ -86,7 +114,7 @@ class Classifier(NamedTuple):
         if self.heads is None:
             return logits
         heads = jnp.array(self.heads)
-        return jnp.where(heads == heads[labels][:, None], logits, -jnp.inf)
+        return jnp.where(heads == heads[labels][..., None], logits, -jnp.inf)
 
 
 def _dropout_rngs(key: jax.Array | None) -> nnx.Rngs | None:
@@ -94,46 +122,47 @@ def _dropout_rngs(key: jax.Array | None) -> nnx.Rngs | None:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def accuracy(
+def evaluate(
     classifier: Classifier,
     params: Params,
     inputs: jax.Array,
     labels: jax.Array,
     dropout_key: jax.Array | None,
-) -> Accuracy:
-    """The share of inputs classified correctly.
+) -> Evaluation:
+    """The mean of a model's measure over all labels.
 
     Args:
       classifier: the model.
       params: its parameters.
       inputs: (n, ...).
-      labels: (n,), integer.
+      labels: (n,) or (n, positions), integer.
       dropout_key: to evaluate with dropout left on as well.
 
     Returns:
-      The accuracies.
+      With dropout off, and on.
     """
+    measure = MEASURES[classifier.measure]
 
-    def correct(inputs: jax.Array, labels: jax.Array, index: Any) -> jax.Array:
+    def total(inputs: jax.Array, labels: jax.Array, index: Any) -> jax.Array:
         keys: list[jax.Array | None] = [None]
         if dropout_key is not None:
             keys.append(jax.random.fold_in(dropout_key, index))
         logits = [classifier.logits(params, inputs, key) for key in keys]
         logits = [classifier.mask_other_heads(x, labels) for x in logits]
-        return jnp.stack([jnp.sum(jnp.argmax(x, -1) == labels) for x in logits])
+        return jnp.stack([jnp.sum(measure(x, labels)) for x in logits])
 
     # In batches, so that a whole data set fits; what is left over makes the last one.
     size = _ON_CPU if jax.default_backend() == "cpu" else _ON_ACCELERATORS
     batches = len(labels) // size
     whole = batches * size
-    counts = jnp.zeros([], jnp.int32)
+    totals = jnp.zeros([], jnp.int32)
     if batches:
         split = [
             x[:whole].reshape(batches, size, *x.shape[1:]) for x in (inputs, labels)
         ]
-        parts = jax.lax.map(lambda x: correct(*x), (*split, jnp.arange(batches)))
-        counts += parts.sum(0)
+        parts = jax.lax.map(lambda x: total(*x), (*split, jnp.arange(batches)))
+        totals += parts.sum(0)
     if whole < len(labels):
-        counts += correct(inputs[whole:], labels[whole:], batches)
-    shares = counts / len(labels)
-    return Accuracy(shares[0], shares[1] if dropout_key is not None else None)
+        totals += total(inputs[whole:], labels[whole:], batches)
+    means = totals / labels.size
+    return Evaluation(means[0], means[1] if dropout_key is not None else None)

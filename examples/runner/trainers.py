@@ -63,4 +63,5 @@ class Trainers:
             of.dtype,
             of.heads,
             of.loss_tasks,
+            of.measure,
         )
