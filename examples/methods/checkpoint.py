@@ -6,6 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import classp_jax
 from classp_jax import interop
@@ -13,7 +14,7 @@ from examples.datasets import digits
 from examples.runner.carry_over import replaced
 from examples.runner.checks import check_positive_int
 from examples.runner.data import Split
-from examples.runner.plan import make_optimizer
+from examples.runner.plan import Phase, make_optimizer
 from examples.runner.plugin import Boundary, Plugin
 from examples.runner.trainer import TrainState
 
@@ -62,7 +63,7 @@ class Sums(Plugin):
             opt_state = interop.with_grad_sum(state.opt_state, grad_sum)
         else:
             opt_state = classp_jax.collect(
-                make_optimizer(dataclasses.replace(context.phase, plugins=())),
+                _optimizer(context.phase, state),
                 lambda params, batch: jnp.mean(
                     jax.vmap(context.trainer.example_loss, (None, 0, 0))(params, *batch)
                 ),
@@ -111,3 +112,10 @@ class Sums(Plugin):
             drawn = rng.integers(0, 256, shape, dtype=np.uint8)
             return Split(drawn, examples.labels)
         return examples
+
+
+def _optimizer(phase: Phase, state: TrainState) -> optax.GradientTransformation:
+    """A phase's, without the plugins around it, but for those that change the model."""
+    kept = [p for p in phase.plugins if type(p).model is not Plugin.model]
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    return make_optimizer(dataclasses.replace(phase, plugins=tuple(kept)), zeros)
