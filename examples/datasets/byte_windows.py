@@ -1,6 +1,7 @@
 """Any texts as windows of bytes, each with the bytes that follow them."""
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,7 +15,7 @@ it and is as long, for validation."""
 def load(
     paths: dict[str, pathlib.Path],
     context: int,
-    most: int | None = None,
+    most: Sequence[int] | None = None,
     *,
     validation: bool = False,
 ) -> dict[str, Task]:
@@ -23,8 +24,8 @@ def load(
     Args:
       paths: a file of each, in any encoding, by what to call it.
       context: bytes of a window.
-      most: on how many bytes of a text to train, its first ones; None for all but those
-        held out.
+      most: on how many bytes to train of the first text and of each later one, the
+        first ones; None for all but those held out.
       validation: whether to measure on what is held out for validation, not the test.
 
     Returns:
@@ -35,7 +36,7 @@ def load(
       OSError: a file can't be read.
       ValueError: a text is too short for a window of each part.
     """
-    tasks = {}
+    tasks: dict[str, Task] = {}
     for name, path in paths.items():
         text = np.frombuffer(path.read_bytes(), np.uint8)
         held_out = int(PART * len(text))
@@ -46,7 +47,9 @@ def load(
                 f" the context, {context}: it takes {round(context / PART) + 20:,}."
             )
         tested = text[before:test] if validation else text[test:]
-        train = text[:before][:most]
+        train = text[:before]
+        if most is not None:
+            train = train[: most[bool(tasks)]]
         if len(train) <= context:
             raise ValueError(
                 f"{name}: the {len(train):,} bytes to train on must be more than the"

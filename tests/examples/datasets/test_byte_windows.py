@@ -43,9 +43,13 @@ def test_windows_stand_one_behind_the_other_before_what_is_held_out(text):
 
 def test_most_takes_the_first_bytes_to_train_on_and_leaves_the_test(text):
     path, content = text
-    few, whole = (load({"x": path}, CONTEXT, most)["x"] for most in (100, None))
-    np.testing.assert_array_equal(few.train.inputs.ravel(), content[: 6 * CONTEXT])
-    np.testing.assert_array_equal(few.test.inputs, whole.test.inputs)
+    paths = dict.fromkeys("xyz", path)
+    few, whole = (load(paths, CONTEXT, most) for most in ((200, 100), None))
+    for name, windows in dict(x=12, y=6, z=6).items():
+        np.testing.assert_array_equal(
+            few[name].train.inputs.ravel(), content[: windows * CONTEXT]
+        )
+        np.testing.assert_array_equal(few[name].test.inputs, whole[name].test.inputs)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +57,7 @@ def test_most_takes_the_first_bytes_to_train_on_and_leaves_the_test(text):
     [
         (300, None, "has 300 bytes, but 5% must be above the context, 16: it takes"),
         (0, None, "has 0 bytes"),
-        (2003, 16, "the 16 bytes to train on must be more than the context, 16"),
+        (2003, (16, 16), "the 16 bytes to train on must be more than the context, 16"),
     ],
 )
 def test_too_short_a_text_is_named(length, most, message, text):
