@@ -17,8 +17,9 @@ from examples.runner.plugin import Plugin
 from examples.runner.study import Front, Study, make_front, of_fronts
 
 # Five values a method: those of AdamW and what acts like it, and those of CLASSP.
-_ADAM = (1e-4, 3e-4, 1e-3, 2e-3, 4e-3)
+_ADAM = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 _CLASSP = (0.03, 0.1, 0.3, 1, 3)
+_WITHOUT_SUMS = (0.0003, 0.001, 0.003, 0.01, 0.03)  # Its first steps are of their size.
 _FIRST = 2e-3  # AdamW's rate on the first language, and on all at once.
 _THEN = 1e-3  # AdamW's, where a method has another setting.
 _GRAM = 0.3  # The rate of the SGD that is slowed along directions.
@@ -198,7 +199,7 @@ def _fronts(of: _Languages) -> dict[str, Front]:
         "CLASSP, no sums",
         "α",
         classp.FAMILY,
-        _CLASSP,
+        _WITHOUT_SUMS,
         lambda a: of.then("classp", a),
     )
     add(
@@ -206,7 +207,7 @@ def _fronts(of: _Languages) -> dict[str, Front]:
         "CLASSP, 64 directions, sums from a pass",
         "κ",
         gram.FAMILY,
-        (0.01, 0.1, 1, 10, 100),
+        (0.01, 0.03, 0.1, 0.3, 1),
         lambda k: of.then(
             "classp_gram", _GRAM, at_first=(Sums("data", _EXAMPLES),), damping=k
         ),
@@ -225,16 +226,19 @@ def _fronts(of: _Languages) -> dict[str, Front]:
         "AdamW and L2-SP",
         "λ",
         l2_sp.FAMILY,
-        (0.0001, 0.001, 0.01, 0.1, 1),
+        (0.001, 0.003, 0.01, 0.03, 0.1),
         lambda s: of.then("adamw", _THEN, Restart(), L2SP(s)),
     )
-    for fisher, title in {"examples": "a pass", "moment": "AdamW's moment"}.items():
+    for fisher, (title, strengths) in {
+        "examples": ("a pass", (30, 100, 300, 1000, 3000)),
+        "moment": ("AdamW's moment", (1000, 3000, 10_000, 30_000, 100_000)),
+    }.items():
         add(
             f"ewc_{fisher}",
             f"AdamW and EWC, Fisher from {title}",
             "λ",
             ewc.FAMILY,
-            (10, 100, 1000, 10_000, 100_000),
+            strengths,
             functools.partial(of.consolidated, fisher),
         )
     add(

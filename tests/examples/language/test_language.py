@@ -108,7 +108,7 @@ def test_what_is_replayed_is_a_share_of_each_earlier_text():
 
 @pytest.mark.filterwarnings("ignore:A phase's optimizer goes on from a sum")
 def test_command_measures_and_reports(texts, tmp_path, capsys):
-    names = ["adamw_0.001", "adamw_0.002", "classp_moment_0.1", "replay_1", "joint"]
+    names = ["adamw_0.001", "adamw_0.003", "classp_moment_0.1", "replay_1", "joint"]
     run(texts, tmp_path, "--methods", *names)
     printed = capsys.readouterr().out
     assert_prints_what_it_wrote(printed, tmp_path, "fronts.png")
