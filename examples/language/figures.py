@@ -15,7 +15,7 @@ from examples.report.style import MARKERS
 from examples.report.tables import Found
 from examples.runner.study import Front, Study
 
-_MARGIN = 0.6  # Bits worse than the best of each method: what lies further isn't drawn.
+_SEEN = 0.4  # Bits beyond the methods' best settings: what lies further isn't drawn.
 
 
 def save_fronts(study: Study, found: Found, path: pathlib.Path) -> None:
@@ -50,7 +50,9 @@ def save_fronts(study: Study, found: Found, path: pathlib.Path) -> None:
         ax.plot(*mean, "*", color="black", ms=12, zorder=4)
         titles.append([End(mean[0], mean[1], "All at once", "black")])
         bests.append(mean)
-    low, high = np.min(bests, 0) - _MARGIN / 4, np.max(bests, 0) + _MARGIN
+    points = np.concatenate([line.get_xydata() for line in ax.lines])
+    low = np.maximum(np.min(bests, 0) - _SEEN, points.min(0)) - 0.05
+    high = np.minimum(np.max(bests, 0) + _SEEN, points.max(0)) + 0.05
     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     open_frame(ax)
     ax.annotate(

@@ -179,6 +179,15 @@ def test_what_is_wrong_is_named(
     assert_names_what_is_wrong(language, arguments, message, capsys, tmp_path / "out")
 
 
+def test_methods_are_listed_without_texts(capsys):
+    with pytest.raises(SystemExit) as info:
+        language.main(["--list-methods"])
+    assert info.value.code == 0
+    *lines, groups = capsys.readouterr().out.splitlines()
+    assert "AdamW, α: adamw_{3e-05,0.0001,0.0003,0.001,0.003}" in lines
+    assert "classp_moment (5)" in groups and "joint (1)" in groups
+
+
 def test_a_report_of_nothing_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         report.main([str(tmp_path)])
