@@ -10,9 +10,11 @@ import jax
 from examples.datasets import byte_windows
 from examples.language import report
 from examples.language.study import LIKE, study
+from examples.methods import checkpoint
 from examples.models.decoder import Decoder
 from examples.runner import arguments, cli
-from examples.runner.data import Experiment
+from examples.runner.data import Experiment, Task
+from examples.runner.plan import Method
 from examples.runner.stopping import Sigterm
 
 _CURVE = ("test", 64)  # Windows.
@@ -63,7 +65,30 @@ def _run(
     )
     compared = study(experiment.settings)
     chosen = cli.chosen(compared, args.methods)
+    for name, method in chosen.items():
+        _check(parser, args, name, method, tasks[next(iter(tasks))])
     cli.run(parser, args, experiment, chosen, mesh, sigterm, report.write)
+
+
+def _check(
+    parser: argparse.ArgumentParser,
+    args: argparse.Namespace,
+    name: str,
+    method: Method,
+    first: Task,
+) -> None:
+    """Refuses a method for which batches or the first text are too small."""
+    plugins = [plugin for phase in method.phases for plugin in phase.plugins]
+    replayed = max((plugin.examples_replayed() for plugin in plugins), default=0)
+    if args.batch_size <= replayed:
+        parser.error(
+            f"--batch-size must be above {replayed}, as {name} replays so many"
+        )
+    fewest = checkpoint.BATCH
+    if any(isinstance(p, checkpoint.Sums) for p in plugins) and (
+        len(first.train.labels) < fewest
+    ):
+        parser.error(f"{name}: the first text must have {fewest} windows to train on")
 
 
 def as_they_are(windows: jax.Array) -> jax.Array:

@@ -25,7 +25,7 @@ _THEN = 1e-3  # AdamW's, where a method has another setting.
 _GRAM = 0.3  # The rate of the SGD that is slowed along directions.
 _RANK = 8  # Of adapters.
 _KEPT = 0.01  # The share of each earlier text that is replayed.
-_EXAMPLES = 512  # Windows of a pass.
+_EXAMPLES = 512  # Windows of a pass, at most.
 
 LIKE: dict[str, Any] = {
     "examples": {name: {"train": 1000} for name in ("first", "second", "third")},
@@ -56,6 +56,11 @@ class _Languages(NamedTuple):
         """Of a text's phase."""
         epochs = self.epochs[name in self.later]
         return epochs * -(-self.windows[name] // self.batch_size)
+
+    @property
+    def examples(self) -> int:
+        """Windows of a pass."""
+        return min(_EXAMPLES, next(iter(self.windows.values())))
 
     @property
     def first(self) -> Phase:
@@ -95,7 +100,7 @@ class _Languages(NamedTuple):
 
     def consolidated(self, fisher: str, strength: float) -> tuple[Phase, ...]:
         """AdamW with the penalty of EWC added to the loss."""
-        penalty = EWC(strength, fisher, _EXAMPLES, implicit=False)
+        penalty = EWC(strength, fisher, self.examples, implicit=False)
         return self.then("adamw", _THEN, Restart(), penalty)
 
     def decayed(self, learning_rate: float) -> tuple[Phase, ...]:
@@ -123,11 +128,11 @@ class _Languages(NamedTuple):
         )
 
     def sums(self, source: str) -> tuple[Plugin, ...]:
-        """Sums over about as many batches as the first phase took."""
+        """Sums over as many windows as the first phase took."""
         if source == "moment":
             return (Sums(source),)
-        passes = self.steps(next(iter(self.windows))) * self.batch_size / _EXAMPLES
-        return (Sums(source, _EXAMPLES, max(1, round(passes))),)
+        windows = next(iter(self.windows.values()))
+        return (Sums(source, self.examples, self.epochs[0] * windows // self.examples),)
 
 
 def study(settings: dict[str, Any]) -> Study:
@@ -156,7 +161,7 @@ def study(settings: dict[str, Any]) -> Study:
     }
     return Study(
         experiment="language",
-        title=f"{', then '.join(windows)}",
+        title=", then ".join(windows),
         table="",
         tasks={name: name for name in windows},
         judged_on=dict.fromkeys(windows, "test"),
@@ -209,7 +214,7 @@ def _fronts(of: _Languages) -> dict[str, Front]:
         gram.FAMILY,
         (0.01, 0.03, 0.1, 0.3, 1),
         lambda k: of.then(
-            "classp_gram", _GRAM, at_first=(Sums("data", _EXAMPLES),), damping=k
+            "classp_gram", _GRAM, at_first=(Sums("data", of.examples),), damping=k
         ),
     )
     add(
@@ -263,7 +268,9 @@ def _fronts(of: _Languages) -> dict[str, Front]:
         "α",
         lora.FAMILY,
         _CLASSP,
-        lambda a: of.then("classp", a, LoRA(_RANK), at_first=of.sums("data")),
+        # A pass has no gradients of the adapters' first factors: with this ε their
+        # first steps are SGD's, and not of the size of the rate.
+        lambda a: of.then("classp", a, LoRA(_RANK), at_first=of.sums("data"), eps=1.0),
     )
     add(
         "replay",

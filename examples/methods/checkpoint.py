@@ -19,6 +19,8 @@ from examples.runner.plugin import Boundary, Plugin
 from examples.runner.trainer import TrainState
 
 SOURCES = ("moment", "data", "unlabelled", "other", "noise")
+BATCH = 32
+"""Examples of each batch of a pass, which leaves out what makes none."""
 _SEPARATE = 2000  # Added to the seed: of the examples, and of labels from the model.
 
 
@@ -88,10 +90,9 @@ class Sums(Plugin):
             key = jax.random.key(context.seed + _SEPARATE)
             drawn = jax.random.categorical(key, logits.astype(jnp.float32))
             examples = Split(examples.inputs, drawn)
-        size = 32
         return [
-            Split(*(jnp.asarray(x[i : i + size]) for x in examples))
-            for i in range(0, len(examples.labels) // size * size, size)
+            Split(*(jnp.asarray(x[i : i + BATCH]) for x in examples))
+            for i in range(0, len(examples.labels) // BATCH * BATCH, BATCH)
         ]
 
     def _examples(self, context: Boundary) -> Split:

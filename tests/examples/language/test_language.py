@@ -170,6 +170,15 @@ def test_a_run_that_was_stopped_gives_the_same_row(texts, tmp_path, monkeypatch)
         ("--text a=a.txt b=b.txt --context 99", "5% must be above the context, 99"),
         ("--text a=a.txt b=b.txt --context 8 --bytes 8 300", "the 8 bytes to train on"),
         ("--text a=a.txt b=b.txt --context 8 --batch-size 99", "must be at most"),
+        (
+            "--text a=a.txt b=b.txt --context 8 --batch-size 4 --methods replay_4",
+            "--batch-size must be above 4, as replay_4 replays so many",
+        ),
+        (
+            "--text a=a.txt b=b.txt --context 8 --bytes 250 600 --batch-size 4"
+            " --methods classp_data",
+            "classp_data_0.03: the first text must have 32 windows",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(
