@@ -6,6 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import classp_jax
 from classp_jax import interop
@@ -13,11 +14,13 @@ from examples.datasets import digits
 from examples.runner.carry_over import replaced
 from examples.runner.checks import check_positive_int
 from examples.runner.data import Split
-from examples.runner.plan import make_optimizer
+from examples.runner.plan import Phase, make_optimizer
 from examples.runner.plugin import Boundary, Plugin
 from examples.runner.trainer import TrainState
 
 SOURCES = ("moment", "data", "unlabelled", "other", "noise")
+BATCH = 32
+"""Examples of each batch of a pass, which leaves out what makes none."""
 _SEPARATE = 2000  # Added to the seed: of the examples, and of labels from the model.
 
 
@@ -29,8 +32,8 @@ class Sums(Plugin):
       source: ``"moment"``, Adam's second moment, for sums per weight; or a pass at the
         final weights, over ``"data"``, examples of that phase with their labels;
         ``"unlabelled"``, the same with labels drawn from the model; ``"other"``, digits
-        of another data set with such labels; ``"noise"``, pixels drawn uniformly with
-        such labels.
+        of another data set with such labels, where the inputs are MNIST's;
+        ``"noise"``, pixels or other bytes drawn uniformly with such labels.
       examples: how many a pass takes.
       passes: how many passes; a sum per weight is multiplied, as no weight moves.
     """
@@ -62,7 +65,7 @@ class Sums(Plugin):
             opt_state = interop.with_grad_sum(state.opt_state, grad_sum)
         else:
             opt_state = classp_jax.collect(
-                make_optimizer(dataclasses.replace(context.phase, plugins=())),
+                _optimizer(context.phase, state),
                 lambda params, batch: jnp.mean(
                     jax.vmap(context.trainer.example_loss, (None, 0, 0))(params, *batch)
                 ),
@@ -87,21 +90,33 @@ class Sums(Plugin):
             key = jax.random.key(context.seed + _SEPARATE)
             drawn = jax.random.categorical(key, logits.astype(jnp.float32))
             examples = Split(examples.inputs, drawn)
-        size = 32
         return [
-            Split(*(jnp.asarray(x[i : i + size]) for x in examples))
-            for i in range(0, len(examples.labels) // size * size, size)
+            Split(*(jnp.asarray(x[i : i + BATCH]) for x in examples))
+            for i in range(0, len(examples.labels) // BATCH * BATCH, BATCH)
         ]
 
     def _examples(self, context: Boundary) -> Split:
         rng = np.random.default_rng([context.seed, _SEPARATE])
         if self.source == "other":
-            return digits.load_other(self.examples)
+            other, own = digits.load_other(self.examples), context.data.inputs
+            if own.shape[1:] != other.inputs.shape[1:]:
+                raise ValueError(
+                    "The examples of sums' source 'other' are digits, (28, 28, 1), not"
+                    f" {own.dtype} of shape {own.shape[1:]}."
+                )
+            return other
         tasks = [context.examples[task] for task in context.earlier[-1].epochs]
         which = rng.choice(np.concatenate(tasks), self.examples, replace=False)
         examples: Split = jax.tree.map(lambda x: x[which], context.data)
         if self.source == "noise":
             shape = np.shape(examples.inputs)
-            pixels = rng.integers(0, 256, shape, dtype=np.uint8)
-            return Split(pixels, examples.labels)
+            drawn = rng.integers(0, 256, shape, dtype=np.uint8)
+            return Split(drawn, examples.labels)
         return examples
+
+
+def _optimizer(phase: Phase, state: TrainState) -> optax.GradientTransformation:
+    """A phase's, without the plugins around it, but for those that change the model."""
+    kept = [p for p in phase.plugins if type(p).model is not Plugin.model]
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    return make_optimizer(dataclasses.replace(phase, plugins=tuple(kept)), zeros)

@@ -40,15 +40,16 @@ class EWC(QuadraticPenalty):
         before at the weights that it ended with, which are the anchor; ``"steps"``, as
         the paper's text experiment has it: the mean squared gradient of the batches
         that led to those weights, summed by an optimizer with ``power=2``;
-        ``"moment"``, the same from Adam's second moment; or ``"batches"``, as its
-        vision experiment has it: the squared gradients of one epoch's batches, summed
-        and divided by the number of examples, along the first epoch of a network
-        initialised separately, whose weights are the anchor.
+        ``"moment"``, the same from Adam's second moment, in which are the gradients of
+        a penalty too if that phase had one; or ``"batches"``, as its vision experiment
+        has it: the squared gradients of one epoch's batches, summed and divided by the
+        number of examples, along the first epoch of a network initialised separately,
+        whose weights are the anchor.
       examples: how many examples ``"examples"`` takes.
       implicit: whether the penalty's step is solved implicitly, stable at any strength.
-      decay: where ``"examples"`` are taken at several boundaries: None for the sum of
-        their penalties; a number for online EWC, which multiplies the Fisher so far by
-        it and draws to the last weights alone.
+      decay: where ``"examples"`` or ``"moment"`` are taken at several boundaries: None
+        for the sum of their penalties; a number for online EWC, which multiplies the
+        Fisher so far by it and draws to the last weights alone.
       every: at which boundaries Fisher and anchor are renewed, where nobody says when a
         task has ended: at one in so many. None for each.
     """
@@ -119,6 +120,7 @@ class EWC(QuadraticPenalty):
             fisher = context.compute_once(
                 (self.key, self.examples), lambda: self._of_examples(context, state)
             )
+        if self.fisher in ("examples", "moment"):
             for before in so_far:
                 fisher, anchor = self._with_those_before(before, fisher, anchor)
         return fisher, anchor

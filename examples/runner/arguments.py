@@ -6,10 +6,10 @@ import math
 import pathlib
 import textwrap
 from collections.abc import Callable
-from typing import Any
 
 from examples.runner import sharding
-from examples.runner.study import Study, families
+from examples.runner.method_list import ListMethods
+from examples.runner.study import Study
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -49,6 +49,9 @@ def of_experiment(
     examples: str,
     batch_size: int,
     default: list[str] | None = None,
+    *,
+    tfds: bool = True,
+    dropout: bool = True,
 ) -> argparse.ArgumentParser:
     """The options that all experiments have.
 
@@ -58,6 +61,8 @@ def of_experiment(
       examples: what a batch has.
       batch_size: the default.
       default: the methods trained where none are named; by default the first group.
+      tfds: whether the data are TFDS's, in a folder that an option names.
+      dropout: whether the model has any.
 
     Returns:
       A parser, to add others to.
@@ -80,7 +85,7 @@ def of_experiment(
     )
     parser.add_argument(
         "--list-methods",
-        action=_ListMethods,
+        action=ListMethods,
         nargs=0,
         study=study,
         help="print all methods and groups of methods, and stop",
@@ -91,13 +96,14 @@ def of_experiment(
         help="print what would be trained and for how many steps",
     )
     add_seeds(parser, 10)
-    parser.add_argument(
-        "--data-dir",
-        type=pathlib.Path,
-        metavar="FOLDER",
-        help="of TFDS; what is missing is downloaded (default: $TFDS_DATA_DIR or"
-        " ~/tensorflow_datasets)",
-    )
+    if tfds:
+        parser.add_argument(
+            "--data-dir",
+            type=pathlib.Path,
+            metavar="FOLDER",
+            help="of TFDS; what is missing is downloaded (default: $TFDS_DATA_DIR or"
+            " ~/tensorflow_datasets)",
+        )
     parser.add_argument(
         "--out",
         type=pathlib.Path,
@@ -147,11 +153,14 @@ def of_experiment(
         metavar="X",
         help="join others: HOST:PORT COUNT ID; Slurm, TPUs: none",
     )
-    parser.add_argument(
-        "--evaluate-with-dropout",
-        action="store_true",
-        help="draw accuracies measured with dropout on",
-    )
+    if dropout:
+        parser.add_argument(
+            "--evaluate-with-dropout",
+            action="store_true",
+            help="draw accuracies measured with dropout on",
+        )
+    else:
+        parser.set_defaults(evaluate_with_dropout=False)
     parser.add_argument(
         "--batch-size",
         type=positive_int,
@@ -191,12 +200,15 @@ def seeds(args: argparse.Namespace) -> list[int]:
     return list(dict.fromkeys(args.seed or range(args.seeds)))
 
 
-def of_report(study: Study, description: str) -> argparse.ArgumentParser:
+def of_report(
+    study: Study, description: str, *, dropout: bool = True
+) -> argparse.ArgumentParser:
     """The options that all reports have.
 
     Args:
       study: what was compared.
       description: of the command.
+      dropout: whether the model has any.
 
     Returns:
       A parser, to add others to.
@@ -213,11 +225,12 @@ def of_report(study: Study, description: str) -> argparse.ArgumentParser:
         default=pathlib.Path("out") / study.experiment,
         help="holds rows.jsonl; tables and figures are written there",
     )
-    parser.add_argument(
-        "--evaluate-with-dropout",
-        action="store_true",
-        help="draw accuracies measured with dropout on, in *_with_dropout.png",
-    )
+    if dropout:
+        parser.add_argument(
+            "--evaluate-with-dropout",
+            action="store_true",
+            help="draw accuracies measured with dropout on, in *_with_dropout.png",
+        )
     parser.add_argument(
         "--no-figures",
         dest="figures",
@@ -239,32 +252,6 @@ def _one_of(names: list[str]) -> Callable[[str], str]:
         )
 
     return of
-
-
-class _ListMethods(argparse.Action):
-    """Prints a study's methods and ends, as ``--help`` does."""
-
-    def __init__(self, *args: Any, study: Study, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._study = study
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        print("\n".join(list_methods(self._study)))
-        parser.exit()
-
-
-def list_methods(study: Study) -> list[str]:
-    """A line for each family of names and each single one, and one for each group."""
-    titles = {}
-    for front in study.fronts:
-        names = ", ".join(families(front.methods))
-        titles[names] = f"{front.title}, {front.knob}"
-    swept = {name for front in study.fronts for name in front.methods}
-    titles |= {n: m.title for n, m in study.methods.items() if n not in swept}
-    return [
-        *(f"{title}: {name}" for name, title in titles.items()),
-        "Groups: " + ", ".join(f"{n} ({len(of)})" for n, of in study.groups.items()),
-    ]
 
 
 def _count_of_seeds(text: str) -> int:

@@ -7,8 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
 from classp_jax import FactoredSum, ScaleByAccumulatedPowerNormState
+from examples.runner.evaluation import Params
 from examples.runner.plan import Phase
 from examples.runner.trainer import TrainState
 
@@ -65,14 +67,16 @@ def kind_of_sum(phase: Phase) -> str:
 def carry_over(before: TrainState, fresh: TrainState) -> TrainState:
     """The state that a phase begins with: the optimizer's goes on where it can.
 
-    A sum goes on in any optimizer that keeps one: in the same form, in a wider dtype,
-    or as those of rows and columns.
+    Weights that the model hadn't before are those of a new one. A sum goes on in any
+    optimizer that keeps one: in the same form, in a wider dtype, or as those of rows
+    and columns.
 
     Raises:
       ValueError: what should go on can't be had in the form that the phase keeps.
     """
+    before = before._replace(params=_with_new(before.params, fresh.params))
     so_far, own = before.opt_state, fresh.opt_state
-    if jax.tree.structure(so_far) == jax.tree.structure(own):  # type: ignore[operator]
+    if _structure(so_far) == _structure(own):
         opt_state = jax.tree_util.tree_map_with_path(_continued, so_far, own)
         return before._replace(opt_state=opt_state)
     collected, kept = collected_sums(so_far), collected_sums(own)
@@ -98,6 +102,23 @@ def carry_over(before: TrainState, fresh: TrainState) -> TrainState:
     goes_on = _in_the_form_of(of_own, of_before)
     opt_state = replaced(own, ScaleByAccumulatedPowerNormState, lambda _: goes_on)
     return before._replace(opt_state=opt_state)
+
+
+def _with_new(so_far: Params, own: Params) -> Params:
+    """The weights so far, and new ones where the phase's model has further ones."""
+    if _structure(so_far) == _structure(own):
+        return so_far
+    together: Params = nnx.merge_state(own, so_far)
+    if _structure(together) != _structure(own):
+        raise ValueError(
+            "the model before has weights that this one hasn't: a phase's model may"
+            " only have further ones."
+        )
+    return together
+
+
+def _structure(tree: Any) -> Any:
+    return jax.tree.structure(tree)
 
 
 def _in_the_form_of(

@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 
 from examples.runner.data import Experiment
+from examples.runner.evaluation import MEASURES
 from examples.runner.stored import Stored
 from examples.runner.trainer import Trainer
 
@@ -42,7 +43,17 @@ def check_experiment(experiment: Experiment) -> None:
     """
     for what in ("batch_size", "measurements"):
         check_positive_int(what, getattr(experiment, what))
-    check_tasks(experiment.tasks, experiment.curve, experiment.splits)
+    if experiment.measure not in MEASURES:
+        raise ValueError(
+            f"measure must be {' or '.join(map(repr, MEASURES))}, got"
+            f" {experiment.measure!r}."
+        )
+    check_tasks(
+        experiment.tasks,
+        experiment.curve,
+        experiment.splits,
+        positions=experiment.measure == "bits",
+    )
     _check_variables(nnx.eval_shape(lambda: experiment.make_model(nnx.Rngs(0))))
     inputs = next(iter(experiment.tasks.values())).train.inputs
     two = jax.ShapeDtypeStruct((2, *inputs.shape[1:]), inputs.dtype)
@@ -63,7 +74,11 @@ def check_experiment(experiment: Experiment) -> None:
 
 
 def check_tasks(
-    tasks: dict[str, Any], curve: tuple[str, int], splits: tuple[str, ...]
+    tasks: dict[str, Any],
+    curve: tuple[str, int],
+    splits: tuple[str, ...],
+    *,
+    positions: bool = False,
 ) -> None:
     """Refuses tasks of which not every one can be trained and measured.
 
@@ -71,6 +86,7 @@ def check_tasks(
       tasks: by their names, as :class:`examples.runner.data.Experiment` has them.
       curve: likewise.
       splits: likewise.
+      positions: whether an example may have a label at each of some positions.
 
     Raises:
       ValueError: a split is missing or empty, its inputs and labels are of different
@@ -110,7 +126,7 @@ def check_tasks(
             where = f"Task {name!r}, {split}"
             if getattr(data, "_fields", None) != ("inputs", "labels"):
                 raise TypeError(f"{where}: must be a Split, got {data!r:.60}.")
-            _check_split(where, *data)
+            _check_split(where, data.inputs, data.labels, positions)
             form = _form(data.inputs)
             first = first or f"{form} in {where}"
             if not first.startswith(f"{form} in "):
@@ -119,7 +135,7 @@ def check_tasks(
                 )
 
 
-def _check_split(where: str, inputs: Any, labels: Any) -> None:
+def _check_split(where: str, inputs: Any, labels: Any, positions: bool) -> None:
     stored = isinstance(inputs, Stored)
     arrays = {"labels": labels} if stored else {"inputs": inputs, "labels": labels}
     for what, array in arrays.items():
@@ -134,12 +150,14 @@ def _check_split(where: str, inputs: Any, labels: Any) -> None:
                 " filled() makes an array of it."
             )
     shape = f"of shape {labels.shape}"
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+    dimensions = (1, 2) if positions else (1,)
+    if labels.ndim not in dimensions or labels.dtype.kind not in "iu":
         remedy = "astype('int32')"
         if labels.ndim > 1:
             remedy = "ravel()" if labels.size == len(labels) else "argmax(-1)"
         raise ValueError(
-            f"{where}: labels must be integers of shape (n,), a class each, got"
+            f"{where}: labels must be integers of shape (n,)"
+            f"{' or (n, positions)' * positions}, a class each, got"
             f" {labels.dtype} {shape}; labels.{remedy} may be what is meant."
         )
     if inputs.ndim == 0 or len(inputs) != len(labels):
@@ -213,16 +231,19 @@ def check_outputs(
       heads: as :class:`examples.runner.trainer.Trainer` takes it.
 
     Raises:
-      ValueError: there are others, or the model's outputs aren't real (n, classes).
+      ValueError: there are others, or the model's outputs aren't real (n, classes), or
+        (n, positions, classes) where labels have positions.
     """
-    if len(logits.shape) != 2 or logits.shape[0] != 2:
+    positions = next(iter(tasks.values())).train.labels.shape[1:]
+    if logits.shape[:-1] != (2, *positions):
+        form = ", ".join(["n", *map(str, positions), "classes"])
         raise ValueError(
-            "The model must make logits of shape (n, classes), but of two examples it"
+            f"The model must make logits of shape ({form}), but of two examples it"
             f" makes {logits.shape}."
         )
     if not jax.numpy.issubdtype(logits.dtype, jax.numpy.floating):
         raise ValueError(f"The model must make real logits, got {logits.dtype}.")
-    outputs = logits.shape[1]
+    outputs = logits.shape[-1]
     if heads is not None and len(heads) != outputs:
         raise ValueError(
             f"heads must name the head of each of the model's {outputs} outputs, got"

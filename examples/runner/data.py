@@ -18,7 +18,8 @@ class Split(NamedTuple):
     Attributes:
       inputs: (n, ...), as the experiment's ``preprocess`` takes them; or stored ones,
         which are read in training.
-      labels: (n,), int32.
+      labels: (n,), integer; or (n, positions), where an example has one at each of its
+        positions, as a text has a next byte.
     """
 
     inputs: Array | Stored
@@ -47,16 +48,18 @@ class Experiment(NamedTuple):
       preprocess: likewise.
       tasks: the tasks by their names, in their order.
       batch_size: examples a step; an epoch's last step takes those left over.
-      curve: the split on which accuracy is measured along training, and on how many
-        of its first examples.
+      curve: the split to measure on along training, and how many of its first
+        examples.
       options: what else the model and the tasks depend on, for the rows.
       dtype: of the weights and activations, by name.
       heads: as :class:`examples.runner.trainer.Trainer` takes it; ``options`` tell.
       loss_tasks: likewise.
       measurements: along each phase of a given length.
-      splits: on which accuracy is measured behind phases that others follow.
-      measure_unseen: whether it is measured on tasks that are still to come too, and
+      splits: to measure on behind phases that others follow.
+      measure_unseen: whether tasks that are still to come are measured too, and all
         before the first phase.
+      measure: what is measured, of :data:`examples.runner.evaluation.MEASURES`.
+        Labels may have positions where it is ``"bits"``.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Experiment(NamedTuple):
     measurements: int = 8
     splits: tuple[str, ...] = ("train", "test")
     measure_unseen: bool = False
+    measure: str = "accuracy"
 
     @property
     def settings(self) -> dict[str, Any]:

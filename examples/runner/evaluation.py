@@ -1,4 +1,4 @@
-"""A model as a function of its parameters, and how much of a data set it gets right."""
+"""A model as a function of its parameters, and how well it does on a data set."""
 
 import functools
 from collections import OrderedDict
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 from examples.runner import layers, sharding
@@ -20,8 +21,30 @@ _ON_CPU, _ON_ACCELERATORS = 50, 1000
 _PART = 1000  # Of stored examples in memory at once; a multiple of both.
 
 
-class Accuracy(NamedTuple):
-    """The share of inputs classified correctly, 0 to 1.
+def _is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return jnp.argmax(logits, -1) == labels
+
+
+def _bits(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    nats: jax.Array = optax.softmax_cross_entropy_with_integer_labels(
+        logits.astype(jnp.float32), labels
+    )
+    return nats / jnp.log(2.0)
+
+
+MEASURES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "accuracy": _is_correct,
+    "bits": _bits,
+}
+"""What is measured, the mean over all labels, by what the rows call it.
+
+``accuracy`` is the share classified correctly, 0 to 1, and ``bits`` the cross-entropy
+in bits a label. Each is computed from logits, (..., classes), and labels, (...).
+"""
+
+
+class Evaluation(NamedTuple):
+    """What a model reaches on some data, in the experiment's measure.
 
     Attributes:
       dropout_off: as a model is usually evaluated.
@@ -58,16 +81,21 @@ class Classifier(NamedTuple):
       graphdef: of the NNX module.
       preprocess: what happens to a batch's inputs first.
       heads: of each class the head that it belongs to; None if all are of one.
+      measure: what is measured, of :data:`MEASURES`.
     """
 
     graphdef: Any
     preprocess: Preprocess
     heads: tuple[int, ...] | None
+    measure: str = "accuracy"
 
     def logits(
         self, params: Params, inputs: jax.Array, dropout_key: jax.Array | None
     ) -> jax.Array:
-        """What the model makes of inputs, (n, classes); with a key dropout is on."""
+        """What the model makes of inputs, (n, ..., classes); dropout is on with a key.
+
+        Between n and classes are the positions, where labels have some.
+        """
         model = nnx.merge(self.graphdef, params)
         logits: jax.Array = model(
             self.preprocess(inputs), dropout_rngs=_dropout_rngs(dropout_key)
@@ -89,89 +117,91 @@ class Classifier(NamedTuple):
         if self.heads is None:
             return logits
         heads = jnp.array(self.heads)
-        return jnp.where(heads == heads[labels][:, None], logits, -jnp.inf)
+        return jnp.where(heads == heads[labels][..., None], logits, -jnp.inf)
 
 
 def _dropout_rngs(key: jax.Array | None) -> nnx.Rngs | None:
     return None if key is None else nnx.Rngs(dropout=key)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def accuracy(
-    classifier: Classifier,
-    params: Params,
-    inputs: jax.Array,
-    labels: jax.Array,
-    dropout_key: jax.Array | None,
-    first: jax.typing.ArrayLike = 0,
-) -> Accuracy:
-    """The share of inputs classified correctly.
-
-    Args:
-      classifier: the model.
-      params: its parameters.
-      inputs: (n, ...).
-      labels: (n,), integer.
-      dropout_key: to evaluate with dropout left on as well.
-      first: how many batches were evaluated before these, of which dropout draws anew.
-
-    Returns:
-      The accuracies.
-    """
-
-    def correct(inputs: jax.Array, labels: jax.Array, index: Any) -> jax.Array:
-        keys: list[jax.Array | None] = [None]
-        if dropout_key is not None:
-            keys.append(jax.random.fold_in(dropout_key, index))
-        logits = [classifier.logits(params, inputs, key) for key in keys]
-        logits = [classifier.mask_other_heads(x, labels) for x in logits]
-        return jnp.stack([jnp.sum(jnp.argmax(x, -1) == labels) for x in logits])
-
-    # In batches, so that a whole data set fits; what is left over makes the last one.
-    size = _batch_size()
-    batches = len(labels) // size
-    whole = batches * size
-    counts = jnp.zeros([], jnp.int32)
-    if batches:
-        split = [
-            x[:whole].reshape(batches, size, *x.shape[1:]) for x in (inputs, labels)
-        ]
-        parts = jax.lax.map(
-            lambda x: correct(*x), (*split, first + jnp.arange(batches))
-        )
-        counts += parts.sum(0)
-    if whole < len(labels):
-        counts += correct(inputs[whole:], labels[whole:], first + batches)
-    shares = counts / len(labels)
-    return Accuracy(shares[0], shares[1] if dropout_key is not None else None)
-
-
-def accuracy_in_parts(
+def evaluate(
     classifier: Classifier,
     params: Params,
     inputs: Array | Stored,
     labels: Array,
     dropout_key: jax.Array | None,
-) -> Accuracy:
-    """As :func:`accuracy`, of which stored inputs are read a thousand at a time."""
+) -> Evaluation:
+    """The mean of a model's measure over all labels.
+
+    Args:
+      classifier: the model.
+      params: its parameters.
+      inputs: (n, ...); stored ones are read a thousand at a time.
+      labels: (n,) or (n, positions), integer.
+      dropout_key: to evaluate with dropout left on as well.
+
+    Returns:
+      With dropout off, and on.
+    """
     if not isinstance(inputs, Stored):
-        whole: Accuracy = accuracy(classifier, params, inputs, labels, dropout_key)
-        return whole
-    starts = range(0, len(inputs), _PART)
-    parts = []
-    for start in starts:
-        part = slice(start, start + _PART)
-        examples = sharding.place(
-            (inputs[part], labels[part]), classifier.preprocess.mesh, shard=False
-        )
-        of = accuracy(
-            classifier, params, *examples, dropout_key, start // _batch_size()
-        )
-        # The counts, whole numbers that float32 holds, as of all at once.
-        count = len(examples[1])
-        parts.append(jax.tree.map(lambda x, n=count: jnp.round(x * n), of))
-    shares: Accuracy = jax.tree.map(lambda *of: sum(of) / len(inputs), *parts)
-    return shares
+        totals = _totals(classifier, params, inputs, labels, dropout_key, 0)
+    else:
+        parts = []
+        for start in range(0, len(inputs), _PART):
+            part = slice(start, start + _PART)
+            examples = sharding.place(
+                (inputs[part], labels[part]), classifier.preprocess.mesh, shard=False
+            )
+            before = start // _batch_size()
+            parts.append(_totals(classifier, params, *examples, dropout_key, before))
+        totals = sum(parts)
+    means = _means(totals, labels.size)
+    return Evaluation(means[0], means[1] if dropout_key is not None else None)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _totals(
+    classifier: Classifier,
+    params: Params,
+    inputs: jax.Array,
+    labels: jax.Array,
+    dropout_key: jax.Array | None,
+    first: jax.typing.ArrayLike,
+) -> jax.Array:
+    """The measure's sums over all labels, with dropout off and, with a key, on.
+
+    ``first`` batches were evaluated before, after which dropout draws anew.
+    """
+    measure = MEASURES[classifier.measure]
+
+    def total(inputs: jax.Array, labels: jax.Array, index: Any) -> jax.Array:
+        keys: list[jax.Array | None] = [None]
+        if dropout_key is not None:
+            keys.append(jax.random.fold_in(dropout_key, index))
+        logits = [classifier.logits(params, inputs, key) for key in keys]
+        logits = [classifier.mask_other_heads(x, labels) for x in logits]
+        return jnp.stack([jnp.sum(measure(x, labels)) for x in logits])
+
+    # In batches, so that a whole data set fits; what is left over makes the last one.
+    size = _batch_size()
+    batches = len(labels) // size
+    whole = batches * size
+    totals = jnp.zeros([], jnp.int32)
+    if batches:
+        split = [
+            x[:whole].reshape(batches, size, *x.shape[1:]) for x in (inputs, labels)
+        ]
+        indices = first + jnp.arange(batches)
+        totals += jax.lax.map(lambda x: total(*x), (*split, indices)).sum(0)
+    if whole < len(labels):
+        totals += total(inputs[whole:], labels[whole:], first + batches)
+    return totals
+
+
+# Compiled, so that rows stay what they were: eager division rounds otherwise.
+@functools.partial(jax.jit, static_argnums=1)
+def _means(totals: jax.Array, count: int) -> jax.Array:
+    return totals / count
 
 
 def _batch_size() -> int:

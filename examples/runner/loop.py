@@ -40,7 +40,7 @@ class Loop(NamedTuple):
 
     Attributes:
       source: of all tasks' examples to train on.
-      curve: of each task, the examples on which accuracy is measured along training.
+      curve: of each task, the examples to measure on along training.
       measurements: along each phase of a given length.
       sigterm: the signal at which to save and stop.
       measure_density: whether it is measured, too, how many weights a step moves.
@@ -141,6 +141,7 @@ class _Run:
         self._loop, self._trainer, self._phase = loop, trainer, phase
         self._epochs, self._count = epochs, count
         self._every = total / loop.measurements
+        self._measure = trainer.classifier.measure
 
     @property
     def all_ended(self) -> bool:
@@ -176,12 +177,12 @@ class _Run:
         return block is self._epochs[epoch][0] and self.at.step >= before + gap
 
     def measure(self, following: np.ndarray | None = None) -> None:
-        """Accuracies here, and how many weights the batch that follows moves."""
+        """Measures here, and how many weights the batch that follows moves."""
         points = self.at.points
         if not points or points[-1]["step"] < self.at.step:
-            accuracy = self._accuracies()
-            points.append({"step": self.at.step, "accuracy": accuracy})
-            self.bar.set_postfix(_in_words(accuracy))
+            evaluated = self._evaluated()
+            points.append({"step": self.at.step, self._measure: evaluated})
+            self.bar.set_postfix(_in_words(self._measure, evaluated))
         if following is not None and self._loop.measure_density:
             data, following = self._loop.source.examples(following)
             density = side_by_side.each_seed(
@@ -218,8 +219,8 @@ class _Run:
         self.at.ends[str(number)] = {
             "curve": {
                 "step": [point["step"] for point in points],
-                "accuracy": {
-                    task: [point["accuracy"][task][number] for point in points]
+                self._measure: {
+                    task: [point[self._measure][task][number] for point in points]
                     for task in self._loop.curve
                 },
             },
@@ -239,11 +240,11 @@ class _Run:
         steps = np.diff([*(point["step"] for point in measured), self.at.step])
         return float(np.average(densities, weights=steps))
 
-    def _accuracies(self) -> dict[str, list[list[float]]]:
+    def _evaluated(self) -> dict[str, list[list[float]]]:
         """A pair a seed of each task: with dropout off, and on."""
-        accuracies = side_by_side.each_seed(
+        evaluations = side_by_side.each_seed(
             lambda state: {
-                name: self._trainer.accuracy(
+                name: self._trainer.evaluate(
                     measured(self._phase.plugins, state).params,
                     *data,
                     state.dropout_key,
@@ -254,7 +255,7 @@ class _Run:
         )
         return {
             name: np.transpose(pair).astype(float).round(6).tolist()
-            for name, pair in accuracies.items()
+            for name, pair in evaluations.items()
         }
 
 
@@ -270,6 +271,7 @@ def _progress_bar(title: str, total: int, done: int) -> "tqdm[Any]":
     )
 
 
-def _in_words(point: dict[str, list[list[float]]]) -> dict[str, str]:
-    """Accuracies, dropout off, for a progress bar."""
-    return {task: f"{np.mean(pairs, 0)[0]:.1%}" for task, pairs in point.items()}
+def _in_words(measure: str, of: dict[str, list[list[float]]]) -> dict[str, str]:
+    """What was measured, dropout off, for a progress bar."""
+    form = ".1%" if measure == "accuracy" else ".3f"
+    return {task: f"{np.mean(pairs, 0)[0]:{form}}" for task, pairs in of.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import optax
@@ -13,9 +13,13 @@ from examples.runner.data import Split
 
 if TYPE_CHECKING:
     import jax
+    from flax import nnx
 
     from examples.runner.plan import Phase
     from examples.runner.trainer import Trainer, TrainState
+
+
+MakeModel: TypeAlias = "Callable[[nnx.Rngs], nnx.Module]"
 
 
 class Boundary(NamedTuple):
@@ -78,6 +82,17 @@ class Plugin:
           ended_with: the shapes of the state that it ends with.
         """
 
+    def model(self, make_model: MakeModel) -> MakeModel:
+        """Changes the model of its phase.
+
+        Args:
+          make_model: makes the experiment's, as the trainer takes it.
+
+        Returns:
+          What makes the phase's: it may have further weights, which begin as new ones.
+        """
+        return make_model
+
     def wrap(
         self,
         optimizer: optax.GradientTransformation,
@@ -98,7 +113,7 @@ class Plugin:
         return optimizer
 
     def wrapping(self) -> Plugin:
-        """What of it :meth:`wrap` depends on: phases alike in it share a program."""
+        """What of it program and model depend on: phases alike in it share them."""
         return self
 
     def at_boundary(self, context: Boundary, state: TrainState) -> TrainState:

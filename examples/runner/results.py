@@ -1,4 +1,4 @@
-"""What a row says of a phase: its accuracies, what it cost, what it was made with."""
+"""What a row says of a phase: what it reached, its cost, what it was made with."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from classp_jax import ScaleByAccumulatedPowerNormState, unassigned_share
 from examples.runner import rows
 from examples.runner.carry_over import states_of
 from examples.runner.data import Experiment, Split
-from examples.runner.evaluation import Accuracy
+from examples.runner.evaluation import Evaluation
 from examples.runner.loop import Ended
 from examples.runner.plan import Phase
 from examples.runner.trainer import Trainer, TrainState
@@ -31,7 +31,7 @@ def of_phase(
       experiment: the model and the tasks, on the devices.
       phases: those so far, this one the last.
       trainer: of the phase.
-      splits: on which accuracy is measured.
+      splits: to measure on.
       seed: of the run.
       end: where the phase ended, and what was measured on the way.
       mesh: the devices.
@@ -42,7 +42,7 @@ def of_phase(
     state, measured = end
     names = tasks_measured(experiment, phases)
     result = {
-        "accuracy": _accuracies(experiment, trainer, state, names, splits, seed),
+        experiment.measure: _evaluated(experiment, trainer, state, names, splits, seed),
         **measured,
         **rows.provenance(mesh),
         "bytes_per_weight": _bytes_per_weight(experiment, phases[-1], state),
@@ -56,14 +56,14 @@ def of_phase(
         result["is_open"] = bool(is_open)
     if experiment.measure_unseen and len(phases) == 1:
         untrained = trainer.init(seed)
-        result["untrained"] = _accuracies(
+        result["untrained"] = _evaluated(
             experiment, trainer, untrained, names, splits, seed
         )
     return result
 
 
 def tasks_measured(experiment: Experiment, phases: tuple[Phase, ...]) -> list[str]:
-    """The tasks that accuracy is measured on behind the last of some phases."""
+    """The tasks that are measured behind the last of some phases."""
     return [
         name
         for name in experiment.tasks
@@ -71,7 +71,7 @@ def tasks_measured(experiment: Experiment, phases: tuple[Phase, ...]) -> list[st
     ]
 
 
-def _accuracies(
+def _evaluated(
     experiment: Experiment,
     trainer: Trainer,
     state: TrainState,
@@ -85,7 +85,7 @@ def _accuracies(
     }
     return {
         name: {
-            split: _shares(trainer.accuracy(state.params, *data, jax.random.key(seed)))
+            split: _numbers(trainer.evaluate(state.params, *data, jax.random.key(seed)))
             for split in splits
             if (data := task[split])
         }
@@ -93,8 +93,8 @@ def _accuracies(
     }
 
 
-def _shares(accuracy: Accuracy) -> list[float]:
-    return [round(float(share), 6) for share in accuracy if share is not None]
+def _numbers(of: Evaluation) -> list[float]:
+    return [round(float(mean), 6) for mean in of if mean is not None]
 
 
 def _bytes_per_weight(experiment: Experiment, phase: Phase, state: TrainState) -> float:

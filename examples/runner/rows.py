@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import jax
 
+from examples.runner.evaluation import MEASURES
 from examples.runner.plan import Method, as_json
 
 _FIELDS = {
@@ -21,7 +22,6 @@ _FIELDS = {
     "results": list,
 }
 _RESULT = {
-    "accuracy": dict,
     "curve": dict,
     "update_density": (int, float),
     "bytes_per_weight": (int, float),
@@ -129,8 +129,10 @@ def _is_row(row: Any) -> bool:
         and row["results"]
         and all(
             _has(result, _RESULT)
-            and all(isinstance(task, dict) for task in result["accuracy"].values())
-            and _has(result["curve"], {"step": list, "accuracy": dict})
+            and any(_has(result, {measure: dict}) for measure in MEASURES)
+            and all(isinstance(task, dict) for task in measured(result).values())
+            and _has(result["curve"], {"step": list})
+            and measured(result["curve"]) is not None
             and result["curve"]["step"]
             for result in row["results"]
         )
@@ -151,9 +153,14 @@ def _is_among(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
     )
 
 
+def measured(result: dict[str, Any]) -> Any:
+    """What a phase's result says of each task, or its curve, whatever the measure."""
+    return next((result[name] for name in MEASURES if name in result), None)
+
+
 def _measured(row: dict[str, Any]) -> set[str]:
-    """The splits that accuracy was measured on."""
-    return set().union(*row["results"][-1]["accuracy"].values())
+    """The splits that were measured."""
+    return set().union(*measured(row["results"][-1]).values())
 
 
 def select(

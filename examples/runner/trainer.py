@@ -15,7 +15,7 @@ from classp_jax import update_density
 from examples.runner import evaluation, sharding
 from examples.runner.arrays import is_key
 from examples.runner.data import Array
-from examples.runner.evaluation import Accuracy, Classifier, Params, Preprocess
+from examples.runner.evaluation import Classifier, Evaluation, Params, Preprocess
 from examples.runner.layers import Layer
 from examples.runner.losses import mask_absent
 from examples.runner.stored import Batches, Stored
@@ -58,6 +58,8 @@ class Trainer:
       loss_tasks: of each class the task that it comes with, from 0 on; the training
         loss is then over the classes of the tasks that a batch has examples of, as
         :func:`examples.runner.losses.mask_absent` says. By default it is over all.
+      measure: what :meth:`evaluate` gives, of
+        :data:`examples.runner.evaluation.MEASURES`.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Trainer:
         dtype: jax.typing.DTypeLike = jnp.float32,
         heads: tuple[int, ...] | None = None,
         loss_tasks: tuple[int, ...] | None = None,
+        measure: str = "accuracy",
     ):
         self._make_model = make_model
         self._optimizer = optax.with_extra_args_support(optimizer)
@@ -76,7 +79,7 @@ class Trainer:
         self._takes_examples = "layer_inputs" in asked_for
         graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
         self.classifier = Classifier(
-            graphdef, Preprocess(preprocess, mesh, dtype), heads
+            graphdef, Preprocess(preprocess, mesh, dtype), heads, measure
         )
         self._mesh = mesh
         self._dtype = dtype
@@ -176,7 +179,8 @@ class Trainer:
         Args:
           state: the state before the step.
           inputs: all of a task's inputs, (n, ...), as ``preprocess`` takes them.
-          labels: all of its classes, (n,), integer.
+          labels: all of its classes, (n,) or (n, positions), integer; the loss of an
+            example is the mean over its positions.
           batch: which examples to train on, (batch,), integer; behind the first -1
             for none, where fewer are left.
 
@@ -197,32 +201,30 @@ class Trainer:
         self, params: Params, example: jax.Array, label: jax.Array
     ) -> jax.Array:
         """The cross-entropy of a single example with dropout off."""
-        weights = jnp.ones(1, jnp.float32)
-        return self._loss(params, example[None], label[None], weights, None)
+        return self._loss(params, example[None], label[None], jnp.ones(1), None)
 
-    def accuracy(
+    def evaluate(
         self,
         params: Params,
         inputs: Array | Stored,
         labels: Array,
         dropout_key: jax.Array | None = None,
-    ) -> Accuracy:
-        """The share of inputs classified correctly.
+    ) -> Evaluation:
+        """The mean of the measure over all labels.
 
         Args:
           params: the model's parameters.
           inputs: (n, ...), as ``preprocess`` takes them.
-          labels: (n,), integer.
+          labels: (n,) or (n, positions), integer.
           dropout_key: to evaluate with dropout left on as well; what precedes the
             first dropout is computed once for both.
 
         Returns:
-          The accuracies.
+          With dropout off, and on.
         """
-        # No method of one trainer: all those of one model share the compilation.
-        return evaluation.accuracy_in_parts(
-            self.classifier, params, inputs, labels, dropout_key
-        )
+        # All trainers of one model share the compilation.
+        of = self.classifier
+        return evaluation.evaluate(of, params, inputs, labels, dropout_key)
 
     def _loss(
         self,
@@ -239,6 +241,8 @@ class Trainer:
         losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(
             logits, labels
         )
+        if losses.ndim > 1:
+            losses = losses.mean(-1)
         return (losses * weights).sum()
 
     def _each_step(

@@ -32,7 +32,9 @@ class Trainers:
     def of(self, phase: Phase) -> Trainer:
         """The trainer of a phase; phases that differ in their data alone share it."""
         wrapping = tuple(
-            p.wrapping() for p in phase.plugins if type(p).wrap is not Plugin.wrap
+            p.wrapping()
+            for p in phase.plugins
+            if type(p).wrap is not Plugin.wrap or type(p).model is not Plugin.model
         )
         kind = dataclasses.replace(phase, epochs={}, plugins=wrapping, stop_loss=None)
         key = json.dumps(as_json((kind,)))
@@ -48,19 +50,22 @@ class Trainers:
 
     def _make(self, kind: Phase) -> Trainer:
         of = self._experiment
-        zeros = None
+        zeros, make_model = None, of.make_model
+        for plugin in kind.plugins:
+            make_model = plugin.model(make_model)
         if kind.plugins:
-            model = nnx.eval_shape(lambda: of.make_model(nnx.Rngs(0)))
+            model = nnx.eval_shape(lambda: make_model(nnx.Rngs(0)))
             zeros = jax.tree.map(
                 lambda p: jnp.zeros(p.shape, p.dtype), nnx.state(model, nnx.Param)
             )
         optimizer = make_optimizer(kind, zeros)
         return Trainer(
-            of.make_model,
+            make_model,
             optimizer,
             of.preprocess,
             self._mesh,
             of.dtype,
             of.heads,
             of.loss_tasks,
+            of.measure,
         )

@@ -23,6 +23,8 @@ from classp_jax.verify import __main__ as verify
 from classp_jax.verify._torch_optimizer import InputError
 from examples.datasets.tfds import DatasetError
 from examples.demo import __main__ as demo
+from examples.language import __main__ as language
+from examples.language import report as language_report
 from examples.models.mlp import MLP
 from examples.models.registry import Model, models
 from examples.report import index
@@ -47,6 +49,9 @@ OPTIONS = {
     sentiment: f"{SHARED} --phrasebank --tokenizer --label-map",
     streams: f"{SHARED} --benchmark --scenario --tasks --epochs --model --stream-seed"
     " --validation --from-disk --best-in",
+    language: f"{SHARED.replace('--data-dir', '--text')} --bytes --validation --epochs"
+    " --width --layers --heads --context",
+    language_report: "--no-figures",
     vision_report: "--evaluate-with-dropout",
     streams_report: "--evaluate-with-dropout",
     sentiment_report: "--evaluate-with-dropout",
@@ -213,7 +218,7 @@ def test_help_fits_on_a_screen_and_names_every_option(command, capsys, monkeypat
     assert not {"[]", "None)", "True)", "False)"} & {*" ".join(lines).split()}
 
 
-@pytest.mark.parametrize("command", [vision, sentiment, streams])
+@pytest.mark.parametrize("command", [vision, sentiment, streams, language])
 def test_the_list_names_every_method_once(command, capsys):
     *lines, groups = printed(command, "--list-methods", capsys)
     listed = [expanded(line.rsplit(": ", 1)[1]) for line in lines]

@@ -51,10 +51,10 @@ def test_it_is_measured_at_the_means_and_goes_on_from_the_sample(three_tasks, tm
     for of, params in ((at_means, means), (at_sample, state.params)):
         (result,) = of.results
         for name, task in three_tasks.tasks.items():
-            share = trainer.accuracy(params, *task.test).dropout_off
+            share = trainer.evaluate(params, *task.test).dropout_off
             assert result["accuracy"][name]["test"][0] == pytest.approx(float(share))
             last = result["curve"]["accuracy"][name][-1][0]
-            share = trainer.accuracy(params, *task.test).dropout_off
+            share = trainer.evaluate(params, *task.test).dropout_off
             assert last == pytest.approx(float(share))
     assert at_means.results[0]["accuracy"] != at_sample.results[0]["accuracy"]
 

@@ -130,6 +130,20 @@ def test_ewc_takes_adams_moment_for_the_mean_square(experiment, tmp_path):
     chex.assert_trees_all_equal(anchor, before.params)
 
 
+def test_ewc_sums_up_moments_of_several_phases(three_tasks, tmp_path):
+    penalty = EWC(1.0, fisher="moment", implicit=False)
+    phases = ADAM, *(phase(t, "adam", 0.01, plugins=(penalty,)) for t in "bc")
+    runner = Runner(three_tasks, tmp_path)
+    second, third = (final_state(runner, phases[:count]) for count in (2, 3))
+    of_second = interop.estimate_grad_sum(
+        second.opt_state, second.params, power=2, steps=1
+    )
+    (before, _), (fisher, _) = penalties_of(second), penalties_of(third)
+    chex.assert_trees_all_close(
+        fisher, jax.tree.map(jnp.add, before, of_second), rtol=1e-4
+    )
+
+
 @pytest.mark.parametrize(
     ("plugin", "message"),
     [

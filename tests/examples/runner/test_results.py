@@ -57,6 +57,6 @@ def test_tasks_still_to_come_and_no_training_are_measured(three_tasks, tmp_path)
         }
         assert ("untrained" in result) == (i == 0)
     for name, task in three_tasks.tasks.items():
-        expected = trainer.accuracy(trainer.init(0).params, *task.test).dropout_off
+        expected = trainer.evaluate(trainer.init(0).params, *task.test).dropout_off
         actual = row["results"][0]["untrained"][name]["test"][0]
         assert actual == pytest.approx(float(expected), abs=1e-6)

@@ -27,7 +27,7 @@ def test_training_learns_and_draws_new_dropout_each_step():
 
     trainer = Trainer(CNN, classp_jax.classp(0.1, apply_decay=False))
     state, _ = trainer.train_steps(trainer.init(0), *data, batches)
-    assert trainer.accuracy(state.params, *data).dropout_off == 1.0
+    assert trainer.evaluate(state.params, *data).dropout_off == 1.0
     one_by_one, train_step = trainer.init(0), jax.jit(trainer.train_step)
     for batch in batches[:3]:
         one_by_one, loss = train_step(one_by_one, *data, batch)
@@ -70,7 +70,7 @@ def test_heads_part_the_classes():
     logits = trainer.classifier.logits(params, inputs, None)
     of_two = jnp.array([0, 2])[jnp.argmax(logits[:, ::2], -1)]
     right = jnp.where(labels == 1, True, of_two == labels)
-    assert trainer.accuracy(params, inputs, labels).dropout_off == jnp.mean(right)
+    assert trainer.evaluate(params, inputs, labels).dropout_off == jnp.mean(right)
     for head, member, others in ((0, 2, [1]), (1, 1, [0, 2])):
         label = jnp.array(member)
         grads = jax.grad(trainer.example_loss)(params, inputs[0], label)
@@ -96,7 +96,7 @@ def test_a_loss_over_present_classes_leaves_those_of_absent_tasks():
         _, over_all = plain.train_step(plain.init(0), inputs, labels, batch)
         assert (loss < over_all) if not all(moved) else (loss == over_all)
     params = trainer.init(0).params
-    accuracies = [of.accuracy(params, inputs, labels) for of in (trainer, plain)]
+    accuracies = [of.evaluate(params, inputs, labels) for of in (trainer, plain)]
     assert accuracies[0] == accuracies[1]
     assert trainer.example_loss(params, inputs[0], jnp.array(1)) == 0
 
@@ -108,7 +108,7 @@ def test_accuracy_of_any_number_of_examples():
         inputs, labels = map(jnp.asarray, random_split(n, n))
         logits = trainer.classifier.logits(params, inputs, None)
         expected = jnp.mean(jnp.argmax(logits, -1) == labels)
-        off, on = trainer.accuracy(params, inputs, labels, jax.random.key(0))
+        off, on = trainer.evaluate(params, inputs, labels, jax.random.key(0))
         assert off == pytest.approx(float(expected))
         assert 0 <= on <= 1
-        assert trainer.accuracy(params, inputs, labels).dropout_on is None
+        assert trainer.evaluate(params, inputs, labels).dropout_on is None

@@ -1,0 +1,1 @@
+"""One language after another, from a checkpoint that AdamW has trained."""
