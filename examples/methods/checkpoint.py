@@ -36,11 +36,14 @@ class Sums(Plugin):
         ``"noise"``, pixels or other bytes drawn uniformly with such labels.
       examples: how many a pass takes.
       passes: how many passes; a sum per weight is multiplied, as no weight moves.
+      batch_size: examples a gradient of the pass; None for 32. Means over a batch
+        cancel much of what single examples say.
     """
 
     source: str
     examples: int = 1000
     passes: int = 1
+    batch_size: int | None = None
 
     key: ClassVar[str] = "sums"
 
@@ -54,6 +57,8 @@ class Sums(Plugin):
             )
         check_positive_int("sums' examples", self.examples)
         check_positive_int("sums' passes", self.passes)
+        if self.batch_size is not None:
+            check_positive_int("sums' batch_size", self.batch_size)
         if not phases_before:
             raise ValueError("sums are of a phase before, got the first.")
 
@@ -90,9 +95,10 @@ class Sums(Plugin):
             key = jax.random.key(context.seed + _SEPARATE)
             drawn = jax.random.categorical(key, logits.astype(jnp.float32))
             examples = Split(examples.inputs, drawn)
+        size = self.batch_size or BATCH
         return [
-            Split(*(jnp.asarray(x[i : i + BATCH]) for x in examples))
-            for i in range(0, len(examples.labels) // BATCH * BATCH, BATCH)
+            Split(*(jnp.asarray(x[i : i + size]) for x in examples))
+            for i in range(0, len(examples.labels) // size * size, size)
         ]
 
     def _examples(self, context: Boundary) -> Split:
@@ -116,7 +122,15 @@ class Sums(Plugin):
 
 
 def _optimizer(phase: Phase, state: TrainState) -> optax.GradientTransformation:
-    """A phase's, without the plugins around it, but for those that change the model."""
+    """A phase's, without the plugins around it, but for those that change the model.
+
+    If the phase itself never refreshes its directions, each example of the pass does.
+    """
     kept = [p for p in phase.plugins if type(p).model is not Plugin.model]
-    zeros = jax.tree.map(jnp.zeros_like, state.params)
-    return make_optimizer(dataclasses.replace(phase, plugins=tuple(kept)), zeros)
+    hyperparameters = dict(phase.hyperparameters)
+    if phase.arguments.get("refresh_every", 1) is None:
+        hyperparameters["refresh_every"] = 1
+    in_pass = dataclasses.replace(
+        phase, hyperparameters=hyperparameters, plugins=tuple(kept)
+    )
+    return make_optimizer(in_pass, jax.tree.map(jnp.zeros_like, state.params))

@@ -14,6 +14,14 @@ _SUMS = {
     "nothing": ("no sums", ()),
     "moment": ("sums from Adam's moment", (Sums("moment"),)),
     "data": ("sums from a pass over 1,000 images", (Sums("data"),)),
+    "single": (
+        "sums from a pass over 1,000 single images",
+        (Sums("data", batch_size=1),),
+    ),
+    "single_unlabelled": (
+        "sums from a pass over 1,000 single images without labels",
+        (Sums("unlabelled", batch_size=1),),
+    ),
     "long": (
         f"sums from {_AS_LONG} such passes",
         (Sums("data", passes=_AS_LONG),),
@@ -49,7 +57,7 @@ CHECKPOINT = [
     *(
         make_front(
             f"from_adam_gram_{name}",
-            f"CLASSP, 64 directions, {_SUMS[name][0]}",
+            f"CLASSP, 64 directions, {_SUMS[name][0]}{which}",
             "κ",
             gram.FAMILY,
             {
@@ -58,14 +66,23 @@ CHECKPOINT = [
                     Phase(
                         FASHION,
                         "classp_gram",
-                        dict(learning_rate=_RATE, damping=k),
-                        (Sums(name),),
+                        dict(damping=k, **hyperparameters),
+                        _SUMS[name][1],
                     ),
                 )
-                for k in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3)
+                for k in (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)
             },
         )
-        for name in ("data", "other")
+        for name, which, hyperparameters in (
+            ("data", "", dict(learning_rate=_RATE)),
+            # Fashion-MNIST is slowed by what was collected alone.
+            ("single", " alone", dict(learning_rate=0.2, refresh_every=None)),
+            (
+                "single_unlabelled",
+                " alone",
+                dict(learning_rate=0.2, refresh_every=None),
+            ),
+        )
     ),
     *(
         make_front(

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+import classp_jax
 from classp_jax import interop
 from examples.datasets import digits
 from examples.methods.checkpoint import SOURCES, Sums
@@ -57,23 +58,62 @@ def test_sums_of_adams_moment_are_the_librarys_estimate(boundary):
     assert not any(map(jnp.any, jax.tree.leaves(optax.tree.get(state, "grad_sum"))))
 
 
+@pytest.mark.parametrize(("batch_size", "gradients"), [(None, 1), (8, 4), (1, 36)])
 def test_sums_of_a_pass_are_those_of_its_batches_as_often_as_it_is_made(
-    boundary, experiment
+    batch_size, gradients, boundary, experiment
 ):
     context, state = boundary
     inputs, labels = experiment.tasks["z"].train
-    order = np.random.default_rng([0, 2000]).choice(40, 36, replace=False)[:32]
+    order = np.random.default_rng([0, 2000]).choice(40, 36, replace=False)
+    size = batch_size or 32
 
-    def loss(params):
+    def loss(params, batch):
         losses = [
             context.trainer.example_loss(params, jnp.asarray(inputs[i]), labels[i])
-            for i in order
+            for i in batch
         ]
-        return sum(losses) / 32
+        return sum(losses) / size
 
-    expected = jax.tree.map(lambda g: 5 * jnp.abs(g), jax.grad(loss)(state.params))
-    actual = grad_sum_of(Sums("data", examples=36, passes=5), boundary)
+    of_batches = [
+        jax.grad(loss)(state.params, order[n * size : (n + 1) * size])
+        for n in range(gradients)
+    ]
+    expected = jax.tree.map(lambda *gs: 5 * sum(map(jnp.abs, gs)), *of_batches)
+    plugin = Sums("data", examples=36, passes=5, batch_size=batch_size)
+    actual = grad_sum_of(plugin, boundary)
     chex.assert_trees_all_close(actual, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("refresh_every", [None, 7])
+def test_directions_that_are_not_refreshed_are_slowed_by_the_whole_pass(
+    refresh_every, experiment, tmp_path
+):
+    make = classp_jax.classp_gram
+    then = phase("b", make, plugins=(Kept(),), refresh_every=refresh_every)
+    final_state(Runner(experiment, tmp_path), (ADAM, then))
+    context, state = Kept.boundaries.pop()
+    plugin = Sums("data", examples=36, batch_size=4)
+    opt_state = plugin.at_boundary(context, state).opt_state
+    of_all = classp_jax.scale_by_accumulated_gram(refresh_every=1)
+    (gram_state,) = [
+        node
+        for node in jax.tree.leaves(
+            opt_state,
+            is_leaf=lambda x: isinstance(x, classp_jax.ScaleByAccumulatedGramState),
+        )
+        if isinstance(node, classp_jax.ScaleByAccumulatedGramState)
+    ]
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    _, refreshed = of_all.update(zeros, gram_state, refresh=True)
+    behind = [
+        float(jnp.abs(x - y).max())
+        for x, y in zip(
+            jax.tree.leaves(gram_state.scaling),
+            jax.tree.leaves(refreshed.scaling),
+            strict=True,
+        )
+    ]
+    assert (max(behind) < 1e-5) == (refresh_every is None)
 
 
 @pytest.mark.parametrize("source", ["data", "unlabelled", "noise"])
@@ -150,6 +190,7 @@ def test_ewc_sums_up_moments_of_several_phases(three_tasks, tmp_path):
         (Sums("thin air"), "sums' source must be 'moment', 'data'"),
         (Sums("data", examples=0), "sums' examples"),
         (Sums("data", passes=0), "sums' passes"),
+        (Sums("data", batch_size=0), "sums' batch_size"),
     ],
 )
 def test_what_cannot_be_summed_is_refused(plugin, message, experiment, tmp_path):
