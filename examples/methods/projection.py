@@ -94,10 +94,8 @@ class Projection(Plugin):
 
     def at_boundary(self, context: Boundary, state: TrainState) -> TrainState:
         """Takes from each layer's matrix what the phase that has ended needs."""
-        ended = context.earlier[-1].epochs
-        examples = np.concatenate([context.examples[task] for task in ended])
         rng = np.random.default_rng([context.seed, _SAMPLE])
-        seen = self.seen(context, state, rng.permutation(examples))
+        seen = self.seen(context, state, rng.permutation(context.ended()))
         (so_far,) = states_of(state.opt_state, ProjectionState)
         matrices = dict(so_far.matrices)
         for number, (layer, of_layer) in enumerate(seen.items()):

@@ -78,13 +78,7 @@ def with_penalty_of(
 
 def examples_before(context: Boundary, count: int, phases: int = 1) -> Split:
     """Some examples that the phase before, or so many of them, was trained on."""
-    examples = np.concatenate(
-        [
-            context.examples[task]
-            for phase in context.earlier[-phases:]
-            for task in phase.epochs
-        ]
-    )
+    examples = context.ended(phases)
     rng = np.random.default_rng([context.seed, SEPARATE])
     which = examples[rng.choice(len(examples), min(count, len(examples)), False)]
     data: Split = jax.tree.map(lambda x: x[which], context.data)

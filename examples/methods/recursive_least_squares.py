@@ -14,7 +14,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from examples.methods.registry import RATE, Sweep, TaskSequence
@@ -101,8 +100,7 @@ class HeadOfTask(Plugin):
 
     def at_boundary(self, context: Boundary, state: TrainState) -> TrainState:
         """Lets the sums begin with the examples of the phase that has ended."""
-        ended = context.earlier[-1].epochs
-        examples = np.concatenate([context.examples[task] for task in ended])
+        examples = context.ended()
         (sums,) = states_of(state.opt_state, LeastSquaresState)
         for start in range(0, len(examples), _CHUNK):
             which = examples[start : start + _CHUNK]

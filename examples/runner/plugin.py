@@ -48,6 +48,11 @@ class Boundary(NamedTuple):
     train: Callable[[tuple[Phase, ...], int], TrainState]
     compute_once: Callable[[Any, Callable[[], Any]], Any]
 
+    def ended(self, phases: int = 1) -> np.ndarray:
+        """Which of ``data`` the phase before, or so many of them, were trained on."""
+        tasks = [task for phase in self.earlier[-phases:] for task in phase.epochs]
+        return np.concatenate([self.examples[task] for task in tasks])
+
 
 @dataclasses.dataclass(frozen=True)
 class Plugin:

@@ -15,6 +15,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from examples.runner.arrays import is_key
+
 _AXES = ("data", "model")
 LARGE = 2**20  # Elements of an array worth cutting.
 
@@ -148,7 +150,7 @@ def to_host(tree: Any) -> Any:
     """Arrays as NumPy's, whole, in every process; random keys as their integers."""
 
     def whole(x: jax.Array) -> np.ndarray:
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        if is_key(x):
             x = jax.random.key_data(x)
         if x.is_fully_addressable or x.is_fully_replicated:
             return np.asarray(x)
