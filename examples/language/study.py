@@ -18,7 +18,7 @@ from examples.runner.study import Front, Study, make_front, of_fronts
 
 # Five values a method: those of AdamW and what acts like it, and those of CLASSP.
 _ADAM = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
-_CLASSP = (0.03, 0.1, 0.3, 1, 3)
+_CLASSP = (0.01, 0.03, 0.1, 0.3, 1)
 _WITHOUT_SUMS = (0.0003, 0.001, 0.003, 0.01, 0.03)  # Its first steps are of their size.
 _FIRST = 2e-3  # AdamW's rate on the first language, and on all at once.
 _THEN = 1e-3  # AdamW's, where a method has another setting.
@@ -212,7 +212,7 @@ def _fronts(of: _Languages) -> dict[str, Front]:
         "CLASSP, 64 directions, sums from a pass",
         "κ",
         gram.FAMILY,
-        (0.01, 0.03, 0.1, 0.3, 1),
+        (0.003, 0.01, 0.03, 0.1, 0.3),
         lambda k: of.then(
             "classp_gram", _GRAM, at_first=(Sums("data", of.examples),), damping=k
         ),
@@ -236,7 +236,7 @@ def _fronts(of: _Languages) -> dict[str, Front]:
     )
     for fisher, (title, strengths) in {
         "examples": ("a pass", (30, 100, 300, 1000, 3000)),
-        "moment": ("AdamW's moment", (1000, 3000, 10_000, 30_000, 100_000)),
+        "moment": ("AdamW's moment", (3000, 10_000, 30_000, 100_000, 300_000)),
     }.items():
         add(
             f"ewc_{fisher}",
