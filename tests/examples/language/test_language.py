@@ -177,7 +177,7 @@ def test_a_run_that_was_stopped_gives_the_same_row(texts, tmp_path, monkeypatch)
         (
             "--text a=a.txt b=b.txt --context 8 --bytes 250 600 --batch-size 4"
             " --methods classp_data",
-            "classp_data_0.03: the first text must have 32 windows",
+            "classp_data_0.01: the first text must have 32 windows",
         ),
     ],
 )
