@@ -23,7 +23,7 @@ _SUMS = {
         (Sums("unlabelled", batch_size=1),),
     ),
     "long": (
-        f"sums from {_AS_LONG} such passes",
+        f"sums from {_AS_LONG} passes over 1,000 images",
         (Sums("data", passes=_AS_LONG),),
     ),
     "unlabelled": (
