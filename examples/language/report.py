@@ -65,8 +65,8 @@ def write(
         f"Bits a byte on the {part} parts, lower is better; mean ± sample deviation"
         f" over the seeds. Kept: of {first} in the end. Learned: of each later text"
         " just after its own phase, the mean over these. Mean: of both; the least of"
-        " each method's values is in bold, so chosen on what it is reported on. Worst"
-        " rise:"
+        " each method's values is in bold, so chosen on what it is reported on."
+        " Average: of all texts in the end. Worst rise:"
         f" of the bits of {first} along the second phase, above what they were before."
         " Bytes a weight: of the optimizer's state and windows kept, in the last phase."
         " KB/s: of text, in the last phase, the replayed too.",

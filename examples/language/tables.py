@@ -46,6 +46,11 @@ def both(row: Row) -> float:
     return (kept(row) + learned(row)) / 2
 
 
+def average(row: Row) -> float:
+    """Bits of all texts in the end, the mean."""
+    return float(statistics.mean(bits(row, text) for text in _texts(row)))
+
+
 def gap(row: Row) -> float:
     """By how much the first text's bits rose at worst while the second was learned.
 
@@ -107,8 +112,8 @@ def methods_table(study: Study, found: Found) -> str:
         ]
     swept = {name for front in study.fronts for name in front.methods}
     lines += [_line(study, n, found[n]) for n in found if n not in swept]
-    header = ["method", "kept", "learned", "mean", *_at_end(study), "worst rise"]
-    return table([*header, "bytes a weight", "KB/s", "seeds"], lines)
+    header = ["method", "kept", "learned", "mean", *_at_end(study), "average"]
+    return table([*header, "worst rise", "bytes a weight", "KB/s", "seeds"], lines)
 
 
 def phases_table(study: Study, found: Found) -> str:
@@ -153,6 +158,7 @@ def _line(study: Study, name: str, rows: Rows, *, bold: bool = False) -> list[st
         cell(map(learned, rows), 3),
         f"**{mean}**" if bold else mean,
         *(cell([bits(row, text) for row in rows], 3) for text in study.tasks),
+        cell(map(average, rows), 3),
         cell(map(gap, rows), 3),
         f"{bytes_per_weight(rows[0]):.2g}",
         f"{statistics.median(map(bytes_per_second, rows)) / 1000:.1f}",

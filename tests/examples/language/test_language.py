@@ -9,7 +9,7 @@ import pytest
 from examples.language import __main__ as language
 from examples.language import report
 from examples.language.study import LIKE, study
-from examples.language.tables import bits, gap, kept, learned
+from examples.language.tables import average, bits, gap, kept, learned
 from examples.methods.replay import Replay
 from examples.models.decoder import Decoder
 from examples.runner import batches
@@ -124,6 +124,7 @@ def test_command_measures_and_reports(texts, tmp_path, capsys):
     assert learned(by_name["joint"]) == pytest.approx(
         (bits(by_name["joint"], "b") + bits(by_name["joint"], "c")) / 2
     )
+    assert average(row) == pytest.approx(sum(bits(row, of) for of in "abc") / 3)
     assert gap(row) >= 0 and np.isnan(gap(by_name["joint"]))
     # The first phase is the same of all methods.
     assert (
