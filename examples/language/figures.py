@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from examples.language.tables import best, both, kept, learned
-from examples.report.lines import End, open_frame, save
+from examples.report.lines import End, open_frame, point_to_better, save
 from examples.report.measures import deviation
 from examples.report.places import label_points
 from examples.report.style import MARKERS
@@ -55,14 +55,7 @@ def save_fronts(study: Study, found: Found, path: pathlib.Path) -> None:
     high = np.minimum(np.max(bests, 0) + _SEEN, points.max(0)) + 0.05
     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     open_frame(ax)
-    ax.annotate(
-        "better",
-        (0.01, 0.01),
-        (0.08, 0.1),
-        xycoords="axes fraction",
-        textcoords="axes fraction",
-        arrowprops=dict(arrowstyle="->", color="black"),
-    )
+    point_to_better(ax, (0.01, 0.01), (0.08, 0.1))
     label_points(ax, titles, 9)
     save(figure, path)
 

@@ -1,7 +1,5 @@
 """Table and figure of the experiment: ``python -m examples.language.report``."""
 
-import collections
-import json
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -88,14 +86,11 @@ def write(
 
 def _most(path: pathlib.Path) -> dict[str, Any]:
     """The settings that most rows have."""
-    counts = collections.Counter(
-        json.dumps(row["settings"])
-        for row in rows.read(path)
-        if row["settings"]["experiment"] == "language"
+    most = rows.most_settings(
+        row for row in rows.read(path) if row["settings"]["experiment"] == "language"
     )
-    if not counts:
+    if most is None:
         raise page.no_rows(study(LIKE), path)
-    most: dict[str, Any] = json.loads(counts.most_common(1)[0][0])
     return most
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from examples.methods import plain
-from examples.report.lines import End, open_frame, save
+from examples.report.lines import End, open_frame, point_to_better, save
 from examples.report.measures import mean_deviation
 from examples.report.places import label_points
 from examples.report.style import MARKERS, accuracy_label
@@ -75,14 +75,7 @@ def save_fronts(
         title=f"What is kept of {first}, and learned of {second}",
     )
     open_frame(ax)
-    ax.annotate(
-        "better",
-        (0.99, 0.99),
-        (0.9, 0.89),
-        xycoords="axes fraction",
-        textcoords="axes fraction",
-        arrowprops=dict(arrowstyle="->", color="black"),
-    )
+    point_to_better(ax, (0.99, 0.99), (0.9, 0.89))
     label_points(ax, titles, 9)
     label_points(ax, values, 7)
     save(figure, path)

@@ -87,6 +87,20 @@ def open_frame(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
+def point_to_better(
+    ax: Axes, corner: tuple[float, float], start: tuple[float, float]
+) -> None:
+    """Draws an arrow to the good corner, from a word; both as parts of the axes."""
+    ax.annotate(
+        "better",
+        corner,
+        start,
+        xycoords="axes fraction",
+        textcoords="axes fraction",
+        arrowprops=dict(arrowstyle="->", color="black"),
+    )
+
+
 def wrapped(label: str, width: int = 26) -> str:
     """A label on as many lines as it needs, no number parted from its name."""
     return textwrap.fill(re.sub(r" (?=\d|seed)", "\N{NO-BREAK SPACE}", label), width)

@@ -1,7 +1,6 @@
 """The page of results that each experiment makes of its rows."""
 
 import collections
-import json
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -35,13 +34,10 @@ def read(
       ValueError: the file holds no rows of this experiment, or something else.
     """
     all_rows = rows.read(path)
-    counts = collections.Counter(
-        json.dumps(row["settings"])
-        for row in all_rows
-        if row["settings"]["experiment"] == study.experiment
-    )
-    if counts and settings is None:
-        settings = json.loads(counts.most_common(1)[0][0])
+    if settings is None:
+        settings = rows.most_settings(
+            row for row in all_rows if row["settings"]["experiment"] == study.experiment
+        )
     found = of_settings(study, all_rows, settings or {})
     if not found:
         raise no_rows(study, path)

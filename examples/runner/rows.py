@@ -1,5 +1,6 @@
 """Result rows: one JSON line a run, appended as it ends."""
 
+import collections
 import errno
 import importlib.metadata
 import json
@@ -7,6 +8,7 @@ import os
 import pathlib
 import platform
 import warnings
+from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 import jax
@@ -195,6 +197,15 @@ def select(
         ):
             by_seed[row["seed"]] = row
     return [by_seed[seed] for seed in sorted(by_seed)]
+
+
+def most_settings(all_rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """The settings that most of some rows have; None if there are no rows."""
+    counts = collections.Counter(json.dumps(row["settings"]) for row in all_rows)
+    if not counts:
+        return None
+    most: dict[str, Any] = json.loads(counts.most_common(1)[0][0])
+    return most
 
 
 def _are(

@@ -231,20 +231,19 @@ def _together(runs: dict[int, Found]) -> Found:
 def _most(folder: pathlib.Path) -> dict[str, Any]:
     """The settings that most rows of streams have."""
     path = folder / "rows.jsonl"
-    counts = collections.Counter(
-        json.dumps(row["settings"])
+    most = rows.most_settings(
+        row
         for row in rows.read(path)
         if row["settings"]["experiment"] == "streams"
         and row["settings"].keys() >= {*Stream._fields, "epochs", "batch_size"}
         and str(row["settings"]["benchmark"]) in benchmarks()
         and str(row["settings"].get("model")) in models()
     )
-    if not counts:
+    if most is None:
         raise ValueError(
             f"{path} holds no rows of a stream; make some with `python -m"
             f" examples.streams --out {folder}`"
         )
-    most: dict[str, Any] = json.loads(counts.most_common(1)[0][0])
     return most
 
 

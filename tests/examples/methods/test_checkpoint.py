@@ -15,6 +15,7 @@ from classp_jax import interop
 from examples.datasets import digits
 from examples.methods.checkpoint import SOURCES, Sums
 from examples.methods.ewc import EWC
+from examples.runner.carry_over import states_of
 from examples.runner.data import Split
 from examples.runner.plan import Method
 from examples.runner.plugin import Plugin
@@ -95,14 +96,7 @@ def test_directions_that_are_not_refreshed_are_slowed_by_the_whole_pass(
     plugin = Sums("data", examples=36, batch_size=4)
     opt_state = plugin.at_boundary(context, state).opt_state
     of_all = classp_jax.scale_by_accumulated_gram(refresh_every=1)
-    (gram_state,) = [
-        node
-        for node in jax.tree.leaves(
-            opt_state,
-            is_leaf=lambda x: isinstance(x, classp_jax.ScaleByAccumulatedGramState),
-        )
-        if isinstance(node, classp_jax.ScaleByAccumulatedGramState)
-    ]
+    (gram_state,) = states_of(opt_state, classp_jax.ScaleByAccumulatedGramState)
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     _, refreshed = of_all.update(zeros, gram_state, refresh=True)
     behind = [
@@ -157,13 +151,7 @@ def test_ewc_takes_adams_moment_for_the_mean_square(experiment, tmp_path):
     state = final_state(
         runner, (ADAM, phase("b", plugins=(EWC(1.0, fisher="moment"),)))
     )
-    (adam,) = [
-        node
-        for node in jax.tree.leaves(
-            before.opt_state, is_leaf=lambda x: isinstance(x, optax.ScaleByAdamState)
-        )
-        if isinstance(node, optax.ScaleByAdamState)
-    ]
+    (adam,) = states_of(before.opt_state, optax.ScaleByAdamState)
     fisher, anchor = penalties_of(state)
     mean = jax.tree.map(lambda v: v / (1 - 0.999**10), adam.nu)
     chex.assert_trees_all_close(fisher, mean, rtol=1e-4)
