@@ -10,7 +10,8 @@ PARALLEL := -n auto --dist worksteal
 # last digits or the compiled programs themselves are tested. The lowest version has no
 # other emitters.
 UNOPTIMIZED := --xla_backend_optimization_level=0
-QUICKLY := XLA_FLAGS="$(UNOPTIMIZED) --xla_cpu_use_fusion_emitters=false"
+QUICKLY := XLA_FLAGS="$(UNOPTIMIZED) --xla_cpu_use_fusion_emitters=false \
+	--xla_cpu_parallel_codegen_split_count=1"
 AS_USERS := tests/test_compiled.py tests/test_parity.py tests/verify/test_as_users.py
 
 LOWEST := .venv-lowest

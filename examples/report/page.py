@@ -56,10 +56,7 @@ def of_settings(
     study: Study, all_rows: list[dict[str, Any]], settings: dict[str, Any]
 ) -> Found:
     """The rows of all methods that have these settings of the experiment."""
-    selected = {
-        name: rows.select(all_rows, method, settings)
-        for name, method in study.methods.items()
-    }
+    selected = rows.select_each(all_rows, study.methods, settings)
     return {name: of_method for name, of_method in selected.items() if of_method}
 
 

@@ -8,7 +8,7 @@ import os
 import pathlib
 import platform
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
 import jax
@@ -168,18 +168,50 @@ def _measured(row: dict[str, Any]) -> set[str]:
 def select(
     all_rows: list[dict[str, Any]], method: Method, settings: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """The rows of a method: of equal phases and settings, measured on all its splits.
+    """The rows of one method, as :func:`select_each` finds those of several."""
+    return select_each(all_rows, {"": method}, settings)[""]
+
+
+def select_each(
+    all_rows: Iterable[dict[str, Any]],
+    methods: Mapping[str, Method],
+    settings: dict[str, Any],
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows of each method: of equal phases and settings, measured on all its splits.
 
     An argument that an optimizer has got since a row was made is at its default there.
 
     Args:
       all_rows: rows of any methods.
-      method: the method.
+      methods: the methods by their names.
       settings: of the experiment.
 
     Returns:
-      Its rows, a seed each; of several with one seed the last.
+      By the same names a method's rows, a seed each; of several with one seed the last.
     """
+    alike = collections.defaultdict(list)  # So few are compared in full.
+    for row in all_rows:
+        if row["settings"] == settings:
+            alike[_outline(row["phases"])].append(row)
+    return {name: _of(method, alike) for name, method in methods.items()}
+
+
+def _outline(phases: list[dict[str, Any]]) -> str:
+    outline = [[phase.get("optimizer"), phase["epochs"]] for phase in phases]
+    return json.dumps(outline, sort_keys=True)
+
+
+def _of(
+    method: Method, alike: Mapping[str, list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """A method's rows among those with its outline."""
+    outlined = [
+        {"optimizer": phase.optimizer_name, "epochs": phase.epochs}
+        for phase in method.phases
+    ]
+    candidates = alike.get(_outline(outlined), [])
+    if not candidates:
+        return []
     phases, by_seed = as_json(method.phases), {}
     defaults = [
         {
@@ -189,11 +221,9 @@ def select(
         }
         for phase, recorded in zip(method.phases, phases, strict=True)
     ]
-    for row in all_rows:
-        if (
-            row["settings"] == settings
-            and _are(row["phases"], phases, defaults)
-            and set(method.splits) <= _measured(row)
+    for row in candidates:
+        if _are(row["phases"], phases, defaults) and (
+            set(method.splits) <= _measured(row)
         ):
             by_seed[row["seed"]] = row
     return [by_seed[seed] for seed in sorted(by_seed)]

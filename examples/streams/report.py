@@ -92,7 +92,7 @@ def read(
     Raises:
       ValueError: there are no rows, or something else.
     """
-    compared, runs, _ = _read(folder, settings or _most(folder))
+    compared, runs, _, _ = _read(folder, settings)
     return compared, _together(runs)
 
 
@@ -117,8 +117,7 @@ def write(
     Raises:
       ValueError: there are no rows, or something else.
     """
-    settings = settings or _most(folder)
-    compared, runs, left_out = _read(folder, settings)
+    compared, runs, settings, left_out = _read(folder, settings)
     found = _together(runs)
     stream = _stream(settings)
     on = "held-out tenth of the training set" if stream.validation else "test set"
@@ -177,13 +176,16 @@ def _published(stream: Stream) -> list[str]:
 
 
 def _read(
-    folder: pathlib.Path, settings: dict[str, Any]
-) -> tuple[Study, dict[int, Found], int]:
-    """What was compared, the rows by the stream's seed, and how many others there are.
+    folder: pathlib.Path, settings: dict[str, Any] | None
+) -> tuple[Study, dict[int, Found], dict[str, Any], int]:
+    """What was compared, the rows by the stream's seed, their settings, and the others.
 
     Those with the seed of the settings have these; those with another one what most of
-    them have that is otherwise alike.
+    them have that is otherwise alike. Of the others how many there are.
     """
+    path = folder / "rows.jsonl"
+    all_rows = rows.read(path)
+    settings = settings or _most(path, all_rows)
     stream = _stream(settings)
     compared = study(stream, settings["epochs"], settings["batch_size"])
     title = models()[settings["model"]].title.format(
@@ -192,8 +194,6 @@ def _read(
     if "loss" in settings:
         title += f", the loss over {settings['loss']} classes"
     compared = compared._replace(title=compared.title + title)
-    path = folder / "rows.jsonl"
-    all_rows = rows.read(path)
     counts = collections.Counter(
         json.dumps(row["settings"])
         for row in all_rows
@@ -211,7 +211,7 @@ def _read(
     if not runs:
         raise page.no_rows(compared, path)
     shown = sum(len(page.distinct(found)) for found in runs.values())
-    return compared, runs, len(all_rows) - shown
+    return compared, runs, settings, len(all_rows) - shown
 
 
 def of_any_seed(settings: dict[str, Any]) -> dict[str, Any]:
@@ -228,12 +228,11 @@ def _together(runs: dict[int, Found]) -> Found:
     return together
 
 
-def _most(folder: pathlib.Path) -> dict[str, Any]:
+def _most(path: pathlib.Path, all_rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The settings that most rows of streams have."""
-    path = folder / "rows.jsonl"
     most = rows.most_settings(
         row
-        for row in rows.read(path)
+        for row in all_rows
         if row["settings"]["experiment"] == "streams"
         and row["settings"].keys() >= {*Stream._fields, "epochs", "batch_size"}
         and str(row["settings"]["benchmark"]) in benchmarks()
@@ -242,7 +241,7 @@ def _most(folder: pathlib.Path) -> dict[str, Any]:
     if most is None:
         raise ValueError(
             f"{path} holds no rows of a stream; make some with `python -m"
-            f" examples.streams --out {folder}`"
+            f" examples.streams --out {path.parent}`"
         )
     return most
 

@@ -57,10 +57,11 @@ def stream_table(study: Study, found: Found) -> str:
     lines = []
     for front in study.fronts:
         names = [name for name in front.methods if name in found]
+        chosen = best(study, front, found) if len(names) > 1 else None
         for name in names:
             title, rows = front.methods[name].title, found[name]
             cells = [measure.cell(study, rows) for measure in measures]
-            if len(names) > 1 and name == best(study, front, found):
+            if name == chosen:
                 cells[0] = f"**{cells[0]}**"
             lines.append([title, *cells, seeds(study, rows)])
     header = ["method", *(measure.title for measure in measures), "seeds"]
@@ -118,7 +119,7 @@ def lacks(front: Front, found: Found) -> str:
 
 def average(study: Study, row: dict[str, Any]) -> float:
     """The average accuracy: on all tasks after the last, in per cent."""
-    return float(np.mean(matrix(study, row)[-1]))
+    return float(np.mean([accuracy(row, task) for task in study.tasks]))
 
 
 def _forward(study: Study, row: dict[str, Any]) -> float:

@@ -1,8 +1,9 @@
 """A small experiment on eight devices, of several processes.
 
 ``python -m tests.examples.runner.several_devices FOLDER MESH HOST:PORT COUNT ID``
-writes rows, checkpoints and the final weights into a folder. ``disk`` behind it reads
-the examples in training, and prints how many at once.
+writes rows, checkpoints and the final weights into a folder. With a second mesh behind
+it, it does the same below ``disk``, of examples that it reads in training, and prints
+how many at once.
 """
 
 import argparse
@@ -84,20 +85,28 @@ def main():
     folder, mesh, *processes = sys.argv[1:6]
     jax.config.update("jax_num_cpu_devices", DEVICES // int(processes[1]))
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    axes = [sharding.axis(text) for text in mesh.split(",")]
-    args = argparse.Namespace(mesh=axes, distributed=processes)
     sharding.LARGE = 1  # So that the small network's weights are cut too.
-    folder, mesh, counts = pathlib.Path(folder), cli.devices(args), []
-    if sys.argv[6:] == ["disk"]:
+    folder = pathlib.Path(folder)
+    first = cli.devices(argparse.Namespace(mesh=axes(mesh), distributed=processes))
+    save_weights(folder, train(folder, first))
+    counts = []
+    for mesh in sys.argv[6:]:
         of, counts = from_disk()
-        states = train(folder, mesh, of=of, methods=["classp", "ewc"])
-    else:
-        states = train(folder, mesh)
+        disk, methods = folder / "disk", ["classp", "ewc"]
+        mesh = sharding.make_mesh(axes(mesh))
+        save_weights(disk, train(disk, mesh, of=of, methods=methods))
+    print(json.dumps([jax.process_count(), jax.device_count(), sorted({*counts})]))
+
+
+def axes(mesh):
+    return [sharding.axis(text) for text in mesh.split(",")]
+
+
+def save_weights(folder, states):
     weights = sharding.to_host({name: state.params for name, state in states.items()})
     if sharding.is_first_process():
         leaves = jax.tree.leaves(weights)
         np.savez(f"{folder}/weights.npz", **{str(i): x for i, x in enumerate(leaves)})
-    print(json.dumps([jax.process_count(), jax.device_count(), sorted({*counts})]))
 
 
 if __name__ == "__main__":

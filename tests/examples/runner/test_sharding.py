@@ -103,31 +103,36 @@ def two_processes(*arguments):
     return [(out.split("\n")[-2], err) for out, err in ends]
 
 
-@pytest.mark.parametrize(
-    "text", ["data=8", pytest.param("model=8", marks=pytest.mark.slow)]
-)
-def test_two_processes_train_as_one_device_does(on_one_device, text, tmp_path):
-    ends = two_processes(tmp_path, text)
-    assert [out for out, _ in ends] == ["[2, 8, []]", "[2, 8, []]"]
-    params, folder = on_one_device
-    assert_same_weights(tmp_path, dict(zip(METHODS, params, strict=True)))
-    assert accuracies(tmp_path) == accuracies(folder)
-    assert (
-        len(rows.read(tmp_path / "rows.jsonl")) == 6
-    )  # Each once, not once a process.
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory):
+    """What they end with, and their folder: examples in memory first, then read."""
+    folder = tmp_path_factory.mktemp("two")
+    return two_processes(folder, "data=8", "data=4,model=2"), folder
+
+
+def test_two_processes_train_as_one_device_does(on_one_device, of_two_processes):
+    ends, folder = of_two_processes
+    assert_as_on_one_device(folder, on_one_device, METHODS)
+    # Each once, not once a process.
+    assert len(rows.read(folder / "rows.jsonl")) == 6
     assert ends[1][1].count("step/s") == 0  # One progress bar.
 
 
-def test_each_of_two_processes_reads_its_part_of_a_batch(on_one_device, tmp_path):
-    ends = two_processes(tmp_path, "data=4,model=2", "disk")
+@pytest.mark.slow
+def test_two_processes_cut_weights_among_them(on_one_device, tmp_path):
+    ends = two_processes(tmp_path, "model=8")
+    assert [out for out, _ in ends] == 2 * ["[2, 8, []]"]
+    assert_as_on_one_device(tmp_path, on_one_device, METHODS)
+
+
+def test_each_of_two_processes_reads_its_part_of_a_batch(
+    on_one_device, of_two_processes
+):
+    ends, folder = of_two_processes
     # Of the 20 in a batch, of those that EWC and accuracy take.
     assert [out for out, _ in ends] == 2 * ["[2, 8, [10, 20, 44]]"]
-    params, folder = on_one_device
-    of = dict(zip(METHODS, params, strict=True))
-    assert_same_weights(tmp_path, {name: of[name] for name in ("classp", "ewc")})
-    read = accuracies(tmp_path)
-    assert len(read) == 4
-    assert read == {key: accuracies(folder)[key] for key in read}
+    assert_as_on_one_device(folder / "disk", on_one_device, ["classp", "ewc"])
+    assert len(rows.read(folder / "disk" / "rows.jsonl")) == 4
 
 
 @pytest.mark.parametrize(
@@ -143,12 +148,16 @@ def test_a_mesh_trains_on_what_it_reads(on_one_device, text, at_once, tmp_path):
     assert read == {key: accuracies(on_one_device[1])[key] for key in read}
 
 
-def assert_same_weights(folder, expected):
-    expected = jax.tree.leaves(expected)
+def assert_as_on_one_device(folder, on_one_device, methods):
+    params, expected = on_one_device
+    of_methods = dict(zip(METHODS, params, strict=True))
+    leaves = jax.tree.leaves({name: of_methods[name] for name in methods})
     with np.load(folder / "weights.npz") as got:
-        assert len(got.files) == len(expected) > 0
-        for i, x in enumerate(expected):
+        assert len(got.files) == len(leaves) > 0
+        for i, x in enumerate(leaves):
             np.testing.assert_allclose(got[str(i)], x, rtol=1e-5, atol=1e-6)
+    read, of_all = accuracies(folder), accuracies(expected)
+    assert read == {key: of_all[key] for key in of_all if key[0] in methods}
 
 
 @pytest.mark.parametrize(
