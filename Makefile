@@ -6,12 +6,14 @@ BIN := $(VENV)/bin
 # Neighbours in a file share what is compiled: each process has a half to begin with.
 PARALLEL := -n auto --dist worksteal
 
-# A third of the time to compile, as few of the compiler's passes are run. Not where the
-# last digits or the compiled programs themselves are tested. The lowest version has no
-# other emitters.
+# A quarter of the time to compile, as few of the compiler's passes are run, on programs in
+# one piece; and what was compiled is kept for the next time. Not where the last digits or
+# the compiled programs themselves are tested. The lowest version has no other emitters.
 UNOPTIMIZED := --xla_backend_optimization_level=0
 QUICKLY := XLA_FLAGS="$(UNOPTIMIZED) --xla_cpu_use_fusion_emitters=false \
-	--xla_cpu_parallel_codegen_split_count=1"
+	--xla_cpu_parallel_codegen_split_count=1" \
+	JAX_COMPILATION_CACHE_DIR="$(CURDIR)/$(VENV)/compiled" \
+	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 AS_USERS := tests/test_compiled.py tests/test_parity.py tests/verify/test_as_users.py
 
 LOWEST := .venv-lowest

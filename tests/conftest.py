@@ -8,7 +8,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 
 def pytest_collection_finish():
-    """Spares the garbage collector most runs, and what the imports made, which stays."""
+    """Spares the garbage collector what the imports made, and most of its runs."""
     gc.freeze()
     gc.set_threshold(100_000)
 
