@@ -107,13 +107,16 @@ def compare(
     params = problem.params
     opt_state = jax_init(params, at(0))
     shapes = {name: np.shape(leaf) for name, leaf in _paths.by_path(params).items()}
-    weights = {name: Distance(shape) for name, shape in shapes.items()}
+    weights = {k: Distance(shape, tolerances[k][0]) for k, shape in shapes.items()}
     theirs = accumulators_of(twin, optimizer, accumulators, params, opt_state)
     # AdaGrad's accumulator begins with what CLASSP adds to it.
     eps = schedule[0].get("eps", [])
     beginnings = [0.0, eps[0]] if _is_held(eps) else [0.0]
     sums_from = [
-        {name: Distance(_grad_sum.shape_of(s)) for name, s in theirs.sums.items()}
+        {
+            name: Distance(_grad_sum.shape_of(s), tolerances[name][1])
+            for name, s in theirs.sums.items()
+        }
         for _ in beginnings
     ]
     found_accumulator = False
@@ -152,15 +155,16 @@ def compare(
 
         expected = twin.to_jax(twin.parameters)
         for name, leaf in _paths.by_path(params).items():
-            weights[name].add(np.asarray(leaf), expected[name], tolerances[name][0])
+            weights[name].add(np.asarray(leaf), expected[name])
         for first, distances in zip(beginnings, sums_from, strict=True):
             expected, is_any = theirs.in_jax(first)
             found_accumulator |= is_any
             for name, s in sums.items():
                 actual = np.asarray(np.asarray(s) + np.asarray(first, s.dtype))
-                distances[name].add(
-                    actual, expected[name].astype(actual.dtype), tolerances[name][1]
-                )
+                distances[name].add(actual, expected[name].astype(actual.dtype))
+    for distances in (weights, *sums_from):
+        for distance in distances.values():
+            distance.finish()
     moved = any(
         np.any(np.asarray(new) != np.asarray(old))
         for new, old in zip(

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+# Of one tensor that waits to be compared, with as much again of the other's.
+_MOST_BYTES = 2**20
+
 
 class Differences(NamedTuple):
     """The largest differences of one tensor at each step, (steps,) each.
@@ -25,9 +28,12 @@ class Differences(NamedTuple):
 
 
 def differences(
-    actual: np.ndarray, expected: np.ndarray, smallest_scale: float = 0.0
+    actual: np.ndarray, expected: np.ndarray, smallest_scale: Any = 0.0
 ) -> Differences:
-    """Compares two arrays (steps, *shape) of one floating dtype, step by step."""
+    """Compares two arrays (steps, *shape) of one floating dtype, step by step.
+
+    ``smallest_scale`` is a number, or one for each step (steps, 1).
+    """
     actual, expected = (np.reshape(x, (len(x), -1)) for x in (actual, expected))
     rms = np.maximum(root_mean_square(expected), smallest_scale)
     scale = np.maximum(np.abs(expected), rms)
@@ -62,39 +68,56 @@ class Distance:
 
     The root mean square that they are relative to is the largest that the tensor has
     had so far: rounding errors don't shrink with a bias that starts at zero, grows and
-    comes back.
+    comes back. Steps are compared many at once: only behind :meth:`finish` do the
+    attributes hold them all.
 
     Attributes:
       shape: the tensor's shape.
+      tolerance: the largest ``relative`` allowed.
       absolute: as in :class:`Differences`, the largest of all steps.
       relative: likewise.
       ulp: likewise.
       first_over: the first step, from 1, at which ``relative`` was over the tolerance.
       ulp_by_step: ``ulp`` at each step.
       scale: the largest root mean square so far.
-      tolerance: the largest ``relative`` allowed.
     """
 
     shape: tuple[int, ...]
+    tolerance: float
     absolute: float = 0.0
     relative: float = 0.0
     ulp: float = 0.0
     first_over: int | None = None
     ulp_by_step: list[float] = dataclasses.field(default_factory=list)
     scale: float = 0.0
-    tolerance: float = 0.0
+    _actual: list[np.ndarray] = dataclasses.field(default_factory=list)
+    _expected: list[np.ndarray] = dataclasses.field(default_factory=list)
 
-    def add(self, actual: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
-        """Takes in the tensors after one more step."""
-        self.tolerance = tolerance
-        self.scale = max(self.scale, float(root_mean_square(expected[None])[0, 0]))
-        if np.array_equal(actual, expected):  # Most sums, and in no time.
-            self.ulp_by_step.append(0.0)
+    def add(self, actual: np.ndarray, expected: np.ndarray) -> None:
+        """Takes in the tensors after one more step: ``expected``'s values, copied."""
+        self._actual.append(actual)
+        self._expected.append(np.array(expected))
+        if len(self._actual) * actual.nbytes > _MOST_BYTES:
+            self.finish()
+
+    def finish(self) -> None:
+        """Compares the steps taken in since the last time."""
+        if not self._actual:
             return
-        new = differences(actual[None], expected[None], self.scale)
-        self.ulp_by_step.append(float(new.ulp[0]))
-        self.absolute = max(self.absolute, float(new.absolute[0]))
-        self.relative = max(self.relative, float(new.relative[0]))
-        self.ulp = max(self.ulp, self.ulp_by_step[-1])
-        if self.first_over is None and self.relative > tolerance:
-            self.first_over = len(self.ulp_by_step)
+        actual, expected = np.stack(self._actual), np.stack(self._expected)
+        self._actual, self._expected = [], []
+        if np.array_equal(actual, expected):  # Most sums, and in no time.
+            self.scale = max(self.scale, float(np.max(root_mean_square(expected))))
+            self.ulp_by_step += [0.0] * len(actual)
+            return
+        scales = np.maximum.accumulate(root_mean_square(expected))
+        scales = np.maximum(scales, self.scale)
+        new = differences(actual, expected, scales)
+        over = np.flatnonzero(new.relative > self.tolerance)
+        if self.first_over is None and over.size:
+            self.first_over = len(self.ulp_by_step) + int(over[0]) + 1
+        self.scale = float(scales[-1, 0])
+        self.ulp_by_step += new.ulp.tolist()
+        self.absolute = max(self.absolute, float(np.max(new.absolute)))
+        self.relative = max(self.relative, float(np.max(new.relative)))
+        self.ulp = max(self.ulp, float(np.max(new.ulp)))

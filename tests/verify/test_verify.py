@@ -297,16 +297,18 @@ def test_what_is_not_finite_does_not_hide_the_rest():
     for bad in (np.inf, np.nan):
         expected = np.array([bad, 1.0, 1.0], np.float32)
         for other, is_over in ((5.0, True), (1.0 + 2.0**-23, False)):
-            distance = Distance(expected.shape)
+            distance = Distance(expected.shape, tolerance=1e-6)
             actual = np.array([bad, 1.0, other], np.float32)
-            distance.add(actual, expected, tolerance=1e-6)
+            distance.add(actual, expected)
+            distance.finish()
             assert (distance.first_over == 1) == is_over
 
 
 def test_distance_remembers_the_first_step_over_the_tolerance():
-    distance = Distance(())
+    distance = Distance((), tolerance=0.1)
     for actual in (1.0, 1.5, 1.0):
-        distance.add(np.float32(actual), np.float32(1.0), tolerance=0.1)
+        distance.add(np.float32(actual), np.float32(1.0))
+    distance.finish()
     assert distance.first_over == 2
     assert distance.absolute == 0.5
     assert distance.ulp_by_step[0] == distance.ulp_by_step[2] == 0
