@@ -1,6 +1,7 @@
 """The examples that teach: short, of one framework alone, and true."""
 
 import ast
+import functools
 import pathlib
 import re
 
@@ -84,6 +85,10 @@ def test_from_adam(capsys):
     assert "hidden: sum" in capsys.readouterr().out
 
 
+# The digits are text, which takes seconds to read.
+load_once = functools.cache(your_own_stream.load)
+
+
 def try_few(monkeypatch, **settings):
     """Trains with fewer seeds, optimizers and settings."""
     grids = {
@@ -91,6 +96,7 @@ def try_few(monkeypatch, **settings):
         for title, of_title in settings.items()
     }
     monkeypatch.setattr(your_own_stream, "OPTIMIZERS", grids)
+    monkeypatch.setattr(your_own_stream, "load", load_once)
     monkeypatch.setattr(your_own_stream, "SEEDS", [1, 2])
 
 
