@@ -13,7 +13,7 @@ from examples.runner import rows, side_by_side
 from examples.runner.data import Split, Task
 from examples.runner.plan import as_json, make_optimizer
 from examples.streams import __main__ as streams
-from examples.streams import report, tables
+from examples.streams import figures, report, tables
 from examples.streams.study import study
 from tests.examples.datasets.test_stream import stream, whole
 from tests.examples.helpers import (
@@ -59,6 +59,19 @@ def tiny(monkeypatch):
     return loaded
 
 
+@pytest.fixture
+def pictures():
+    """For the tests of them."""
+
+
+@pytest.fixture(autouse=True)
+def pictures_are_drawn_where_they_are_tested(request, monkeypatch):
+    """Two of a report take a second."""
+    if "pictures" not in request.fixturenames:
+        for name in ("label_ends", "save"):
+            monkeypatch.setattr(figures, name, lambda *_, **__: None)
+
+
 def run(folder, *arguments):
     options = ["--seeds", "1", "--batch-size", "16", "--tasks", "2"]
     streams.main([*options, *arguments, "--out", str(folder)])
@@ -74,7 +87,9 @@ def test_sgd_at_a_rate_of_its_own_then_classp():
         assert {x.optimizer for x in method.phases} == {"classp"}
 
 
-def test_one_command_makes_rows_a_table_and_figures(tiny, tmp_path, monkeypatch):
+def test_one_command_makes_rows_a_table_and_figures(
+    tiny, pictures, tmp_path, monkeypatch
+):
     names = [
         *("classp_0.1", "classp_always_0.01", "sgd_0.1", "adam_0.001", "adagrad_0.01"),
         *("classp_self_0.1", "ewc_10", "ewc_online_10", "si_1", "replay_0.1"),
@@ -149,7 +164,9 @@ def test_of_many_tasks_the_table_says_how_well_the_first_and_last_were_learned()
     assert "learned" not in tables.stream_table(fewer, {})
 
 
-def test_it_ends_with_its_rows_of_the_table_and_the_files(tiny, tmp_path, capsys):
+def test_it_ends_with_its_rows_of_the_table_and_the_files(
+    tiny, pictures, tmp_path, capsys
+):
     run(tmp_path, "--methods", "sgd_0.1", "sgd_0.2")
     capsys.readouterr()
     run(tmp_path, "--methods", "sgd_0.2", "adam_0.001")
