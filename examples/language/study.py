@@ -212,7 +212,7 @@ def _fronts(of: _Languages) -> dict[str, Front]:
         "CLASSP, 64 directions, sums from a pass",
         "κ",
         gram.FAMILY,
-        (0.003, 0.01, 0.03, 0.1, 0.3),
+        (0.0003, 0.001, 0.003, 0.01, 0.03),
         lambda k: of.then(
             "classp_gram", _GRAM, at_first=(Sums("data", of.examples),), damping=k
         ),
