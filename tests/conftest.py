@@ -1,3 +1,4 @@
+import collections
 import gc
 
 import jax
@@ -13,26 +14,20 @@ def pytest_collection_finish():
     gc.set_threshold(100_000)
 
 
-class Programs:
-    """Counts what JAX compiles."""
-
-    count = 0
-
-    def __call__(self, event, *_, **__):
-        self.count += event == "/jax/core/compile/backend_compile_duration"
-
-
-programs = Programs()
-jax.monitoring.register_event_duration_secs_listener(programs)
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+events = collections.Counter()
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: events.update([event])
+)
 
 
 @pytest.fixture(scope="module")
 def few_compiled_functions():
     """For what counts a function's programs by ``_cache_size``.
 
-    That stays 0 for all but the first 8,192 functions of a process (JAX 0.10.2), until
-    all are cleared; a module has some hundred.
+    That stays 0 for all but the first 8,192 functions that a process keeps, until all
+    are cleared (JAX 0.10.2); a module has some hundred.
     """
-    if programs.count > 2000:
+    if events[_COMPILED] > 2000:
         jax.clear_caches()
-        programs.count = 0
+        events.clear()

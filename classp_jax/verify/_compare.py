@@ -161,7 +161,8 @@ def compare(
             found_accumulator |= is_any
             for name, s in sums.items():
                 actual = np.asarray(np.asarray(s) + np.asarray(first, s.dtype))
-                distances[name].add(actual, expected[name].astype(actual.dtype))
+                their = expected[name].astype(actual.dtype, copy=False)
+                distances[name].add(actual, their)
     for distances in (weights, *sums_from):
         for distance in distances.values():
             distance.finish()

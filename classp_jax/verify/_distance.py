@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-# Of one tensor that waits to be compared, with as much again of the other's.
+# Of a tensor's steps that wait to be compared; as much again is expected of them.
 _MOST_BYTES = 2**20
 
 
@@ -28,7 +28,7 @@ class Differences(NamedTuple):
 
 
 def differences(
-    actual: np.ndarray, expected: np.ndarray, smallest_scale: Any = 0.0
+    actual: np.ndarray, expected: np.ndarray, smallest_scale: float | np.ndarray = 0.0
 ) -> Differences:
     """Compares two arrays (steps, *shape) of one floating dtype, step by step.
 
@@ -106,17 +106,16 @@ class Distance:
             return
         actual, expected = np.stack(self._actual), np.stack(self._expected)
         self._actual, self._expected = [], []
-        if np.array_equal(actual, expected):  # Most sums, and in no time.
-            self.scale = max(self.scale, float(np.max(root_mean_square(expected))))
-            self.ulp_by_step += [0.0] * len(actual)
-            return
         scales = np.maximum.accumulate(root_mean_square(expected))
         scales = np.maximum(scales, self.scale)
+        self.scale = float(scales[-1, 0])
+        if np.array_equal(actual, expected):  # Most sums, and in no time.
+            self.ulp_by_step += [0.0] * len(actual)
+            return
         new = differences(actual, expected, scales)
         over = np.flatnonzero(new.relative > self.tolerance)
         if self.first_over is None and over.size:
             self.first_over = len(self.ulp_by_step) + int(over[0]) + 1
-        self.scale = float(scales[-1, 0])
         self.ulp_by_step += new.ulp.tolist()
         self.absolute = max(self.absolute, float(np.max(new.absolute)))
         self.relative = max(self.relative, float(np.max(new.relative)))

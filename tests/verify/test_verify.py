@@ -304,10 +304,13 @@ def test_what_is_not_finite_does_not_hide_the_rest():
             assert (distance.first_over == 1) == is_over
 
 
-def test_distance_remembers_the_first_step_over_the_tolerance():
+@pytest.mark.parametrize("at_once", [True, False])
+def test_distance_remembers_the_first_step_over_the_tolerance(at_once):
     distance = Distance((), tolerance=0.1)
     for actual in (1.0, 1.5, 1.0):
         distance.add(np.float32(actual), np.float32(1.0))
+        if not at_once:
+            distance.finish()
     distance.finish()
     assert distance.first_over == 2
     assert distance.absolute == 0.5
